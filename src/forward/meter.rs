@@ -1,0 +1,168 @@
+//! Exact counters. A byte counts when the destination's kernel has taken it; payload only.
+//!
+//! Counters of a connection are relaxed atomics that its task alone writes and anybody reads. Counters of a
+//! mapping hold what its closed connections carried; what the open ones carry is added when somebody looks,
+//! so a busy mapping has no contended cache line.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::model::id::MappingId;
+use crate::model::profile::MappingConfig;
+use crate::model::update::{LastOutcome, LastResult};
+
+/// Connect times remembered for the median.
+const CONNECT_TIMES: usize = 64;
+/// Attempts remembered for `refused 3/3`.
+const ATTEMPTS: usize = 3;
+
+/// What one connection carried. `in` is from the client to the target.
+#[derive(Debug, Default)]
+pub struct Counters {
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    datagrams_in: AtomicU64,
+    datagrams_out: AtomicU64,
+}
+
+/// Counters read at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Payload bytes towards the target.
+    pub bytes_in: u64,
+    /// Payload bytes towards the client.
+    pub bytes_out: u64,
+    /// Datagrams towards the target.
+    pub datagrams_in: u64,
+    /// Datagrams towards the client.
+    pub datagrams_out: u64,
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the client to the target.
+    In,
+    /// From the target to the client.
+    Out,
+}
+
+impl Counters {
+    /// The target's (`In`) or the client's (`Out`) kernel has taken so many bytes.
+    pub fn add_bytes(&self, direction: Direction, count: u64) {
+        match direction {
+            Direction::In => &self.bytes_in,
+            Direction::Out => &self.bytes_out,
+        }
+        .fetch_add(count, Relaxed);
+    }
+
+    /// One datagram of so many bytes was taken.
+    pub fn add_datagram(&self, direction: Direction, bytes: u64) {
+        self.add_bytes(direction, bytes);
+        match direction {
+            Direction::In => &self.datagrams_in,
+            Direction::Out => &self.datagrams_out,
+        }
+        .fetch_add(1, Relaxed);
+    }
+
+    /// All of them.
+    pub fn read(&self) -> Counts {
+        Counts {
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            datagrams_in: self.datagrams_in.load(Relaxed),
+            datagrams_out: self.datagrams_out.load(Relaxed),
+        }
+    }
+}
+
+/// What a mapping's closed connections carried, and how its target has answered lately.
+#[derive(Debug)]
+pub struct MappingMeter {
+    id: MappingId,
+    config: Mutex<Arc<MappingConfig>>,
+    tally: Mutex<Tally>,
+}
+
+/// The totals of a mapping without its open connections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) open: u64,
+    pub(crate) total: u64,
+    pub(crate) errors: u64,
+    pub(crate) closed: Counts,
+    attempts: VecDeque<(LastOutcome, Duration)>,
+    connect_times: VecDeque<Duration>,
+}
+
+impl MappingMeter {
+    /// A mapping that has seen nothing yet.
+    pub fn new(id: MappingId, config: Arc<MappingConfig>) -> Arc<Self> {
+        Arc::new(Self { id, config: Mutex::new(config), tally: Mutex::default() })
+    }
+
+    /// Which mapping.
+    pub fn id(&self) -> MappingId {
+        self.id
+    }
+
+    /// Its configuration now.
+    pub fn config(&self) -> Arc<MappingConfig> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Its configuration changed (a new name, other timeouts).
+    pub fn set_config(&self, config: Arc<MappingConfig>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> u64 {
+        self.tally(|tally| tally.open)
+    }
+
+    /// A real attempt to reach the target has ended.
+    pub fn attempted(&self, outcome: LastOutcome, took: Duration) {
+        self.tally(|tally| {
+            if tally.attempts.len() == ATTEMPTS {
+                tally.attempts.pop_front();
+            }
+            tally.attempts.push_back((outcome, took));
+            if outcome == LastOutcome::Ok {
+                if tally.connect_times.len() == CONNECT_TIMES {
+                    tally.connect_times.pop_front();
+                }
+                tally.connect_times.push_back(took);
+            }
+        });
+    }
+
+    /// The last attempts in short.
+    pub fn last_result(&self) -> Option<LastResult> {
+        self.tally(|tally| {
+            let &(outcome, took) = tally.attempts.back()?;
+            let failures = tally.attempts.iter().filter(|(outcome, _)| *outcome != LastOutcome::Ok).count();
+            Some(LastResult {
+                outcome,
+                took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                failures: u32::try_from(failures).unwrap_or(u32::MAX),
+                attempts: u32::try_from(tally.attempts.len()).unwrap_or(u32::MAX),
+            })
+        })
+    }
+
+    /// Median of the last connect times, in microseconds.
+    pub fn connect_p50_us(&self) -> Option<u64> {
+        let mut times: Vec<_> = self.tally(|tally| tally.connect_times.iter().copied().collect());
+        times.sort_unstable();
+        times.get(times.len() / 2).map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn tally<R>(&self, read: impl FnOnce(&mut Tally) -> R) -> R {
+        read(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

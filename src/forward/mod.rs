@@ -1,0 +1,4 @@
+//! The engine: forwards, counts, and tells. It knows `model` and `wire`; nothing of files, Docker or screens.
+
+pub mod meter;
+pub mod registry;

@@ -1,0 +1,339 @@
+//! Every connection that is open, and the last ones that closed.
+//!
+//! A connection enters once by [`Registry::open`] and leaves once: by [`OpenConnection::close`], or, when its
+//! task panics or is dropped, as a `fault`. Its events are made only while somebody listens.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::meter::{Counters, Counts, MappingMeter};
+use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
+use crate::model::id::ConnectionId;
+use crate::model::mapping::Protocol;
+use crate::model::untrusted::SafeText;
+use crate::model::update::ConnectionRow;
+
+/// Closed connections remembered; the oldest gives way.
+pub const RECENT: usize = 5_000;
+/// Events a subscriber may lag behind before it loses the oldest (and is told how many).
+pub const EVENTS: usize = 8_192;
+
+/// All connections of the engine.
+#[derive(Debug)]
+pub struct Registry {
+    started: Instant,
+    next_id: AtomicU64,
+    open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
+    recent: Mutex<VecDeque<Arc<Record>>>,
+    events: broadcast::Sender<Event>,
+}
+
+/// One connection or flow, as its task writes it and anybody may read it.
+#[derive(Debug)]
+pub struct Record {
+    /// Which.
+    pub id: ConnectionId,
+    /// Its mapping.
+    pub mapping: Arc<MappingMeter>,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// The address that the client dialled.
+    pub listener: SocketAddr,
+    /// The target as written, with this connection's port.
+    pub target: String,
+    /// What it carried.
+    pub counters: Counters,
+    /// Cancelled when the connection is to be reset; the reason is in [`Record::kill_reason`].
+    pub kill: CancellationToken,
+    protocol: Protocol,
+    opened: Instant,
+    opened_at: Timestamp,
+    target_leg: OnceLock<(SocketAddr, SocketAddr)>,
+    state: AtomicU8,
+    kill_reason: OnceLock<CloseReason>,
+    end: OnceLock<End>,
+}
+
+#[derive(Debug)]
+struct End {
+    at: Instant,
+    reason: CloseReason,
+    error: Option<SafeText>,
+}
+
+/// The right to say how a connection goes on and that it has ended. Dropped unclosed, it was a fault.
+#[derive(Debug)]
+pub struct OpenConnection {
+    registry: Arc<Registry>,
+    record: Arc<Record>,
+}
+
+impl Registry {
+    /// An empty one. `events` is the ring that the service publishes its own events in, too.
+    pub fn new(events: broadcast::Sender<Event>) -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            next_id: AtomicU64::new(1),
+            open: Mutex::default(),
+            recent: Mutex::default(),
+            events,
+        })
+    }
+
+    /// Steady milliseconds since the engine started.
+    pub fn now_ms(&self) -> u64 {
+        self.since_start(Instant::now())
+    }
+
+    /// A client was accepted (TCP) or sent the first datagram of a flow (UDP).
+    /// `target` is the target as written, with this connection's port.
+    pub fn open(
+        self: &Arc<Self>,
+        mapping: &Arc<MappingMeter>,
+        protocol: Protocol,
+        client: SocketAddr,
+        listener: SocketAddr,
+        target: String,
+    ) -> OpenConnection {
+        let record = Arc::new(Record {
+            id: ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+            mapping: Arc::clone(mapping),
+            client,
+            listener,
+            target,
+            counters: Counters::default(),
+            kill: CancellationToken::new(),
+            protocol,
+            opened: Instant::now(),
+            opened_at: Timestamp::now(),
+            target_leg: OnceLock::new(),
+            state: AtomicU8::new(0),
+            kill_reason: OnceLock::new(),
+            end: OnceLock::new(),
+        });
+        mapping.tally(|tally| {
+            tally.open += 1;
+            tally.total += 1;
+        });
+        lock(&self.open).insert(record.id, Arc::clone(&record));
+        self.tell(|| EventKind::Opened { connection: record.connection() });
+        OpenConnection { registry: Arc::clone(self), record }
+    }
+
+    /// Every open connection, in no order.
+    pub fn open_connections(&self) -> Vec<Arc<Record>> {
+        lock(&self.open).values().cloned().collect()
+    }
+
+    /// The last closed ones, oldest first.
+    pub fn recently_closed(&self) -> Vec<Arc<Record>> {
+        lock(&self.recent).iter().cloned().collect()
+    }
+
+    /// Resets an open connection; false when there is none of that id.
+    pub fn kill(&self, id: ConnectionId, reason: CloseReason) -> bool {
+        let record = lock(&self.open).get(&id).cloned();
+        record.is_some_and(|record| {
+            record.kill(reason);
+            true
+        })
+    }
+
+    /// Totals of a mapping, open connections included.
+    pub fn totals(&self, mapping: &MappingMeter) -> Counts {
+        // The lock order is open, then tally, as in `close`, so nothing is counted twice or missed.
+        let open = lock(&self.open);
+        let mut sum = mapping.tally(|tally| tally.closed);
+        for record in open.values().filter(|record| record.mapping.id() == mapping.id()) {
+            sum.add(record.counters.read());
+        }
+        sum
+    }
+
+    /// Totals of every mapping with an open connection plus what is asked for in `mappings`, in one pass.
+    pub fn totals_of(&self, mappings: &[Arc<MappingMeter>]) -> Vec<Counts> {
+        let open = lock(&self.open);
+        let index: HashMap<_, _> = mappings.iter().enumerate().map(|(at, meter)| (meter.id(), at)).collect();
+        let mut sums: Vec<_> = mappings.iter().map(|meter| meter.tally(|tally| tally.closed)).collect();
+        for record in open.values() {
+            if let Some(&at) = index.get(&record.mapping.id()) {
+                sums[at].add(record.counters.read());
+            }
+        }
+        sums
+    }
+
+    /// Publishes an event, if anybody listens.
+    pub fn tell(&self, make: impl FnOnce() -> EventKind) {
+        if self.events.receiver_count() > 0 {
+            // An error means that the last listener has just left.
+            let _ = self.events.send(Event::new(Timestamp::now(), make()));
+        }
+    }
+
+    /// A moment in the clock of [`Registry::now_ms`].
+    pub fn since_start(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The row that clients see.
+    pub fn row(&self, record: &Record) -> ConnectionRow {
+        ConnectionRow {
+            mapping_id: record.mapping.id(),
+            opened_at_ms: self.since_start(record.opened),
+            closed_at_ms: record.end.get().map(|end| self.since_start(end.at)),
+            process: None,
+            connection: record.connection(),
+        }
+    }
+
+    fn close(&self, record: &Arc<Record>, reason: CloseReason, error: Option<SafeText>) {
+        if record.end.set(End { at: Instant::now(), reason, error }).is_err() {
+            return;
+        }
+        record.state.store(CLOSED, Ordering::Relaxed);
+        {
+            let mut open = lock(&self.open);
+            record.mapping.tally(|tally| {
+                tally.open -= 1;
+                tally.errors += u64::from(!reason.is_fine());
+                tally.closed.add(record.counters.read());
+            });
+            open.remove(&record.id);
+        }
+        {
+            let mut recent = lock(&self.recent);
+            if recent.len() == RECENT {
+                recent.pop_front();
+            }
+            recent.push_back(Arc::clone(record));
+        }
+        self.tell(|| EventKind::Closed { connection: record.connection() });
+    }
+}
+
+impl OpenConnection {
+    /// What is written about it.
+    pub fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Both legs stand.
+    pub fn connected(&self, source: SocketAddr, target: SocketAddr) {
+        let _ = self.record.target_leg.set((source, target));
+        self.set_state(ConnectionState::Open, None);
+    }
+
+    /// A new state; `side` says who has finished sending when it is half-closed.
+    pub fn set_state(&self, state: ConnectionState, side: Option<Side>) {
+        let code = match (state, side) {
+            (ConnectionState::Connecting, _) => 0,
+            (ConnectionState::Open, _) => 1,
+            (ConnectionState::HalfClosed, Some(Side::Target)) => 3,
+            (ConnectionState::HalfClosed, _) => 2,
+            (ConnectionState::Closing, _) => 4,
+            (ConnectionState::Closed, _) => CLOSED,
+        };
+        self.record.state.store(code, Ordering::Relaxed);
+    }
+
+    /// It has ended. Call after its sockets are closed and its last byte is counted.
+    pub fn close(self, reason: CloseReason, error: Option<SafeText>) {
+        self.registry.close(&self.record, reason, error);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        // Does nothing after `close`.
+        let reason = self.record.kill_reason().unwrap_or(CloseReason::Fault);
+        self.registry.close(&self.record, reason, None);
+    }
+}
+
+const CLOSED: u8 = 5;
+
+impl Record {
+    /// Asks its task to reset it; the first reason stays.
+    pub fn kill(&self, reason: CloseReason) {
+        let _ = self.kill_reason.set(reason);
+        self.kill.cancel();
+    }
+
+    /// Why it was to be reset.
+    pub fn kill_reason(&self) -> Option<CloseReason> {
+        self.kill_reason.get().copied()
+    }
+
+    /// Our address towards the target, once connected.
+    pub fn source(&self) -> Option<SocketAddr> {
+        self.target_leg.get().map(|leg| leg.0)
+    }
+
+    /// Its protocol.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// State now, and who has finished sending.
+    pub fn state(&self) -> (ConnectionState, Option<Side>) {
+        match self.state.load(Ordering::Relaxed) {
+            0 => (ConnectionState::Connecting, None),
+            1 => (ConnectionState::Open, None),
+            2 => (ConnectionState::HalfClosed, Some(Side::Client)),
+            3 => (ConnectionState::HalfClosed, Some(Side::Target)),
+            4 => (ConnectionState::Closing, None),
+            _ => (ConnectionState::Closed, None),
+        }
+    }
+
+    /// As the event stream shows it now.
+    pub fn connection(&self) -> Connection {
+        let end = self.end.get();
+        let counts = self.counters.read();
+        let (state, closed_side) = self.state();
+        let udp = self.protocol == Protocol::Udp;
+        let age = end.map_or_else(|| self.opened.elapsed(), |end| end.at.saturating_duration_since(self.opened));
+        Connection {
+            id: self.id,
+            mapping: self.mapping.config().name.clone(),
+            protocol: self.protocol,
+            client: self.client,
+            listener: self.listener,
+            source: self.target_leg.get().map(|leg| leg.0),
+            target: self.target.clone(),
+            target_address: self.target_leg.get().map(|leg| leg.1),
+            state,
+            closed_side,
+            opened_at: self.opened_at,
+            duration_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+            bytes_in: counts.bytes_in,
+            bytes_out: counts.bytes_out,
+            datagrams_in: udp.then_some(counts.datagrams_in),
+            datagrams_out: udp.then_some(counts.datagrams_out),
+            reason: end.map(|end| end.reason),
+            error: end.and_then(|end| end.error.clone()),
+        }
+    }
+}
+
+impl Counts {
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.datagrams_in += other.datagrams_in;
+        self.datagrams_out += other.datagrams_out;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,4 @@
+//! portolan maps host ports to containers and shows what flows through them.
+pub mod forward;
+pub mod model;
+pub mod service;

@@ -1,0 +1,101 @@
+//! A profile: as written in the file, and as usable (contract §2).
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::mapping::{Mapping, Protocol};
+use super::problem::Problem;
+
+/// The format version that this release writes and the newest that it reads.
+pub const VERSION: u32 = 1;
+
+/// The file as written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenProfile {
+    /// Format version: 1.
+    pub version: u32,
+    /// The mappings, in the order in which they are shown.
+    pub mappings: Vec<WrittenMapping>,
+}
+
+/// One mapping as written, in the file or by a form; nothing about it need be valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenMapping {
+    /// Unique name: letters, digits, `.`, `_` and `-`, up to 64. Left out, it is made from `listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The host's side: `[ADDRESS:]PORT[-PORT]`.
+    pub listen: String,
+    /// The container's side: `TARGET:PORT[-PORT]`.
+    pub target: String,
+    /// tcp (default), udp or sctp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Whether it listens; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How long all attempts to reach the target may take together, such as `5s` (default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<String>,
+    /// A connection without a byte for that long ends; by default none for tcp and `90s` for udp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// How long a connection may stay half-closed without a byte; `1h` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_close_timeout: Option<String>,
+    /// Most connections (tcp, none by default) or flows (udp, 4096 by default) at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+/// A mapping as usable: everything valid, every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappingConfig {
+    /// Unique name.
+    pub name: String,
+    /// The user wrote the name; otherwise it follows the listen side and is not written to the file.
+    pub name_is_given: bool,
+    /// Listen, target and protocol.
+    pub mapping: Mapping,
+    /// Whether it listens.
+    pub enabled: bool,
+    /// All attempts to reach the target together.
+    pub connect_timeout: Duration,
+    /// Ends a connection without traffic; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Ends a half-closed connection without traffic.
+    pub half_close_timeout: Duration,
+    /// Most connections or flows at once; `None`: no cap.
+    pub max_connections: Option<u32>,
+}
+
+/// The desired state, as usable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// The mappings, in the order of the file; names and listeners are unique.
+    pub mappings: Vec<MappingConfig>,
+}
+
+impl MappingConfig {
+    /// A mapping with every default.
+    pub fn new(name: impl Into<String>, mapping: Mapping) -> Self {
+        let udp = mapping.protocol == Protocol::Udp;
+        Self {
+            name: name.into(),
+            name_is_given: true,
+            enabled: true,
+            connect_timeout: Duration::from_secs(5),
+            idle_timeout: udp.then_some(Duration::from_secs(90)),
+            half_close_timeout: Duration::from_hours(1),
+            max_connections: udp.then_some(4096),
+            mapping,
+        }
+    }
+}
+
+/// Every problem found, never the first alone.
+pub type Problems = Vec<Problem>;

@@ -1,0 +1,173 @@
+//! What clients see: rows of mappings and connections, totals, events.
+//!
+//! An update carries what changed and what is gone, not the whole world. Rates are the client's to make
+//! ([`super::rate`]): an update says the counters and the moment at which they were read.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use super::container::DockerState;
+use super::event::{Connection, Event, MappingState};
+use super::id::{MappingId, Revision};
+use super::mapping::{Family, Mapping};
+use super::profile::WrittenMapping;
+use super::untrusted::SafeText;
+
+/// What a subscriber wants; nothing else is built for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interest {
+    /// Mapping rows and totals.
+    pub mappings: bool,
+    /// Connection rows, closed ones included.
+    pub connections: bool,
+    /// Events as they happen.
+    pub events: bool,
+    /// How often counters are sampled, in milliseconds; 250 when 0. Events do not wait for it.
+    pub sample_ms: u64,
+}
+
+/// What changed since the update before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// Counts the updates of this subscription from 1.
+    pub seq: u64,
+    /// Steady milliseconds since the engine started, at which the counters below were read.
+    pub at_ms: u64,
+    /// The first one: it holds every row, and what the client had before is void.
+    pub is_full: bool,
+    /// State of the whole, when it changed.
+    pub overview: Option<Overview>,
+    /// Rows that are new or changed. Order of all mappings: `Overview::order`.
+    pub mappings: Vec<MappingRow>,
+    /// Mappings that are gone.
+    pub mappings_removed: Vec<MappingId>,
+    /// Rows that are new or changed; a closed one comes once more, with its reason.
+    pub connections: Vec<ConnectionRow>,
+    /// Events, oldest first.
+    pub events: Vec<Event>,
+    /// So many events were dropped before `events`, since this client was too slow.
+    pub lost: u64,
+}
+
+/// State of the whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// Revision of the desired state.
+    pub revision: Revision,
+    /// The profile, if one is open.
+    pub profile: Option<ProfileStatus>,
+    /// Every mapping, in the order of the profile and then of the command line.
+    pub order: Vec<MappingId>,
+    /// The Docker engine.
+    pub docker: DockerState,
+    /// Whether undo has something to take back, and what: `delete web`.
+    pub undo: Option<SafeText>,
+    /// Descriptor limit: in use and most.
+    pub descriptors: Option<(u64, u64)>,
+}
+
+/// The open profile.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileStatus {
+    /// Its name; with `--file`, the file's.
+    pub name: SafeText,
+    /// The file.
+    pub path: SafeText,
+    /// Why the file as it stands now is not what runs: a refused hand edit or a failed save.
+    pub problem: Option<SafeText>,
+}
+
+/// A mapping.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MappingRow {
+    /// Which.
+    pub id: MappingId,
+    /// Its unique name.
+    pub name: String,
+    /// Listen, target, protocol.
+    pub mapping: Mapping,
+    /// As the form shows it and as an edit or a copy starts from.
+    pub written: WrittenMapping,
+    /// Of the command line, for this session; not in the profile.
+    pub is_session: bool,
+    /// State (contract §3).
+    pub state: MappingState,
+    /// Why, where there is more to say than the state.
+    pub reason: Option<SafeText>,
+    /// Each family asked for, IPv4 first.
+    pub listeners: Vec<ListenerRow>,
+    /// Addresses of the target now, in the order of trying.
+    pub target_addresses: Vec<IpAddr>,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections since the start, open ones included.
+    pub connections_total: u64,
+    /// Connections that ended for a reason that is not fine ([`super::event::CloseReason::is_fine`]).
+    pub errors: u64,
+    /// Bytes from clients, every closed connection included.
+    pub bytes_in: u64,
+    /// Bytes to clients, every closed connection included.
+    pub bytes_out: u64,
+    /// Outcome of the last real attempts to reach the target; `None` before the first.
+    pub last_result: Option<LastResult>,
+    /// Median time to connect over the last attempts that succeeded (64 at most), in microseconds.
+    pub connect_p50_us: Option<u64>,
+}
+
+/// One family of a mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRow {
+    /// Which family.
+    pub family: Family,
+    /// `ADDRESS:PORT` or `ADDRESS:FIRST-LAST`; with `auto`, the port that was taken.
+    pub address: String,
+    /// First bound address with its real port; `None` while it is not bound.
+    pub bound: Option<SocketAddr>,
+    /// Why it is not bound.
+    pub error: Option<SafeText>,
+}
+
+/// Outcome of the last real attempts to reach the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastResult {
+    /// Of the last attempt.
+    pub outcome: LastOutcome,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+    /// How many of the last `attempts` attempts failed.
+    pub failures: u32,
+    /// Attempts remembered, 3 at most.
+    pub attempts: u32,
+}
+
+/// What came of an attempt to reach the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LastOutcome {
+    /// Connected.
+    Ok,
+    /// Refused (ECONNREFUSED, or its ICMP for UDP).
+    Refused,
+    /// No route, host unreachable, or the like.
+    Unreachable,
+    /// No answer in time.
+    Timeout,
+    /// Anything else.
+    Error,
+}
+
+/// A connection or UDP flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// Its mapping; stays true when the mapping is renamed.
+    pub mapping_id: MappingId,
+    /// When it was accepted, in the clock of [`Update::at_ms`]: ages are made from it.
+    pub opened_at_ms: u64,
+    /// When it closed, in the same clock.
+    pub closed_at_ms: Option<u64>,
+    /// The client's process, such as `curl 4242`, when it is local and can be seen.
+    pub process: Option<SafeText>,
+    /// Both legs, counters, state.
+    pub connection: Connection,
+}

@@ -1,0 +1,93 @@
+//! What a client holds: requests go in over a bounded channel, updates come out of a leased subscription.
+//!
+//! Nothing but the types of `model` crosses here, so a client behind a socket behaves the same, and a test
+//! or `--demo` can stand in for the service by answering [`Incoming`].
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::model::id::Revision;
+use crate::model::request::{Call, Reply, Request, RequestError};
+use crate::model::update::{Interest, Update};
+
+/// Calls that may wait for the service; a client that finds it full waits in turn.
+const PENDING_CALLS: usize = 64;
+/// Updates that may wait for a client; while it is full, changes gather in the service instead.
+const PENDING_UPDATES: usize = 4;
+
+/// A client's end. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    calls: mpsc::Sender<ServiceCall>,
+}
+
+/// The service's end.
+pub type Incoming = mpsc::Receiver<ServiceCall>;
+
+/// What arrives at the service.
+#[derive(Debug)]
+pub enum ServiceCall {
+    /// Do this and answer. A dropped reply means that the client no longer waits.
+    Request {
+        /// What is asked.
+        call: Call,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Reply, RequestError>>,
+    },
+    /// Send updates until the receiver is dropped.
+    Subscribe {
+        /// Of what.
+        interest: Interest,
+        /// Where they go. The first one is full.
+        updates: mpsc::Sender<Update>,
+    },
+}
+
+/// Updates of one client; dropping it ends the lease.
+#[derive(Debug)]
+pub struct Subscription {
+    updates: mpsc::Receiver<Update>,
+}
+
+impl Handle {
+    /// A connected pair.
+    pub fn channel() -> (Self, Incoming) {
+        let (calls, incoming) = mpsc::channel(PENDING_CALLS);
+        (Self { calls }, incoming)
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn request(&self, request: Request) -> Result<Reply, RequestError> {
+        self.call(Call { expected: None, request }).await
+    }
+
+    /// Asks, provided that the desired state still stands at `expected`.
+    pub async fn request_at(&self, expected: Revision, request: Request) -> Result<Reply, RequestError> {
+        self.call(Call { expected: Some(expected), request }).await
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn call(&self, call: Call) -> Result<Reply, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        self.calls.send(ServiceCall::Request { call, reply }).await.map_err(|_| RequestError::Gone)?;
+        answer.await.map_err(|_| RequestError::Gone)?
+    }
+
+    /// Leases updates.
+    pub async fn subscribe(&self, interest: Interest) -> Result<Subscription, RequestError> {
+        let (updates, receiver) = mpsc::channel(PENDING_UPDATES);
+        self.calls.send(ServiceCall::Subscribe { interest, updates }).await.map_err(|_| RequestError::Gone)?;
+        Ok(Subscription { updates: receiver })
+    }
+}
+
+impl Subscription {
+    /// The next update; `None` once the service has ended.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+
+    /// An update that has already arrived.
+    pub fn try_next(&mut self) -> Option<Update> {
+        self.updates.try_recv().ok()
+    }
+}
