@@ -1,0 +1,66 @@
+//! What the engine hands to a listener and through it to each of its connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::descriptors::DescriptorBudget;
+use super::meter::MappingMeter;
+use super::registry::Registry;
+use crate::model::profile::MappingConfig;
+use crate::model::untrusted::SafeText;
+
+/// Where a target is now. Addresses reach the engine as data; it resolves nothing itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// To be tried in this order. Ports are ignored (the mapping says them); IPv6 scope ids count.
+    Known(Vec<SocketAddr>),
+    /// No address now: clients are reset at once and the mapping is `waiting`.
+    Waiting {
+        /// For example `container web_1 is stopped: the mapping waits`.
+        reason: SafeText,
+    },
+    /// It must not be dialled (it would forward to itself): the mapping is `failed` and its listeners close.
+    Refused {
+        /// Why.
+        reason: SafeText,
+    },
+}
+
+/// Where connections go from now on; those that stand keep theirs.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Timeouts, caps and the target's ports.
+    pub config: Arc<MappingConfig>,
+    /// Where the target is.
+    pub addresses: Addresses,
+}
+
+/// What one listening socket needs to serve.
+#[derive(Clone, Debug)]
+pub struct ListenerContext {
+    /// Counters of the mapping.
+    pub meter: Arc<MappingMeter>,
+    /// All connections.
+    pub registry: Arc<Registry>,
+    /// Where connections go; changes while the listener stands.
+    pub route: watch::Receiver<Arc<Route>>,
+    /// Place of this socket's port in the range; the target's port is `ports.first() + offset`.
+    pub offset: u16,
+    /// Descriptors that connections take.
+    pub descriptors: Arc<DescriptorBudget>,
+    /// Cancelled to drain: the listening socket closes, connections go on.
+    /// A connection itself ends by its record's `kill`.
+    pub drain: CancellationToken,
+}
+
+impl ListenerContext {
+    /// The target's port for connections of this socket, and the target as written with it.
+    pub fn target(&self, route: &Route) -> (u16, String) {
+        let target = &route.config.mapping.target;
+        let port = target.ports.first().saturating_add(self.offset);
+        (port, format!("{}:{port}", target.host))
+    }
+}
