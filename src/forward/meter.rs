@@ -125,6 +125,11 @@ impl MappingMeter {
         self.tally(|tally| tally.open)
     }
 
+    /// Connections open now, since the start, and ended for a reason that is not fine.
+    pub fn connections(&self) -> (u64, u64, u64) {
+        self.tally(|tally| (tally.open, tally.total, tally.errors))
+    }
+
     /// A real attempt to reach the target has ended.
     pub fn attempted(&self, outcome: LastOutcome, took: Duration) {
         self.tally(|tally| {

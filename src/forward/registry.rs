@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use jiff::Timestamp;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::meter::{Counters, Counts, MappingMeter};
@@ -31,8 +31,16 @@ pub struct Registry {
     started: Instant,
     next_id: AtomicU64,
     open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
-    recent: Mutex<VecDeque<Arc<Record>>>,
+    recent: Mutex<Recent>,
     events: broadcast::Sender<Event>,
+    events_wait: Notify,
+}
+
+/// The last closed connections and how many ever closed.
+#[derive(Debug, Default)]
+struct Recent {
+    records: VecDeque<Arc<Record>>,
+    closed: u64,
 }
 
 /// One connection or flow, as its task writes it and anybody may read it.
@@ -76,14 +84,16 @@ pub struct OpenConnection {
 }
 
 impl Registry {
-    /// An empty one. `events` is the ring that the service publishes its own events in, too.
-    pub fn new(events: broadcast::Sender<Event>) -> Arc<Self> {
+    /// An empty one.
+    pub fn new() -> Arc<Self> {
+        let (events, _) = broadcast::channel(EVENTS);
         Arc::new(Self {
             started: Instant::now(),
             next_id: AtomicU64::new(1),
             open: Mutex::default(),
             recent: Mutex::default(),
             events,
+            events_wait: Notify::new(),
         })
     }
 
@@ -132,9 +142,18 @@ impl Registry {
         lock(&self.open).values().cloned().collect()
     }
 
-    /// The last closed ones, oldest first.
-    pub fn recently_closed(&self) -> Vec<Arc<Record>> {
-        lock(&self.recent).iter().cloned().collect()
+    /// How many connections ever closed.
+    pub fn closed_count(&self) -> u64 {
+        lock(&self.recent).closed
+    }
+
+    /// Those of the last [`RECENT`] closed ones that closed after the first `seen`, oldest first, and how many
+    /// ever closed: `seen` of the next call.
+    pub fn closed_since(&self, seen: u64) -> (Vec<Arc<Record>>, u64) {
+        let recent = lock(&self.recent);
+        let new = usize::try_from(recent.closed.saturating_sub(seen)).unwrap_or(usize::MAX);
+        let skip = recent.records.len().saturating_sub(new);
+        (recent.records.iter().skip(skip).cloned().collect(), recent.closed)
     }
 
     /// Resets an open connection; false when there is none of that id.
@@ -175,7 +194,23 @@ impl Registry {
         if self.events.receiver_count() > 0 {
             // An error means that the last listener has just left.
             let _ = self.events.send(Event::new(Timestamp::now(), make()));
+            self.events_wait.notify_one();
         }
+    }
+
+    /// Listens to events from now on; see [`EVENTS`] for what happens to a slow listener.
+    pub fn listen(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Waits until something was told since the last call. For one waiter: the service.
+    pub async fn event_told(&self) {
+        self.events_wait.notified().await;
+    }
+
+    /// Ends the wait of [`Registry::event_told`]: events that waited for room can go now.
+    pub fn wake(&self) {
+        self.events_wait.notify_one();
     }
 
     /// A moment in the clock of [`Registry::now_ms`].
@@ -210,10 +245,11 @@ impl Registry {
         }
         {
             let mut recent = lock(&self.recent);
-            if recent.len() == RECENT {
-                recent.pop_front();
+            if recent.records.len() == RECENT {
+                recent.records.pop_front();
             }
-            recent.push_back(Arc::clone(record));
+            recent.records.push_back(Arc::clone(record));
+            recent.closed += 1;
         }
         self.tell(|| EventKind::Closed { connection: record.connection() });
     }

@@ -5,6 +5,7 @@
 
 pub mod container;
 pub mod event;
+mod event_text;
 pub mod grammar;
 pub mod id;
 pub mod mapping;
