@@ -84,6 +84,7 @@ impl Counters {
 #[derive(Debug)]
 pub struct MappingMeter {
     id: MappingId,
+    dropped: AtomicU64,
     config: Mutex<Arc<MappingConfig>>,
     tally: Mutex<Tally>,
 }
@@ -102,7 +103,7 @@ pub(crate) struct Tally {
 impl MappingMeter {
     /// A mapping that has seen nothing yet.
     pub fn new(id: MappingId, config: Arc<MappingConfig>) -> Arc<Self> {
-        Arc::new(Self { id, config: Mutex::new(config), tally: Mutex::default() })
+        Arc::new(Self { id, dropped: AtomicU64::new(0), config: Mutex::new(config), tally: Mutex::default() })
     }
 
     /// Which mapping.
@@ -128,6 +129,16 @@ impl MappingMeter {
     /// Connections open now, since the start, and ended for a reason that is not fine.
     pub fn connections(&self) -> (u64, u64, u64) {
         self.tally(|tally| (tally.open, tally.total, tally.errors))
+    }
+
+    /// A datagram that we received went no further: no flow for it, no room in the kernel, no such size.
+    pub fn drop_datagram(&self) {
+        self.dropped.fetch_add(1, Relaxed);
+    }
+
+    /// Datagrams that were received and went no further.
+    pub fn dropped_datagrams(&self) -> u64 {
+        self.dropped.load(Relaxed)
     }
 
     /// A real attempt to reach the target has ended.
