@@ -4,3 +4,4 @@ pub mod context;
 pub mod descriptors;
 pub mod meter;
 pub mod registry;
+pub mod udp;

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::meter::{Counters, Counts, MappingMeter};
+use super::udp::FlowSources;
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
 use crate::model::id::ConnectionId;
 use crate::model::mapping::Protocol;
@@ -28,6 +29,8 @@ pub const EVENTS: usize = 8_192;
 /// All connections of the engine.
 #[derive(Debug)]
 pub struct Registry {
+    /// From which addresses the open UDP flows speak.
+    pub(super) flow_sources: FlowSources,
     started: Instant,
     next_id: AtomicU64,
     open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
@@ -88,6 +91,7 @@ impl Registry {
     pub fn new() -> Arc<Self> {
         let (events, _) = broadcast::channel(EVENTS);
         Arc::new(Self {
+            flow_sources: FlowSources::default(),
             started: Instant::now(),
             next_id: AtomicU64::new(1),
             open: Mutex::default(),

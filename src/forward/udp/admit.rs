@@ -1,0 +1,187 @@
+//! What a client's first datagram must pass to become a flow: a target, no cycle, room, a descriptor.
+//!
+//! A refusal costs its datagram alone, and is counted. Its record is made at most ten times a second, so that a
+//! flood does not wash everything else out of the recent closings and the events.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+
+use super::flow::{self, Flow, errno, outcome};
+use super::poller::Poller;
+use super::serve::Listener;
+use super::table::{FlowId, FlowKey};
+use crate::forward::context::{Addresses, Route};
+use crate::forward::descriptors::DescriptorPermit;
+use crate::model::event::CloseReason;
+use crate::model::mapping::Protocol;
+use crate::model::untrusted::SafeText;
+
+/// Least time between two records of refusals, and between two looks at the siblings.
+const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Said of a datagram that one of this mapping's own flows sent.
+const CYCLE: &str = "the target leads back to this mapping";
+
+/// When refusals were last told of.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    told: Option<Instant>,
+    siblings_asked: Option<Instant>,
+}
+
+/// Why a datagram opens no flow.
+struct Refusal {
+    reason: CloseReason,
+    error: SafeText,
+}
+
+impl Listener {
+    /// Opens a flow for a client's first datagram. Without one, the datagram is dropped and counted.
+    pub(super) fn admit(&mut self, key: FlowKey, now: Instant) -> Option<FlowId> {
+        let route = self.context.route.borrow().clone();
+        match &route.addresses {
+            Addresses::Known(addresses) if !self.context.drain.is_cancelled() && !addresses.is_empty() => {
+                // UDP takes the first address.
+                let mut target = addresses[0];
+                target.set_port(self.target_port(&route));
+                match self.open(key, &route, target, now) {
+                    Ok(id) => return Some(id),
+                    Err(refusal) => self.refuse(key, &route, refusal, now),
+                }
+            }
+            // The mapping's state says why; a record for each datagram would be a storm.
+            _ => {}
+        }
+        self.context.meter.drop_datagram();
+        None
+    }
+
+    fn open(&mut self, key: FlowKey, route: &Route, target: SocketAddr, now: Instant) -> Result<FlowId, Refusal> {
+        let registry = Arc::clone(&self.context.registry);
+        let meter = Arc::clone(&self.context.meter);
+        if registry.flow_sources.lead_back(key.client, meter.id()) {
+            return Err(Refusal { reason: CloseReason::Rejected, error: SafeText::new(CYCLE) });
+        }
+        self.make_room(route.config.max_connections, now)?;
+        let permit = self.take_descriptor(now)?;
+        let dialled = flow::dial(target).map_err(|error| {
+            if let Some(outcome) = outcome(errno(&error)) {
+                meter.attempted(outcome, Duration::ZERO);
+            }
+            Refusal::from(error)
+        })?;
+        let poller = match self.poller.take() {
+            Some(poller) => poller,
+            None => Poller::new(self.take_descriptor(now)?)?,
+        };
+
+        // The record is made last, so that what is refused above leaves none behind.
+        let (_, text) = self.context.target(route);
+        let record = registry.open(&meter, Protocol::Udp, key.client, key.local, text);
+        let kill = record.record().kill.clone();
+        let flow = Flow::new(dialled, record, self.route, permit);
+        registry.flow_sources.insert(flow.source(), meter.id(), key.client);
+        let id = self.table.insert(key, flow, now);
+        let watched = self.table.get_mut(id).map_or(Ok(()), |(_, flow)| poller.add(flow, id));
+        self.poller = Some(poller);
+        if let Err(error) = watched {
+            let Refusal { reason, error } = error.into();
+            self.close(id, reason, Some(error));
+        } else if self.context.drain.is_cancelled() {
+            // Who drains us kills the flows that it finds. This one may have come too late to be found.
+            self.kill(id, CloseReason::MappingRemoved);
+        }
+        self.kills.push(Box::pin(async move {
+            kill.cancelled_owned().await;
+            id
+        }));
+        Ok(id)
+    }
+
+    /// The mapping's cap holds for all of its sockets together.
+    fn make_room(&mut self, cap: Option<u32>, now: Instant) -> Result<(), Refusal> {
+        let Some(cap) = cap else { return Ok(()) };
+        let mut asked = false;
+        while self.context.meter.open_connections() >= u64::from(cap) {
+            if !asked && self.table.len() < cap as usize / 2 {
+                self.ask_siblings(cap, now);
+                asked = true;
+            }
+            let Some(victim) = self.table.victim(now) else {
+                let error = SafeText::new(&format!("all {cap} flows of the mapping are in use"));
+                return Err(Refusal { reason: CloseReason::Limit, error });
+            };
+            self.close(victim, CloseReason::Evicted, None);
+        }
+        Ok(())
+    }
+
+    /// Most of the mapping's flows are those of its other sockets, so its oldest one-way flows are asked to end.
+    /// They end in their own tasks: this comes too late for the datagram at hand, and in time for the next.
+    fn ask_siblings(&mut self, cap: u32, now: Instant) {
+        if !is_due(&mut self.refusals.siblings_asked, now) {
+            return;
+        }
+        let mapping = self.context.meter.id();
+        let mut one_way = self.context.registry.open_connections();
+        one_way.retain(|record| record.mapping.id() == mapping && record.counters.read().datagrams_out == 0);
+        one_way.sort_unstable_by_key(|record| record.id);
+        for record in one_way.iter().take((cap as usize / 16).max(1)) {
+            record.kill(CloseReason::Evicted);
+        }
+    }
+
+    fn take_descriptor(&mut self, now: Instant) -> Result<DescriptorPermit, Refusal> {
+        let descriptors = Arc::clone(&self.context.descriptors);
+        if let Some(permit) = descriptors.take(1) {
+            return Ok(permit);
+        }
+        if let Some(victim) = self.table.victim(now) {
+            self.close(victim, CloseReason::Evicted, None);
+        }
+        let (used, limit) = descriptors.usage();
+        descriptors.take(1).ok_or_else(|| Refusal {
+            reason: CloseReason::Limit,
+            error: SafeText::new(&format!("out of file descriptors ({used} of {limit} in use)")),
+        })
+    }
+
+    fn refuse(&mut self, key: FlowKey, route: &Route, refusal: Refusal, now: Instant) {
+        if !is_due(&mut self.refusals.told, now) {
+            return;
+        }
+        let (_, text) = self.context.target(route);
+        let Refusal { reason, error } = refusal;
+        tracing::debug!(client = %key.client, listener = %key.local, %error, "a flow was refused");
+        let record = self.context.registry.open(&self.context.meter, Protocol::Udp, key.client, key.local, text);
+        record.close(reason, Some(error));
+    }
+
+    /// The target's port for flows of this socket.
+    pub(super) fn target_port(&self, route: &Route) -> u16 {
+        route.config.mapping.target.ports.first().saturating_add(self.context.offset)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        let reason = match errno(&error) {
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::ENOSPC => CloseReason::Limit,
+            errno if outcome(errno).is_some() => CloseReason::TargetUnreachable,
+            _ => CloseReason::Error,
+        };
+        Self { reason, error: SafeText::new(&error.to_string()) }
+    }
+}
+
+fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= REFUSAL_INTERVAL);
+    if due {
+        *last = Some(now);
+    }
+    due
+}

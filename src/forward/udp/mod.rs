@@ -1,0 +1,24 @@
+//! UDP: datagrams from clients to the target and back, as flows.
+//!
+//! A flow is a client's address and the address that it dialled. One task for each listening socket owns all of
+//! its flows and their sockets ([`serve`]); what a flow may cost and who gives way is decided by a table without
+//! sockets or clock. It knows where the target is from its context alone and binds nothing but what it is told.
+//!
+//! - A flow keeps the target that it was opened with. When that address is no longer the mapping's **and** the
+//!   target fails, or leaves the client without a reply for two seconds, or never answered at all, the client's
+//!   next datagram closes the flow (`target_unreachable`) and opens another towards the new address: UDP has no
+//!   reset, so a client that keeps its port would else speak to a dead address for ever.
+//! - While the target has no address, datagrams without a flow are dropped and counted.
+//! - Draining keeps the listening socket, since the replies of its flows leave from it; new clients are dropped.
+
+mod admit;
+mod flow;
+mod packet;
+mod poller;
+mod serve;
+mod sources;
+mod table;
+
+pub use packet::bind;
+pub use serve::serve;
+pub use sources::FlowSources;

@@ -1,0 +1,80 @@
+//! One descriptor that tells which of a listener's flows have something to read.
+//!
+//! An epoll inside the runtime's epoll: registering a flow costs one system call and no memory of the runtime,
+//! and one wake-up hands out many flows. It is level-triggered, so whoever reads too little is told again.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::table::FlowId;
+use crate::forward::descriptors::DescriptorPermit;
+
+/// Flows handed out at once; the others come next.
+const BATCH: usize = 64;
+
+/// Watches the flows of one listener. A flow leaves it by closing its socket.
+#[derive(Debug)]
+pub(super) struct Poller {
+    epoll: AsyncFd<Inner>,
+    _permit: DescriptorPermit,
+}
+
+impl Poller {
+    /// Watches nothing yet.
+    pub(super) fn new(permit: DescriptorPermit) -> io::Result<Self> {
+        let epoll = Inner(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        #[expect(deprecated, reason = "its successor is unsafe; `Inner` owns its descriptor and always tells the same")]
+        let epoll = AsyncFd::with_interest(epoll, Interest::READABLE)?;
+        Ok(Self { epoll, _permit: permit })
+    }
+
+    /// Tells from now on when `socket` has a datagram or an error.
+    pub(super) fn add(&self, socket: &impl AsFd, id: FlowId) -> io::Result<()> {
+        Ok(self.epoll.get_ref().0.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, id.to_bits()))?)
+    }
+
+    /// Waits until a flow has something to read. Without a poller nothing ever has.
+    pub(super) async fn readable(poller: Option<&Self>) -> io::Result<()> {
+        match poller {
+            Some(poller) => {
+                poller.epoll.readable().await?.retain_ready();
+                Ok(())
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The flows that have something to read, without waiting; empty when none has.
+    pub(super) fn ready(&self) -> io::Result<Vec<FlowId>> {
+        let mut events = [EpollEvent::empty(); BATCH];
+        let count = self.epoll.try_io(Interest::READABLE, |Inner(epoll)| {
+            match epoll.wait(&mut events, EpollTimeout::ZERO)? {
+                // Only this clears the readiness, so that the next event wakes us.
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                count => Ok(count),
+            }
+        });
+        match count {
+            Ok(count) => Ok(events[..count].iter().map(|event| FlowId::from_bits(event.data())).collect()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An epoll that the runtime can watch.
+#[derive(Debug)]
+struct Inner(Epoll);
+
+impl AsRawFd for Inner {
+    fn as_raw_fd(&self) -> RawFd {
+        let Self(Epoll(descriptor)) = self;
+        descriptor.as_raw_fd()
+    }
+}

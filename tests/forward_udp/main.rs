@@ -1,0 +1,8 @@
+//! UDP forwarding over real sockets, both families.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
+mod delivery;
+mod lifetime;
+mod limits;
+mod support;
