@@ -1,0 +1,126 @@
+//! What black-box tests share: what they need from the machine, and waiting for conditions.
+//!
+//! `tests/run` prepares the machine and says by the environment what it has. A test that goes without says so and
+//! passes; with CI=true it fails instead, so that nothing is skipped unseen.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+
+pub mod docker;
+pub mod netns;
+pub mod program;
+pub mod terminal;
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Long enough for a busy machine with two cores; a test that meets it has failed.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Something that a machine need not have.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// Network namespaces: root, `ip` and `nsenter`.
+    Namespaces,
+    /// The private Docker engine of `tests/run`.
+    Docker,
+    /// A terminal to run in.
+    Tmux,
+    /// A client.
+    Curl,
+    /// A small server.
+    Python,
+    /// The kernel's own list of sockets.
+    Ss,
+}
+
+impl Need {
+    /// What is missing, or `None`.
+    fn missing(self) -> Option<String> {
+        let program = |name: &str| (!has_program(name)).then(|| name.to_owned());
+        match self {
+            Self::Namespaces if !nix::unistd::geteuid().is_root() => Some("root".to_owned()),
+            Self::Namespaces => program("ip").or_else(|| program("nsenter")),
+            Self::Docker if std::env::var_os("PORTOLAN_TEST_DOCKER").is_none() => Some(
+                std::env::var("PORTOLAN_TEST_DOCKER_MISSING").unwrap_or_else(|_| "its own Docker engine".to_owned()),
+            ),
+            Self::Docker => None,
+            Self::Tmux => program("tmux"),
+            Self::Curl => program("curl"),
+            Self::Python => program("python3"),
+            Self::Ss => program("ss"),
+        }
+    }
+}
+
+/// Whether the machine has all of it. If not, the test is to return at once: it counts as skipped.
+#[must_use]
+pub fn require(needs: &[Need]) -> bool {
+    let mut missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "needs {missing}, and in CI a skip is a failure");
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    println!("skipped: needs {missing} (tests/run --install)");
+    if let Some(list) = std::env::var_os("PORTOLAN_TEST_SKIPS") {
+        let mut list = OpenOptions::new().append(true).open(list).expect("the list of skips can be written");
+        writeln!(list, "{test}: needs {missing} (tests/run --install)").expect("the list of skips can be written");
+    }
+    false
+}
+
+fn has_program(name: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders)
+        .chain(["/usr/sbin", "/sbin"].map(Into::into))
+        .any(|folder| Path::new(&folder).join(name).is_file())
+}
+
+/// Polls until `condition` holds, and fails with `what` after `deadline`.
+#[track_caller]
+pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for(what, deadline, || condition().then_some(()));
+}
+
+/// Polls until `look` finds something, and fails with `what` after `deadline`.
+#[track_caller]
+pub fn wait_for<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a command to its end and gives what it printed; fails when it fails.
+#[track_caller]
+pub fn output(command: &mut Command) -> String {
+    let result = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut text = String::from_utf8_lossy(&result.stdout).into_owned();
+    if !result.status.success() {
+        let _ = write!(text, "{}", String::from_utf8_lossy(&result.stderr));
+        panic!("{command:?} ended with {}: {text}", result.status);
+    }
+    text
+}
+
+/// A process that ends with its test.
+#[derive(Debug)]
+pub struct Running(pub std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

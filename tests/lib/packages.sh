@@ -1,0 +1,98 @@
+# What the tests need from the system: which Debian package has it, and which tests go without.
+
+# command : package : what is lost without it
+packages_table="
+ip:iproute2:tests with network namespaces are skipped
+ss:iproute2:tests that compare with ss are skipped
+tmux:tmux:tests of the terminal interface are skipped
+curl:curl:scenario tests are skipped
+python3:python3:scenario tests are skipped
+ps:procps:tests that measure memory are skipped
+nsenter:util-linux:tests with network namespaces are skipped
+dockerd:docker.io:the Docker tests are skipped
+docker:docker.io:the Docker tests are skipped
+iptables:iptables:the Docker tests are skipped
+busybox:busybox-static:the Docker tests are skipped
+"
+
+# Lists what is missing, or installs it ($1 is true).
+packages_provide() {
+    local missing
+    missing=$(packages_missing)
+    [ -n "$missing" ] || return 0
+    if [ "$1" != true ]; then
+        echo "$missing" | while IFS=: read -r command package loss; do
+            echo "missing: $command (apt-get install $package) - $loss"
+        done
+        echo 'tests/run --install installs all of it'
+        return 0
+    fi
+    # shellcheck disable=SC2046 # one word for each package
+    packages_install $(echo "$missing" | cut -d: -f2 | sort -u)
+    missing=$(packages_missing)
+    if [ -n "$missing" ]; then
+        echo "tests/run: still missing after the install: $(echo "$missing" | cut -d: -f1 | tr '\n' ' ')" >&2
+        return 1
+    fi
+}
+
+packages_missing() {
+    echo "$packages_table" | while IFS=: read -r command package loss; do
+        [ -n "$command" ] || continue
+        packages_has "$command" || echo "$command:$package:$loss"
+    done
+}
+
+packages_has() {
+    local path
+    path=$(command -v "$1") || return 1
+    # In an image of its own there is no library that busybox could load.
+    [ "$1" != busybox ] || ! LC_ALL=C ldd "$path" >/dev/null 2>&1
+}
+
+packages_install() {
+    local had_docker=true
+    command -v dockerd >/dev/null || had_docker=false
+    echo "installing: $*"
+    as_root apt-get update -q
+    # Newer releases pack the client of docker.io by itself.
+    case " $* " in
+        *' docker.io '*) apt-cache show docker-cli >/dev/null 2>&1 && set -- "$@" docker-cli ;;
+    esac
+    # A daemon that an install starts would change the machine's packet filter: nothing is to be started.
+    policy=/usr/sbin/policy-rc.d
+    [ ! -e $policy ] || as_root cp -p $policy "$work/policy-rc.d"
+    policy_set=true
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+    packages_restore
+    # Nor is one to start with the machine, unless it was there before.
+    if [ $had_docker = false ] && command -v systemctl >/dev/null; then
+        as_root systemctl disable docker.service docker.socket containerd.service >/dev/null 2>&1 || true
+    fi
+    hash -r
+}
+
+policy_set=false
+# Puts the machine's own rule for the start of services back.
+packages_restore() {
+    [ $policy_set = true ] || return 0
+    policy_set=false
+    if [ -e "$work/policy-rc.d" ]; then
+        as_root cp -p "$work/policy-rc.d" $policy
+    else
+        as_root rm -f $policy
+    fi
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "tests/run: needs root for: $*" >&2
+        return 1
+    fi
+}
