@@ -116,8 +116,8 @@ impl Reader<'_> {
     fn path(&mut self, segments: &[String], is_global: bool, is_import: bool) {
         let Some(first) = segments.first() else { return };
         let ours = match first.as_str() {
-            _ if is_global => None,
             "crate" | "portolan" => Some(segments[1..].to_vec()),
+            _ if is_global => None,
             "self" | "super" => Some(self.relative(segments)),
             name => {
                 let mut child = self.module.clone();
@@ -219,8 +219,10 @@ impl Reader<'_> {
         let mut path = prefix.to_vec();
         let mut is_global = false;
         let mut joins = !prefix.is_empty();
+        let mut after_type = false;
         while !cursor.eof() {
             if let Some((ident, rest)) = cursor.ident() {
+                after_type = false;
                 if !joins {
                     self.flush(&mut path, &mut is_global);
                 }
@@ -236,10 +238,15 @@ impl Reader<'_> {
                     self.tokens(inner, &[], are_attributes);
                 }
                 joins = false;
+                after_type = true;
                 cursor = rest;
             } else if let Some((first, rest)) = cursor.punct() {
                 let second = rest.punct().filter(|(second, _)| first.as_char() == ':' && second.as_char() == ':');
                 if let Some((_, rest)) = second {
+                    if std::mem::take(&mut after_type) {
+                        // `<A>::b`: what follows belongs to the type, which was looked at by itself.
+                        path.push("Self".to_owned());
+                    }
                     is_global |= path.is_empty();
                     joins = true;
                     cursor = rest;
@@ -249,6 +256,7 @@ impl Reader<'_> {
                     path.push("*".to_owned());
                 }
                 self.flush(&mut path, &mut is_global);
+                after_type = first.as_char() == '>';
                 if first.as_char() == ',' {
                     // The next one of a group starts where the group does.
                     path = prefix.to_vec();
@@ -329,6 +337,25 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         self.path(&segments, path.leading_colon.is_some(), false);
         visit::visit_path(self, path);
+    }
+
+    fn visit_expr_path(&mut self, path: &'ast syn::ExprPath) {
+        if let Some(of) = path.qself.as_ref().filter(|of| of.position == 0) {
+            // `<A>::b` names something of A, not of a crate called b.
+            self.visit_type(&of.ty);
+            path.path.segments.iter().for_each(|segment| self.visit_path_segment(segment));
+        } else {
+            visit::visit_expr_path(self, path);
+        }
+    }
+
+    fn visit_type_path(&mut self, path: &'ast syn::TypePath) {
+        if let Some(of) = path.qself.as_ref().filter(|of| of.position == 0) {
+            self.visit_type(&of.ty);
+            path.path.segments.iter().for_each(|segment| self.visit_path_segment(segment));
+        } else {
+            visit::visit_type_path(self, path);
+        }
     }
 
     fn visit_macro(&mut self, item: &'ast syn::Macro) {

@@ -190,6 +190,12 @@ fn a_planted_violation_of_each_kind_is_found() {
         ("a macro's path", "model", "fn f() { crate::forward::count!(1); }", "forward::count"),
         ("a macro's body", "wire", "macro_rules! m { () => { $crate::store::open() } }", "store::open"),
         (
+            "a global path in a macro's body",
+            "wire",
+            "macro_rules! m { ($a:expr) => { f($a, ::portolan::store::open()) } }",
+            "store::open",
+        ),
+        (
             "a group in a macro's body",
             "wire",
             "macro_rules! m { () => { use $crate::{model::id, store::open}; } }",
@@ -217,6 +223,7 @@ fn a_planted_crate_is_found_in_each_way_of_naming_it() {
         ("a global path", "model", "fn f() { ::tokio::spawn(x); }", "tokio::spawn"),
         ("a macro", "model", "fn f() { tracing::info!(\"x\"); }", "tracing::info"),
         ("an attribute", "model", "#[tokio::test] async fn f() {}", "tokio::test"),
+        ("a type of a type", "wire", "fn f() { <Vec<tokio::io::Empty>>::new(); }", "tokio::io::Empty"),
         ("a derive", "wire", "#[derive(serde::Serialize)] struct A;", "serde::Serialize"),
         ("a group", "wire", "use {std::fmt, tokio::io};", "tokio::io"),
         ("extern crate", "model", "extern crate bollard as b;", "bollard"),
@@ -259,6 +266,8 @@ fn what_the_table_allows_is_left_alone() {
         ("tui", "use state::State; use crate::tui::effects::Effect;"),
         ("model", "#[cfg(test)] mod tests { use super::*; use proptest::prelude::*; }"),
         ("model", "fn f(tokio: u8) -> u8 { let store = tokio; assert!(store > 0, \"crate::store\"); store }"),
+        ("model", "fn f() { assert!(<Vec<u8>>::new().is_empty() && Vec::<u8>::with_capacity(1) == vec![]) }"),
+        ("model", "fn f() -> <u8>::Out { <[u8; 4]>::tokio(Vec::<u8>::tokio::x()) }"),
         ("app", "use crate::{forward, service, store}; use anyhow::Context;"),
         ("main", "use portolan::app;"),
     ];
