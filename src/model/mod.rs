@@ -3,15 +3,27 @@
 //! Everything that crosses the line between the service and its clients (the screen, `run`, later the
 //! control socket) is declared here and is serialisable, so a client in another process sees the same.
 
+pub mod assemble;
+pub mod cidr;
+pub mod config;
 pub mod container;
+pub mod cycle;
+pub mod duration;
 pub mod event;
 mod event_text;
 pub mod grammar;
 pub mod id;
+pub mod listeners;
 pub mod mapping;
+pub mod name;
+pub mod pattern;
 pub mod problem;
 pub mod profile;
+pub mod profile_read;
+pub mod profile_write;
 pub mod rate;
 pub mod request;
+pub mod schema;
+mod syntax;
 pub mod untrusted;
 pub mod update;

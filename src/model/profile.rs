@@ -10,45 +10,63 @@ use super::problem::Problem;
 
 /// The format version that this release writes and the newest that it reads.
 pub const VERSION: u32 = 1;
+/// Most mappings of one profile.
+pub const MAX_MAPPINGS: usize = 10_000;
 
 /// The file as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "portolan profile")]
 pub struct WrittenProfile {
     /// Format version: 1.
+    #[schemars(range(min = 1, max = VERSION))]
     pub version: u32,
     /// The mappings, in the order in which they are shown.
+    #[serde(default)]
+    #[schemars(length(max = MAX_MAPPINGS))]
     pub mappings: Vec<WrittenMapping>,
 }
 
 /// One mapping as written, in the file or by a form; nothing about it need be valid.
+///
+/// `with` keeps null out of the schema: a field is either left out or has a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(description = "One mapping: listen here, forward there.")]
 pub struct WrittenMapping {
     /// Unique name: letters, digits, `.`, `_` and `-`, up to 64. Left out, it is made from `listen`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = super::name::PATTERN))]
     pub name: Option<String>,
     /// The host's side: `[ADDRESS:]PORT[-PORT]`.
+    #[schemars(regex(pattern = super::pattern::LISTEN))]
     pub listen: String,
     /// The container's side: `TARGET:PORT[-PORT]`.
+    #[schemars(regex(pattern = super::pattern::TARGET))]
     pub target: String,
     /// tcp (default), udp or sctp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
     /// Whether it listens; true by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
     pub enabled: Option<bool>,
     /// How long all attempts to reach the target may take together, such as `5s` (default).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = super::duration::PATTERN))]
     pub connect_timeout: Option<String>,
     /// A connection without a byte for that long ends; by default none for tcp and `90s` for udp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = super::duration::PATTERN))]
     pub idle_timeout: Option<String>,
     /// How long a connection may stay half-closed without a byte; `1h` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = super::duration::PATTERN))]
     pub half_close_timeout: Option<String>,
     /// Most connections (tcp, none by default) or flows (udp, 4096 by default) at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "u32", range(min = 1))]
     pub max_connections: Option<u32>,
 }
 

@@ -1,0 +1,342 @@
+//! The text of a profile -> a usable one, or every problem with its place.
+//!
+//! Which fields there are, their types and limits come out of the schema, which is made from the serde types;
+//! this file holds no second list. What a field's text means is judged by [`super::config`], what mappings do
+//! to each other by [`super::assemble`]. A mapping with one bad field still has its others judged.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use jsonc_parser::ast::{Object, Value};
+use jsonc_parser::common::Ranged;
+
+use super::assemble::{Origin, find_problems};
+use super::cidr::check_cidr;
+use super::config::convert;
+use super::problem::{Position, Problem};
+use super::profile::{MAX_MAPPINGS, MappingConfig, Problems, Profile, VERSION};
+use super::schema;
+use super::syntax::{self, Document, found};
+use super::untrusted::SafeText;
+
+pub use super::syntax::{MAX_BYTES, check_size};
+
+/// Problems listed one by one; of more, their number is said.
+const MAX_PROBLEMS: usize = 1000;
+
+/// Fields that later releases bring: refused, since a mapping without what they ask for is another mapping.
+const LATER: &[&str] = &["identity", "probe", "network", "accept_proxy", "trusted_cidrs", "inspect"];
+
+/// Farthest that a misspelt field may be from the one it is taken for, in edits.
+const NEAR: usize = 2;
+
+/// Reads a profile. `file` is its name as the user knows it, for the problems; `own_addresses` are this host's,
+/// as far as they are known, for mappings that would forward to themselves.
+pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> Result<Profile, Problems> {
+    let name = file.as_str().rsplit('/').next().unwrap_or_default();
+    let read = Document::parse(bytes, &format!("{name}.bak")).map_err(|problem| vec![problem]).and_then(|document| {
+        Reader { document: &document, places: HashMap::new(), problems: Vec::new() }.read(own_addresses)
+    });
+    read.map_err(|mut problems| {
+        problems.sort_by_key(|problem| problem.position);
+        if problems.len() > MAX_PROBLEMS {
+            let more = problems.len() - MAX_PROBLEMS;
+            problems.truncate(MAX_PROBLEMS);
+            problems.push(Problem::new("", format!("and {more} more problems")));
+        }
+        for problem in &mut problems {
+            problem.file = Some(file.clone());
+        }
+        problems
+    })
+}
+
+struct Reader<'a> {
+    document: &'a Document<'a>,
+    /// Where the value at each path starts.
+    places: HashMap<String, usize>,
+    problems: Problems,
+}
+
+/// The fields of one object.
+struct Fields<'a> {
+    /// Known ones, each once, with their schema.
+    known: Vec<(&'static str, &'a Value<'a>, &'static serde_json::Value)>,
+    /// Known ones that are missing though required, or stand there twice.
+    broken: Vec<&'static str>,
+}
+
+impl<'a> Reader<'a> {
+    fn read(mut self, own: &[IpAddr]) -> Result<Profile, Problems> {
+        let root = &self.document.root;
+        let Value::Object(object) = root else {
+            let text =
+                format!("expected an object such as {{\"version\": 1, \"mappings\": []}}, found {}", found(root));
+            self.report(root.range().start, Problem::new("", text));
+            return Err(self.problems);
+        };
+        if let Some(newer) = self.newer_version(object) {
+            return Err(vec![newer]);
+        }
+        let fields = self.fields(object, schema::borrowed(), "");
+        let (mut origins, mut configs) = (Vec::new(), Vec::new());
+        for (field, value, schema) in fields.known {
+            match value {
+                Value::Array(list) if schema["type"] == "array" => {
+                    if list.elements.len() > MAX_MAPPINGS {
+                        let (count, over) = (list.elements.len(), list.elements.len() - MAX_MAPPINGS);
+                        let text = format!("{count} mappings are {over} over the limit of {MAX_MAPPINGS}");
+                        self.report(list.range.start, Problem::new(field, text));
+                        continue;
+                    }
+                    let schema = schema::resolve(&schema["items"]);
+                    for (index, element) in list.elements.iter().enumerate() {
+                        if let Some(config) = self.mapping(element, schema, &format!("{field}[{index}]")) {
+                            origins.push(Origin::Profile(index));
+                            configs.push(config);
+                        }
+                    }
+                }
+                _ => {
+                    self.scalar(value, schema, field);
+                }
+            }
+        }
+        for problem in find_problems(&origins, &mut configs, own) {
+            self.report_at_path(problem);
+        }
+        if self.problems.is_empty() { Ok(Profile { mappings: configs }) } else { Err(self.problems) }
+    }
+
+    /// A file of a later format is not judged by the rules of this one.
+    fn newer_version(&self, root: &Object<'_>) -> Option<Problem> {
+        let number = root.get_number("version")?;
+        let newer = !number.value.is_empty()
+            && number.value.bytes().all(|byte| byte.is_ascii_digit())
+            // What does not fit the type is larger still.
+            && number.value.parse::<u32>().map_or(true, |version| version > VERSION);
+        let version = SafeText::quoted(number.value);
+        let text = format!("written by a newer release ({version}; this one reads up to {VERSION}): left as it is");
+        let position = Some(self.document.position(number.range.start));
+        newer.then(|| Problem { position, ..Problem::new("version", text) })
+    }
+
+    /// Sorts the fields of an object into known, unknown, repeated and missing.
+    fn fields(&mut self, object: &'a Object<'a>, schema: &'static serde_json::Value, path: &str) -> Fields<'a> {
+        let known_fields = schema["properties"].as_object().expect("the schema of a struct lists its fields");
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        let mut fields = Fields { known: Vec::new(), broken: Vec::new() };
+        for property in &object.properties {
+            let (name, at) = (property.name.as_str(), property.range.start);
+            let here = join(path, SafeText::quoted(name).as_str());
+            if let Some(first) = seen.insert(name, at) {
+                let (first, second) = (self.document.position(first), self.document.position(at));
+                let text = format!("\"{}\" appears twice ({}, {})", SafeText::quoted(name), show(first), show(second));
+                self.report(at, Problem::new(here, text).with_hint("keep one of them"));
+                if let Some((known, _)) = known_fields.get_key_value(name) {
+                    fields.broken.push(known);
+                }
+                continue;
+            }
+            match known_fields.get_key_value(name) {
+                Some((known, schema)) => {
+                    self.places.insert(here, syntax::start(&property.value));
+                    fields.known.push((known, &property.value, schema::resolve(schema)));
+                }
+                None => self.unknown(name, at, &property.value, here, known_fields, !path.is_empty()),
+            }
+        }
+        for required in schema["required"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
+            if !seen.contains_key(required) {
+                let hint = match required {
+                    "version" => format!("add \"version\": {VERSION}"),
+                    other => format!("add \"{other}\": \"...\""),
+                };
+                let problem = Problem::new(path, format!("missing \"{required}\"")).with_hint(hint);
+                self.report(object.range.start, problem);
+                fields.broken.push(required);
+            }
+        }
+        fields
+    }
+
+    fn unknown(
+        &mut self,
+        name: &str,
+        at: usize,
+        value: &Value<'_>,
+        path: String,
+        known: &'static serde_json::Map<String, serde_json::Value>,
+        in_mapping: bool,
+    ) {
+        let quoted = SafeText::quoted(name);
+        if in_mapping && LATER.contains(&name) {
+            let problem = Problem::new(path.as_str(), format!("this release does not have \"{quoted}\" yet"));
+            self.report(at, problem.with_hint("remove the field: nothing is silently ignored"));
+            if let ("trusted_cidrs", Value::Array(list)) = (name, value) {
+                for (index, element) in list.elements.iter().enumerate() {
+                    if let Value::StringLit(text) = element
+                        && let Err(said) = check_cidr(&text.value)
+                    {
+                        self.report(text.range.start, Problem::new(format!("{path}[{index}]"), said));
+                    }
+                }
+            }
+            return;
+        }
+        let near = known
+            .keys()
+            .map(|field| (strsim::damerau_levenshtein(name, field), field))
+            .min()
+            .filter(|(edits, field)| *edits <= NEAR && *edits < field.len());
+        let problem = if let Some((_, field)) = near {
+            Problem::new(path, format!("unknown field \"{quoted}\": did you mean \"{field}\"?"))
+        } else {
+            let all: Vec<&str> = known.keys().map(String::as_str).collect();
+            Problem::new(path, format!("unknown field \"{quoted}\"")).with_hint(format!("known: {}", all.join(", ")))
+        };
+        self.report(at, problem);
+    }
+
+    fn mapping(
+        &mut self,
+        element: &'a Value<'a>,
+        schema: &'static serde_json::Value,
+        path: &str,
+    ) -> Option<MappingConfig> {
+        self.places.insert(path.to_owned(), syntax::start(element));
+        let Value::Object(object) = element else {
+            let example = r#"{"listen": "8080", "target": "web:80"}"#;
+            let text = format!("expected an object such as {example}, found {}", found(element));
+            self.report(syntax::start(element), Problem::new(path, text));
+            return None;
+        };
+        let before = self.problems.len();
+        let Fields { known, mut broken } = self.fields(object, schema, path);
+        let mut written = serde_json::Map::new();
+        for (field, value, schema) in known {
+            match self.scalar(value, schema, &join(path, field)) {
+                Some(value) => {
+                    written.insert(field.to_owned(), value);
+                }
+                None => broken.push(field),
+            }
+        }
+        for field in &broken {
+            // Required ones are text; a broken one is not looked at again.
+            written.entry(*field).or_insert_with(|| "".into());
+            if !schema["required"].as_array().is_some_and(|required| required.iter().any(|name| name == field)) {
+                written.remove(*field);
+            }
+        }
+        let written = match serde_json::from_value(written.into()) {
+            Ok(written) => written,
+            Err(error) => {
+                self.report(syntax::start(element), Problem::new(path, error.to_string()));
+                return None;
+            }
+        };
+        let mut problems = Problems::new();
+        let config = convert(&written, &broken, &mut problems);
+        for problem in problems {
+            self.report_at_path(Problem { path: join(path, &problem.path), ..problem });
+        }
+        config.filter(|_| self.problems.len() == before)
+    }
+
+    /// Checks a value's type and limits, as the schema says them.
+    fn scalar(&mut self, value: &Value<'_>, schema: &serde_json::Value, path: &str) -> Option<serde_json::Value> {
+        let choices = choices(schema);
+        let (expected, good) = match (schema["type"].as_str(), value) {
+            _ if !choices.is_empty() => {
+                if let Value::StringLit(text) = value {
+                    if choices.contains(&text.value.as_ref()) {
+                        return Some(text.value.as_ref().into());
+                    }
+                    let field = path.rsplit('.').next().unwrap_or(path);
+                    let text = SafeText::quoted(&text.value);
+                    let text = format!("unknown {field} \"{text}\": use {}", alternatives(&choices));
+                    self.report(syntax::start(value), Problem::new(path, text));
+                    return None;
+                }
+                (alternatives(&choices), None)
+            }
+            (Some("string"), Value::StringLit(text)) => ("text".into(), Some(text.value.as_ref().into())),
+            (Some("boolean"), Value::BooleanLit(flag)) => ("true or false".into(), Some(flag.value.into())),
+            (Some("integer"), _) => whole_number(value, schema),
+            (Some("string"), Value::NumberLit(number)) if path.ends_with(".listen") && !is_port(number.value) => {
+                ("a whole number 1-65535".into(), None)
+            }
+            (Some("string"), _) => ("text".into(), None),
+            (Some("boolean"), _) => ("true or false".into(), None),
+            _ => ("a list".into(), None),
+        };
+        if good.is_none() {
+            let problem = Problem::new(path, format!("expected {expected}, found {}", found(value)));
+            let problem = match (value, expected.as_str()) {
+                (Value::NullKeyword(_), _) => problem.with_hint("leave the field out, or give it a value"),
+                (Value::NumberLit(_) | Value::BooleanLit(_), "text") => problem.with_hint("text stands in quotes"),
+                (Value::NumberLit(_), _) if schema["type"] == "string" => problem.with_hint("in quotes: \"8080\""),
+                _ => problem,
+            };
+            self.report(syntax::start(value), problem);
+        }
+        good
+    }
+
+    fn report(&mut self, offset: usize, problem: Problem) {
+        let position = Some(self.document.position(offset));
+        self.problems.push(Problem { position, ..problem });
+    }
+
+    /// At the value that the problem's path names, else at the mapping that it lies in.
+    fn report_at_path(&mut self, problem: Problem) {
+        let parent = problem.path.rsplit_once('.').map_or("", |(parent, _)| parent);
+        let offset = self.places.get(&problem.path).or_else(|| self.places.get(parent)).copied().unwrap_or(0);
+        self.report(offset, problem);
+    }
+}
+
+/// "expected a whole number 1-65535", and the number if it is one.
+fn whole_number(value: &Value<'_>, schema: &serde_json::Value) -> (String, Option<serde_json::Value>) {
+    let limit = |name: &str, default| schema[name].as_u64().unwrap_or(default);
+    let (least, most) = (limit("minimum", 0), limit("maximum", u32::MAX.into()));
+    let expected =
+        if least == most { format!("the whole number {least}") } else { format!("a whole number {least}-{most}") };
+    let good = match value {
+        Value::NumberLit(number) if number.value.bytes().all(|byte| byte.is_ascii_digit()) => {
+            number.value.parse::<u64>().ok().filter(|number| (least..=most).contains(number))
+        }
+        _ => None,
+    };
+    (expected, good.map(Into::into))
+}
+
+/// A port may be written as a number by mistake; then only its quotes are missing.
+fn is_port(number: &str) -> bool {
+    number.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// The texts among which a field's value must be; empty where any will do.
+fn choices(schema: &serde_json::Value) -> Vec<&str> {
+    let listed = schema["enum"].as_array().into_iter().flatten();
+    let described = schema["oneOf"].as_array().into_iter().flatten().map(|choice| &choice["const"]);
+    listed.chain(described).filter_map(serde_json::Value::as_str).collect()
+}
+
+/// `tcp, udp or sctp`
+fn alternatives(choices: &[&str]) -> String {
+    match choices {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+fn show(Position { line, column }: Position) -> String {
+    format!("{line}:{column}")
+}
