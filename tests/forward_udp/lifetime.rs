@@ -147,20 +147,14 @@ fn draining_lets_flows_go_on_takes_no_new_ones_and_then_frees_the_port() {
     let (standing, late) = (client("127.0.0.1:0"), client("127.0.0.1:0"));
     echo(&standing, b"before", bound);
     forwarder.drain.cancel();
-    let mut attempts = 0;
-    wait_until("a newcomer is dropped", || {
+    for sent in 1..=10 {
         late.send_to(b"late", bound).unwrap();
-        attempts += 1;
+        wait_until("a newcomer is dropped", || forwarder.meter.dropped_datagrams() == sent);
         echo(&standing, b"still", bound);
-        forwarder.meter.dropped_datagrams() > 0
-    });
-    let flows = forwarder.registry.open_connections();
-    let flow = flows.iter().find(|flow| flow.client == standing.local_addr().unwrap()).expect("it stands");
-    flow.kill(CloseReason::MappingRemoved);
-    for other in flows.iter().filter(|other| other.id != flow.id) {
-        other.kill(CloseReason::MappingRemoved);
     }
-    let record = std::sync::Arc::clone(flow);
+    let record = forwarder.only_flow();
+    assert!(forwarder.closed().is_empty(), "newcomers leave no record");
+    record.kill(CloseReason::MappingRemoved);
     assert!(forwarder.ended().iter().all(Result::is_ok));
     assert_eq!(record.connection().reason, Some(CloseReason::MappingRemoved));
     assert!(portolan::forward::udp::bind(bound).is_ok(), "the port is free");

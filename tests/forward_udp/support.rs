@@ -46,6 +46,7 @@ impl Forwarder {
         target: SocketAddr,
         change: impl FnOnce(&mut MappingConfig),
     ) -> Self {
+        raise_descriptor_limit();
         let ports = PortRange::single(target.port()).expect("a bound port");
         let mapping = Mapping {
             listen: Listen { address: ListenAddress::Any, port: HostPort::Auto },
@@ -190,6 +191,11 @@ impl Server {
         self.seen.lock().unwrap().clone()
     }
 
+    /// Forgets what it received.
+    pub(crate) fn forget(&self) {
+        self.seen.lock().unwrap().clear();
+    }
+
     /// The sources that it heard, each once.
     pub(crate) fn sources(&self) -> Vec<SocketAddr> {
         let mut sources: Vec<_> = self.seen().into_iter().map(|(from, _)| from).collect();
@@ -222,6 +228,13 @@ pub(crate) fn echo(client: &UdpSocket, payload: &[u8], to: SocketAddr) {
     let (length, from) = client.recv_from(&mut buffer).unwrap_or_else(|error| panic!("no reply from {to}: {error}"));
     assert_eq!(from, to, "the reply comes from the address dialled");
     assert!(buffer[..length] == *payload, "{length} bytes came back of {}, or others", payload.len());
+}
+
+/// As the program does at its start: many systems begin with 1,024.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
 /// Waits until `condition` holds.

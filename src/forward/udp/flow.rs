@@ -223,7 +223,14 @@ pub(super) fn errno(error: &io::Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::forward::descriptors::DescriptorBudget;
+    use crate::forward::registry::Registry;
+    use crate::model::id::MappingId;
+    use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
+    use crate::model::profile::MappingConfig;
 
     #[test]
     fn only_icmp_and_routing_tell_of_the_target() {
@@ -231,6 +238,36 @@ mod tests {
         assert_eq!(outcome(Errno::EHOSTUNREACH), Some(LastOutcome::Unreachable));
         assert_eq!(outcome(Errno::EMSGSIZE), None);
         assert_eq!(outcome(Errno::ENOBUFS), None);
+    }
+
+    #[test]
+    fn a_refusal_of_an_earlier_datagram_does_not_cost_the_next_one() {
+        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mapping = Mapping {
+            listen: Listen { address: ListenAddress::Any, port: HostPort::Auto },
+            target: Target { host: TargetHost::Localhost, ports: PortRange::single(address.port()).unwrap() },
+            protocol: Protocol::Udp,
+        };
+        let meter = MappingMeter::new(MappingId(1), Arc::new(MappingConfig::new("test", mapping)));
+        let client = SocketAddr::from(([127, 0, 0, 1], 9));
+        let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".to_owned());
+        let permit = DescriptorBudget::new(1).take(1).unwrap();
+        let mut flow = Flow::new(dial(address).unwrap(), record, 0, permit);
+        let now = Instant::now();
+        // Loopback answers within the send: the refusal is pending when the target is back.
+        flow.send(b"lost", &meter, now);
+        let target = UdpSocket::bind(address).unwrap();
+        flow.send(b"heard", &meter, now);
+        assert_eq!(meter.last_result().map(|result| result.outcome), Some(LastOutcome::Refused));
+        assert_eq!(meter.dropped_datagrams(), 0);
+        let mut buffer = [0; 9];
+        target.set_nonblocking(true).unwrap();
+        assert_eq!(target.recv_from(&mut buffer).unwrap(), (5, flow.source()));
+        target.send_to(b"", flow.source()).unwrap();
+        assert_eq!(flow.receive(&mut buffer, &meter, now), Received::Reply(0));
+        assert_eq!(flow.receive(&mut buffer, &meter, now), Received::Nothing);
+        assert_eq!(meter.last_result().map(|result| result.outcome), Some(LastOutcome::Ok));
+        assert!(!flow.is_unanswered(now + SILENCE), "nobody asked since");
     }
 
     #[test]

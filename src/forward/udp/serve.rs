@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -103,7 +103,13 @@ impl Listener {
                     // The idle timeout may be shorter now.
                     armed = false;
                 }
-                Event::Kill(id) => self.kill(id, CloseReason::Killed),
+                Event::Kill(id) => {
+                    self.kill(id, CloseReason::Killed);
+                    // All that are ready, since a flood that evicts flows makes them faster than one at a time.
+                    while let Some(Some(id)) = self.kills.next().now_or_never() {
+                        self.kill(id, CloseReason::Killed);
+                    }
+                }
                 Event::Arrived => with_scratch(|scratch| self.take_arrived(scratch, now()))?,
                 Event::Replies => with_scratch(|scratch| self.take_replies(scratch, now()))?,
                 Event::Expiry => {
