@@ -1,4 +1,5 @@
 //! portolan maps host ports to containers and shows what flows through them.
+pub mod docker;
 pub mod forward;
 pub mod host;
 pub mod model;

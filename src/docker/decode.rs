@@ -1,0 +1,430 @@
+//! `/containers/json` as model types.
+//!
+//! Only what is used is kept, field by field as it is parsed, and every list has an end, so that 16 MiB of the
+//! most ill-meant JSON do not become gigabytes (bollard's own types would: an empty object of three bytes takes
+//! hundreds). Words that are not known, such as a new state, are kept as words instead of failing the whole list.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::model::container::{ComposeLabel, Container, ContainerPort};
+use crate::model::mapping::Protocol;
+use crate::model::untrusted::SafeText;
+
+/// Most containers that are kept; Docker lists the newest first.
+pub(super) const MAX_CONTAINERS: usize = 10_000;
+const MAX_NAMES: usize = 16;
+const MAX_PORTS: usize = 256;
+const MAX_NETWORKS: usize = 32;
+/// How far `network_mode: container:…` is followed, against a circle.
+const MAX_SHARED: usize = 4;
+
+/// The containers of an answer, running ones first, then by name; and how many were left out.
+pub(super) fn containers(answer: &[u8]) -> Result<(Vec<Container>, usize), serde_json::Error> {
+    let listed: Few<Listed, MAX_CONTAINERS> = serde_json::from_slice(answer)?;
+    let modes: Vec<SafeText> = listed.kept.iter().map(Listed::network_mode).collect();
+    let mut containers: Vec<Container> = listed.kept.into_iter().map(Listed::into_container).collect();
+    share_networks(&mut containers, &modes);
+    containers.sort_by(|a, b| (!a.is_running(), &a.name, &a.id).cmp(&(!b.is_running(), &b.name, &b.id)));
+    Ok((containers, listed.dropped))
+}
+
+/// A container that joined another one's network (`--network container:ID` or its name) has that one's addresses.
+fn share_networks(containers: &mut [Container], modes: &[SafeText]) {
+    let owner_of = |mode: &SafeText| mode.as_str().strip_prefix("container:").map(str::to_owned);
+    if !modes.iter().any(|mode| owner_of(mode).is_some()) {
+        return;
+    }
+    let by_name = containers.iter().enumerate().map(|(at, container)| (container.name.to_string(), at));
+    let by_id = containers.iter().enumerate().map(|(at, container)| (container.id.to_string(), at));
+    let at_of: BTreeMap<String, usize> = by_name.chain(by_id).collect();
+    for at in 0..containers.len() {
+        let mut owner = at;
+        for _ in 0..MAX_SHARED {
+            match owner_of(&modes[owner]).and_then(|id| at_of.get(&id).copied()) {
+                Some(next) => owner = next,
+                None => break,
+            }
+        }
+        if owner != at && containers[owner].is_running() {
+            let addresses = containers[owner].addresses.clone();
+            containers[at].addresses = addresses;
+            containers[at].host_network = containers[owner].host_network;
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Listed {
+    id: Option<SafeWord>,
+    names: Option<Few<SafeWord, MAX_NAMES>>,
+    image: Option<SafeWord>,
+    state: Option<SafeWord>,
+    labels: Option<Labels>,
+    ports: Option<Few<Port, MAX_PORTS>>,
+    host_config: Option<HostConfig>,
+    network_settings: Option<NetworkSettings>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct HostConfig {
+    network_mode: Option<SafeWord>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct NetworkSettings {
+    networks: Option<Networks>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Network {
+    #[serde(rename = "IPAddress")]
+    v4: Option<SafeWord>,
+    #[serde(rename = "GlobalIPv6Address")]
+    v6: Option<SafeWord>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Labels {
+    #[serde(rename = "com.docker.compose.project")]
+    project: Option<SafeWord>,
+    #[serde(rename = "com.docker.compose.service")]
+    service: Option<SafeWord>,
+    #[serde(rename = "com.docker.compose.container-number")]
+    number: Option<SafeWord>,
+    #[serde(rename = "com.docker.compose.oneoff")]
+    one_off: Option<SafeWord>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Port {
+    #[serde(rename = "PrivatePort")]
+    inside: Option<u16>,
+    #[serde(rename = "PublicPort")]
+    published: Option<u16>,
+    #[serde(rename = "Type")]
+    protocol: Option<SafeWord>,
+}
+
+impl Listed {
+    fn network_mode(&self) -> SafeText {
+        self.host_config
+            .as_ref()
+            .and_then(|config| config.network_mode.as_ref())
+            .map(|mode| mode.0.clone())
+            .unwrap_or_default()
+    }
+
+    fn into_container(self) -> Container {
+        let host_network = self.network_mode().as_str() == "host";
+        let addresses = if host_network {
+            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+        } else {
+            self.network_settings.and_then(|settings| settings.networks).map(Networks::addresses).unwrap_or_default()
+        };
+        Container {
+            name: name(&self.names.unwrap_or_default().kept),
+            id: text(self.id),
+            image: text(self.image),
+            state: text(self.state),
+            addresses,
+            host_network,
+            ports: ports(self.ports.unwrap_or_default().kept),
+            compose: self.labels.and_then(Labels::compose),
+        }
+    }
+}
+
+fn text(word: Option<SafeWord>) -> SafeText {
+    word.map(|word| word.0).unwrap_or_default()
+}
+
+/// Docker writes `/web`, and for each link to it `/other/alias`: its own name is the one with one slash.
+fn name(names: &[SafeWord]) -> SafeText {
+    let bare = |name: &SafeWord| name.0.as_str().trim_start_matches('/').to_owned();
+    let own = names.iter().map(bare).find(|name| !name.contains('/'));
+    own.or_else(|| names.first().map(bare)).map(SafeText::from).unwrap_or_default()
+}
+
+fn ports(listed: Vec<Port>) -> Vec<ContainerPort> {
+    let mut ports: Vec<ContainerPort> = listed
+        .into_iter()
+        .filter_map(|port| {
+            let protocol = match text(port.protocol).as_str() {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                "sctp" => Protocol::Sctp,
+                _ => return None,
+            };
+            let published = port.published.filter(|port| *port != 0);
+            Some(ContainerPort { port: port.inside.filter(|port| *port != 0)?, protocol, published })
+        })
+        .collect();
+    // A port published to both families is listed twice.
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+impl Labels {
+    /// One-off containers (`docker compose run`) are no replicas of their service.
+    fn compose(self) -> Option<ComposeLabel> {
+        let is_one_off = self.one_off.is_some_and(|word| word.0.as_str().eq_ignore_ascii_case("true"));
+        let number = self.number.and_then(|word| word.0.as_str().parse().ok()).unwrap_or(1);
+        match (self.project, self.service) {
+            (Some(project), Some(service)) if !is_one_off => {
+                Some(ComposeLabel { project: project.0, service: service.0, number })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The networks of a container, by name.
+#[derive(Default)]
+struct Networks(BTreeMap<SafeText, Network>);
+
+impl Networks {
+    /// Addresses in the order of trying: Docker's own `bridge` first, then a Compose project's default network,
+    /// then the others by name; of each, IPv4 before IPv6.
+    fn addresses(self) -> Vec<IpAddr> {
+        let mut networks: Vec<(SafeText, Network)> = self.0.into_iter().collect();
+        networks.sort_by_key(|(name, _)| match name.as_str() {
+            "bridge" => 0,
+            name if name.ends_with("_default") => 1,
+            _ => 2,
+        });
+        let mut addresses = Vec::new();
+        for (_, network) in networks {
+            for word in [network.v4, network.v6].into_iter().flatten() {
+                if let Ok(ip) = word.0.as_str().parse::<IpAddr>()
+                    && can_be_a_containers(ip)
+                    && !addresses.contains(&ip)
+                {
+                    addresses.push(ip);
+                }
+            }
+        }
+        addresses
+    }
+}
+
+/// Loopback, wildcards and groups would lead elsewhere than to a container.
+fn can_be_a_containers(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || is_broadcast)
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> Visitor<'de> for Map {
+            type Value = Networks;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("networks by name")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Networks, A::Error> {
+                let mut networks = BTreeMap::new();
+                while let Some(name) = map.next_key::<SafeWord>()? {
+                    if networks.len() < MAX_NETWORKS {
+                        networks.insert(name.0, map.next_value::<Option<Network>>()?.unwrap_or_default());
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Networks(networks))
+            }
+        }
+        deserializer.deserialize_map(Map)
+    }
+}
+
+/// A string of the daemon, made safe before it is kept.
+struct SafeWord(SafeText);
+
+impl<'de> Deserialize<'de> for SafeWord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Word;
+        impl Visitor<'_> for Word {
+            type Value = SafeWord;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, raw: &str) -> Result<SafeWord, E> {
+                Ok(SafeWord(SafeText::new(raw)))
+            }
+        }
+        deserializer.deserialize_str(Word)
+    }
+}
+
+/// The first `N` elements of an array, and how many more there were.
+struct Few<T, const N: usize> {
+    kept: Vec<T>,
+    dropped: usize,
+}
+
+impl<T, const N: usize> Default for Few<T, N> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), dropped: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for Few<T, N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array<T, const N: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Array<T, N> {
+            type Value = Few<T, N>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Few<T, N>, A::Error> {
+                let mut few = Few::default();
+                while few.kept.len() < N {
+                    match array.next_element()? {
+                        Some(element) => few.kept.push(element),
+                        None => return Ok(few),
+                    }
+                }
+                while array.next_element::<IgnoredAny>()?.is_some() {
+                    few.dropped += 1;
+                }
+                Ok(few)
+            }
+        }
+        deserializer.deserialize_seq(Array(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(json: &str) -> Vec<Container> {
+        containers(json.as_bytes()).expect(json).0
+    }
+
+    fn addresses(networks: &str) -> Vec<String> {
+        let json = format!(r#"[{{"State":"running","NetworkSettings":{{"Networks":{networks}}}}}]"#);
+        decoded(&json)[0].addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn reads_what_docker_writes() {
+        let all = decoded(
+            r#"[{"Id":"0123456789abcdef","Names":["/db/alias","/web_1"],"Image":"nginx:1.27","ImageID":"sha256:1",
+            "Command":"nginx","Created":1700000000,"State":"running","Status":"Up 3 hours",
+            "Ports":[{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},
+                     {"IP":"::","PrivatePort":80,"PublicPort":8080,"Type":"tcp"},
+                     {"PrivatePort":443,"Type":"tcp"},{"PrivatePort":53,"Type":"udp"}],
+            "Labels":{"com.docker.compose.project":"shop","com.docker.compose.service":"web",
+                      "com.docker.compose.container-number":"2","com.docker.compose.oneoff":"False","other":"x"},
+            "HostConfig":{"NetworkMode":"shop_default"},
+            "NetworkSettings":{"Networks":{"shop_default":{"IPAddress":"172.18.0.2","IPPrefixLen":16,
+                "GlobalIPv6Address":"fd00::2","IPAMConfig":null}}},"Mounts":[]}]"#,
+        );
+        let port = |port, protocol, published| ContainerPort { port, protocol, published };
+        assert_eq!(
+            all,
+            [Container {
+                id: "0123456789abcdef".into(),
+                name: "web_1".into(),
+                image: "nginx:1.27".into(),
+                state: "running".into(),
+                addresses: vec!["172.18.0.2".parse().expect("v4"), "fd00::2".parse().expect("v6")],
+                host_network: false,
+                ports: vec![
+                    port(53, Protocol::Udp, None),
+                    port(80, Protocol::Tcp, Some(8080)),
+                    port(443, Protocol::Tcp, None),
+                ],
+                compose: Some(ComposeLabel { project: "shop".into(), service: "web".into(), number: 2 }),
+            }]
+        );
+    }
+
+    #[test]
+    fn addresses_come_in_a_steady_order_and_only_those_of_containers() {
+        assert_eq!(
+            addresses(
+                r#"{"zoo":{"IPAddress":"10.0.0.4"},"app_default":{"IPAddress":"10.0.0.3","GlobalIPv6Address":"fd00::3"},
+                "bridge":{"IPAddress":"172.17.0.2"},"aaa":{"IPAddress":"10.0.0.5"}}"#
+            ),
+            ["172.17.0.2", "10.0.0.3", "fd00::3", "10.0.0.5", "10.0.0.4"]
+        );
+        let elsewhere = r#"{"a":{"IPAddress":"127.0.0.1","GlobalIPv6Address":"::1"},"b":{"IPAddress":"0.0.0.0"},
+            "c":{"IPAddress":"224.0.0.1"},"d":{"IPAddress":"","GlobalIPv6Address":""},"e":null,
+            "f":{"IPAddress":"255.255.255.255"},"g":{"IPAddress":"10.0.0.1"},"h":{"IPAddress":"10.0.0.1"}}"#;
+        assert_eq!(addresses(elsewhere), ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn a_container_on_the_hosts_network_is_at_loopback_and_one_that_joined_another_is_where_that_is() {
+        let all = decoded(
+            r#"[{"Id":"aa","Names":["/a"],"State":"running","HostConfig":{"NetworkMode":"host"},
+                 "NetworkSettings":{"Networks":{"host":{"IPAddress":""}}}},
+                {"Id":"bb","Names":["/b"],"State":"running","HostConfig":{"NetworkMode":"container:cc"}},
+                {"Id":"cc","Names":["/c"],"State":"running","NetworkSettings":{"Networks":{"bridge":{"IPAddress":"10.0.0.1"}}}},
+                {"Id":"dd","Names":["/d"],"State":"running","HostConfig":{"NetworkMode":"container:b"}},
+                {"Id":"ee","Names":["/e"],"State":"running","HostConfig":{"NetworkMode":"container:ee"}},
+                {"Id":"ff","Names":["/f"],"State":"running","HostConfig":{"NetworkMode":"container:gone"}}]"#,
+        );
+        let at = |name: &str| all.iter().find(|container| container.name.as_str() == name).expect(name);
+        assert!(at("a").host_network);
+        assert_eq!(at("a").addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "::1"]);
+        for joined in ["b", "d"] {
+            assert_eq!(at(joined).addresses, at("c").addresses, "{joined}");
+        }
+        assert!(at("e").addresses.is_empty() && at("f").addresses.is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_null_or_new_is_no_reason_to_know_nothing() {
+        let all = decoded(
+            r#"[{}, {"Names":null,"State":"thawing","Labels":null,"Ports":null,"NetworkSettings":null,"New":[{"x":1}]},
+            {"Labels":{"com.docker.compose.project":"p","com.docker.compose.service":"s","com.docker.compose.oneoff":"True"}}]"#,
+        );
+        assert_eq!(all.len(), 3);
+        assert!(all.iter().any(|container| container.state.as_str() == "thawing" && !container.is_running()));
+        assert!(all.iter().all(|container| container.compose.is_none()));
+    }
+
+    #[test]
+    fn what_is_no_list_of_containers_is_refused() {
+        for json in ["", "{}", "null", "[", "[{]", "[1]", r#"[{"Id":5}]"#, r#"[{"Ports":[{"PrivatePort":-1}]}]"#, "[]x"]
+        {
+            assert!(containers(json.as_bytes()).is_err(), "{json}");
+        }
+        let deep = format!("[{{\"New\":{}}}]", "[".repeat(100_000));
+        assert!(containers(deep.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn every_list_has_an_end() {
+        let (all, left_out) = containers(format!("[{}{{}}]", "{},".repeat(10_004)).as_bytes()).expect("a list");
+        assert_eq!((all.len(), left_out), (MAX_CONTAINERS, 5));
+        let ports = r#"{"PrivatePort":1,"PublicPort":7,"Type":"tcp"},"#.repeat(1_000_000 / 50);
+        let many = format!(r#"[{{"Ports":[{ports}{{}}],"Names":[{}"x"]}}]"#, r#""x","#.repeat(100_000));
+        assert_eq!(decoded(&many)[0].ports.len(), 1);
+        let networks: Vec<String> = (0..100).map(|n| format!(r#""n{n:03}":{{"IPAddress":"10.0.0.{n}"}}"#)).collect();
+        assert_eq!(addresses(&format!("{{{}}}", networks.join(","))).len(), MAX_NETWORKS);
+    }
+}

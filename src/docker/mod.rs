@@ -1,0 +1,15 @@
+//! The Docker API as model types: which containers there are and where they are now.
+//!
+//! Docker's socket is as good as root, and what answers there need not be Docker: only GET is ever sent, an answer
+//! is read up to a limit and no further, and every text is made safe as it enters. What a name means for a
+//! mapping is decided by [`lookup`], a pure function; [`watch`] keeps the list current by the event stream, without
+//! polling. Nothing here resolves names, dials containers or knows of mappings.
+
+mod decode;
+mod endpoint;
+pub mod lookup;
+mod transport;
+mod watch;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use watch::{DockerView, Timing, watch, watch_with};
