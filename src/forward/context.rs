@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::descriptors::DescriptorBudget;
 use super::meter::MappingMeter;
 use super::registry::Registry;
+use crate::model::mapping::HostPort;
 use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 
@@ -47,8 +48,8 @@ pub struct ListenerContext {
     pub registry: Arc<Registry>,
     /// Where connections go; changes while the listener stands.
     pub route: watch::Receiver<Arc<Route>>,
-    /// Place of this socket's port in the range; the target's port is `ports.first() + offset`.
-    pub offset: u16,
+    /// The port that this socket is bound to; its place in the range says the target's port.
+    pub port: u16,
     /// Descriptors that connections take.
     pub descriptors: Arc<DescriptorBudget>,
     /// Cancelled to drain: the listening socket closes, connections go on.
@@ -58,9 +59,15 @@ pub struct ListenerContext {
 
 impl ListenerContext {
     /// The target's port for connections of this socket, and the target as written with it.
+    ///
+    /// Made from the route and not kept, since an edit can move a port to another place in its range.
     pub fn target(&self, route: &Route) -> (u16, String) {
-        let target = &route.config.mapping.target;
-        let port = target.ports.first().saturating_add(self.offset);
-        (port, format!("{}:{port}", target.host))
+        let mapping = &route.config.mapping;
+        let offset = match mapping.listen.port {
+            HostPort::Auto => 0,
+            HostPort::Ports(range) => self.port.saturating_sub(range.first()),
+        };
+        let port = mapping.target.ports.first().saturating_add(offset);
+        (port, format!("{}:{port}", mapping.target.host))
     }
 }

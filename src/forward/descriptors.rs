@@ -1,7 +1,10 @@
 //! Descriptors are counted before they are taken, and a reserve is kept for files, Docker and control.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What listeners and connections may take together.
 #[derive(Debug)]
@@ -15,6 +18,27 @@ pub struct DescriptorBudget {
 pub struct DescriptorPermit {
     budget: Arc<DescriptorBudget>,
     count: u64,
+}
+
+/// More descriptors are needed than are left.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("needs {needed} descriptors, {left} of {limit} are left (raise the limit with ulimit -n)")]
+pub struct Shortage {
+    /// Asked for.
+    pub needed: u64,
+    /// Not in use.
+    pub left: u64,
+    /// All there are.
+    pub limit: u64,
+}
+
+/// Raises the process's soft limit of descriptors to the hard one; gives both as they are now.
+pub fn raise_limit() -> io::Result<(u64, u64)> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?)
 }
 
 impl DescriptorBudget {
@@ -33,9 +57,25 @@ impl DescriptorBudget {
             .map(|_| DescriptorPermit { budget: Arc::clone(self), count })
     }
 
+    /// Takes `count`, or says how many are left of how many.
+    pub fn require(self: &Arc<Self>, count: u64) -> Result<DescriptorPermit, Shortage> {
+        self.take(count).ok_or_else(|| {
+            let (used, limit) = self.usage();
+            Shortage { needed: count, left: limit.saturating_sub(used), limit }
+        })
+    }
+
     /// In use, and most.
     pub fn usage(&self) -> (u64, u64) {
         (self.used.load(Ordering::Relaxed), self.limit)
+    }
+}
+
+impl DescriptorPermit {
+    /// Takes one out of this permit, to be given back on its own.
+    pub fn split_one(&mut self) -> Option<Self> {
+        self.count = self.count.checked_sub(1)?;
+        Some(Self { budget: Arc::clone(&self.budget), count: 1 })
     }
 }
 
@@ -56,6 +96,13 @@ mod tests {
         assert!(budget.take(2).is_none());
         assert_eq!(budget.usage(), (2, 3));
         drop(two);
-        assert!(budget.take(3).is_some());
+        let mut three = budget.take(3).expect("all");
+        let one = three.split_one().expect("one of them");
+        drop(three);
+        assert_eq!(budget.usage(), (1, 3));
+        let shortage = budget.require(3).expect_err("two are left");
+        assert_eq!(shortage.to_string(), "needs 3 descriptors, 2 of 3 are left (raise the limit with ulimit -n)");
+        drop(one);
+        assert_eq!(budget.usage(), (0, 3));
     }
 }

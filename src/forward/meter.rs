@@ -59,6 +59,16 @@ impl Counters {
         .fetch_add(count, Relaxed);
     }
 
+    /// So many of the counted bytes were thrown away by a reset before they left this host.
+    pub fn take_back(&self, direction: Direction, count: u64) {
+        let counter = match direction {
+            Direction::In => &self.bytes_in,
+            Direction::Out => &self.bytes_out,
+        };
+        // Never below zero: a header ahead of the payload may be among what was thrown away.
+        let _ = counter.fetch_update(Relaxed, Relaxed, |bytes| Some(bytes.saturating_sub(count)));
+    }
+
     /// One datagram of so many bytes was taken.
     pub fn add_datagram(&self, direction: Direction, bytes: u64) {
         self.add_bytes(direction, bytes);

@@ -2,6 +2,16 @@
 
 pub mod context;
 pub mod descriptors;
+pub mod engine;
 pub mod meter;
+pub mod pressure;
 pub mod registry;
+pub mod tcp;
 pub mod udp;
+
+mod listen;
+mod own;
+mod relay;
+mod running;
+mod status;
+mod sys;

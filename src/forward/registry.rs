@@ -169,6 +169,14 @@ impl Registry {
         })
     }
 
+    /// Resets every open connection that `which` picks.
+    pub fn kill_where(&self, reason: CloseReason, which: impl Fn(&Record) -> bool) {
+        let records: Vec<_> = lock(&self.open).values().filter(|record| which(record)).cloned().collect();
+        for record in records {
+            record.kill(reason);
+        }
+    }
+
     /// Totals of a mapping, open connections included.
     pub fn totals(&self, mapping: &MappingMeter) -> Counts {
         // The lock order is open, then tally, as in `close`, so nothing is counted twice or missed.
@@ -294,7 +302,8 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         // Does nothing after `close`.
         let reason = self.record.kill_reason().unwrap_or(CloseReason::Fault);
-        self.registry.close(&self.record, reason, None);
+        let error = std::thread::panicking().then(|| SafeText::new("its task panicked"));
+        self.registry.close(&self.record, reason, error);
     }
 }
 

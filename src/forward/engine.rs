@@ -1,0 +1,245 @@
+//! Owns every mapping that runs, and reconciles what is wanted with what is there.
+//!
+//! Each mapping is a task of its own; the engine routes commands to them and notices when one panics.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::context::Addresses;
+use super::descriptors::DescriptorBudget;
+use super::own::OwnConnections;
+use super::registry::{Record, Registry};
+use super::running::{Command, MappingHandle, Running};
+pub use super::status::{ListenError, ListenerStatus, MappingStatus, StateReason};
+use crate::model::event::{CloseReason, MappingState};
+use crate::model::id::{ConnectionId, MappingId};
+use crate::model::profile::MappingConfig;
+
+/// Notices that may wait. When it is full, further ones are dropped: [`Engine::status`] tells the same.
+const NOTICES: usize = 1_024;
+/// Commands that may wait for one mapping; who finds it full waits.
+const COMMANDS: usize = 16;
+/// Mappings that may wait to be started.
+const STARTS: usize = 64;
+
+/// What the engine may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Descriptors for listeners and connections: the process's limit less the reserve for everything else.
+    pub descriptor_limit: u64,
+}
+
+/// What the engine tells on its own. What [`Engine::apply`] changes is its answer, and no notice.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A mapping's status is another one.
+    Changed(MappingStatus),
+    /// A real attempt to reach a target failed; told at most once a second for each mapping.
+    TargetFailed(MappingId),
+    /// A connection of the mapping has come back to it; it is `failed` until its target changes.
+    SelfForwarding(MappingId),
+}
+
+/// Called in the task of each connection when it starts. For tests that make one panic.
+#[doc(hidden)]
+pub type TestHook = fn(&Record);
+
+/// Owner of all listeners and connections.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    mappings: Mutex<Mappings>,
+    starts: mpsc::Sender<Start>,
+    stop: CancellationToken,
+    supervisor: JoinHandle<()>,
+}
+
+type Mappings = BTreeMap<MappingId, Entry>;
+
+/// The engine's hold on a mapping: its task ends when `commands` is dropped.
+#[derive(Clone, Debug)]
+struct Entry {
+    commands: mpsc::Sender<Command>,
+    handle: Arc<MappingHandle>,
+}
+
+/// What all mappings share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) registry: Arc<Registry>,
+    pub(super) descriptors: Arc<DescriptorBudget>,
+    pub(super) own: Arc<OwnConnections>,
+    pub(super) notices: mpsc::Sender<Notice>,
+    pub(super) hook: Option<TestHook>,
+}
+
+struct Start {
+    running: Running,
+    commands: mpsc::Receiver<Command>,
+    handle: Arc<MappingHandle>,
+}
+
+impl Engine {
+    /// Starts with no mapping. Call within a tokio runtime.
+    pub fn start(options: Options, registry: Arc<Registry>) -> (Self, mpsc::Receiver<Notice>) {
+        Self::start_with_hook(options, registry, None)
+    }
+
+    /// As [`Engine::start`], with a hook for tests.
+    #[doc(hidden)]
+    pub fn start_with_hook(
+        options: Options,
+        registry: Arc<Registry>,
+        hook: Option<TestHook>,
+    ) -> (Self, mpsc::Receiver<Notice>) {
+        let (notices, receiver) = mpsc::channel(NOTICES);
+        let shared = Arc::new(Shared {
+            registry,
+            descriptors: DescriptorBudget::new(options.descriptor_limit),
+            own: Arc::default(),
+            notices,
+            hook,
+        });
+        let stop = CancellationToken::new();
+        let (starts, started) = mpsc::channel(STARTS);
+        let supervisor = tokio::spawn(supervise(started, stop.clone(), shared.notices.clone()));
+        (Self { shared, mappings: Mutex::default(), starts, stop, supervisor }, receiver)
+    }
+
+    /// Adds a mapping or changes it to this. Returns when it has bound or failed, or, stopped, has closed.
+    ///
+    /// Listeners that stay as they are (address, port, protocol) stay open with their connections, and new
+    /// connections take the new route. Listeners that go are closed and their connections reset.
+    pub async fn apply(&self, id: MappingId, config: Arc<MappingConfig>, addresses: Addresses) -> MappingStatus {
+        let (entry, start) = self.entry_or_new(id, &config, &addresses);
+        if let Some(start) = start {
+            // Fails only after `shutdown`, which takes the engine away.
+            let _ = self.starts.send(start).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Apply(config, addresses, reply);
+        let sent = entry.commands.send(command).await.is_ok();
+        match answer.await {
+            Ok(status) if sent => status,
+            // Its task has panicked; the supervisor says so in the status.
+            _ => faulty(&entry.handle),
+        }
+    }
+
+    /// Closes a mapping. Returns when its addresses are free and its connections reset.
+    pub async fn remove(&self, id: MappingId) {
+        let entry = lock(&self.mappings).remove(&id);
+        if let Some(Entry { commands, .. }) = entry {
+            let (reply, done) = oneshot::channel();
+            if commands.send(Command::Remove(reply)).await.is_ok() {
+                // An error means that its task has ended otherwise, and with it its sockets.
+                let _ = done.await;
+            }
+        }
+    }
+
+    /// The target of a mapping is elsewhere now. New connections go there; those that stand go on.
+    pub fn set_addresses(&self, id: MappingId, addresses: Addresses) {
+        if let Some(entry) = lock(&self.mappings).get(&id) {
+            entry.handle.addresses.send_replace(Some(addresses));
+        }
+    }
+
+    /// Every mapping, by id.
+    pub fn status(&self) -> Vec<MappingStatus> {
+        lock(&self.mappings).values().map(|entry| lock(&entry.handle.status).clone()).collect()
+    }
+
+    /// Resets a connection; false when there is none of that id.
+    pub fn kill(&self, id: ConnectionId) -> bool {
+        self.shared.registry.kill(id, CloseReason::Killed)
+    }
+
+    /// Descriptors that listeners and connections use, and the most they may.
+    pub fn descriptors(&self) -> (u64, u64) {
+        self.shared.descriptors.usage()
+    }
+
+    /// Closes listeners at once, lets connections finish for `drain`, resets what is left, joins every task.
+    pub async fn shutdown(self, drain: Duration) {
+        let deadline = Instant::now() + drain;
+        let entries = std::mem::take(&mut *lock(&self.mappings));
+        for entry in entries.into_values() {
+            // A mapping that takes no command has ended already.
+            let _ = entry.commands.send(Command::Shutdown(deadline)).await;
+        }
+        self.stop.cancel();
+        if let Err(error) = self.supervisor.await {
+            tracing::error!(%error, "the engine's supervisor has panicked");
+        }
+    }
+
+    fn entry_or_new(
+        &self,
+        id: MappingId,
+        config: &Arc<MappingConfig>,
+        addresses: &Addresses,
+    ) -> (Entry, Option<Start>) {
+        let mut mappings = lock(&self.mappings);
+        // The task of one that has panicked takes no commands; a new one takes its place.
+        if let Some(entry) = mappings.get(&id).filter(|entry| !entry.commands.is_closed()) {
+            return (entry.clone(), None);
+        }
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (running, handle) = Running::new(id, Arc::clone(config), addresses.clone(), Arc::clone(&self.shared));
+        let entry = Entry { commands: sender, handle: Arc::clone(&handle) };
+        mappings.insert(id, entry.clone());
+        (entry, Some(Start { running, commands, handle }))
+    }
+}
+
+/// Owns the tasks of the mappings. One that panics takes its listeners and connections along, and its
+/// status says so until it is applied again.
+async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, notices: mpsc::Sender<Notice>) {
+    let mut tasks = JoinSet::new();
+    let mut handles = HashMap::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(Start { running, commands, handle }) = starts.recv() => {
+                let task = tasks.spawn(running.run(commands));
+                handles.insert(task.id(), handle);
+            }
+            Some(ended) = tasks.join_next_with_id() => {
+                let id = match &ended {
+                    Ok((id, ())) => *id,
+                    Err(error) => error.id(),
+                };
+                let handle = handles.remove(&id);
+                if let (Err(error), Some(handle)) = (ended, handle) && error.is_panic() {
+                    tracing::error!(%error, "the task of a mapping has panicked");
+                    let status = faulty(&handle);
+                    let _ = notices.try_send(Notice::Changed(status));
+                }
+            }
+            () = stop.cancelled(), if tasks.is_empty() => return,
+            else => return,
+        }
+    }
+}
+
+/// Marks a mapping's status as that of a panicked task.
+fn faulty(handle: &MappingHandle) -> MappingStatus {
+    let mut status = lock(&handle.status);
+    status.state = MappingState::Failed;
+    status.reason = Some(StateReason::Fault);
+    for listener in &mut status.listeners {
+        listener.bound = None;
+    }
+    status.clone()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,130 @@
+//! One end of a connection: a connected, non-blocking stream socket.
+//!
+//! Dropped, a leg is reset, so that no fault on our side ever looks like a clean end to a peer; a clean end
+//! is asked for by [`Leg::finish`].
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+use socket2::SockRef;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, Ready};
+
+use crate::forward::sys;
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    fd: AsyncFd<OwnedFd>,
+    /// We have ended our sending, so the kernel's counts of what is on its way include the end.
+    ended: AtomicBool,
+    clean: bool,
+}
+
+impl Leg {
+    /// Takes over a connected, non-blocking socket.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self::from_registered(sys::register(fd)?))
+    }
+
+    /// Takes over a socket that is registered already.
+    pub(crate) fn from_registered(fd: AsyncFd<OwnedFd>) -> Self {
+        Self { fd, ended: AtomicBool::new(false), clean: false }
+    }
+
+    /// Receives into `buffer`, once something is there.
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            let size = buffer.len();
+            let result = guard.try_io(|fd| {
+                loop {
+                    match recv(fd.as_raw_fd(), buffer, MsgFlags::empty()) {
+                        Err(nix::Error::EINTR) => {}
+                        other => return other.map_err(io::Error::from),
+                    }
+                }
+            });
+            if let Ok(result) = result {
+                // A short read has emptied the queue; without the flag the next poll saves a call that would
+                // find nothing. The end of the stream (a flag of its own) cannot be cleared, so is not missed.
+                if matches!(result, Ok(count) if 0 < count && count < size) {
+                    guard.clear_ready_matching(Ready::READABLE);
+                }
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// Sends what the kernel takes of `data`, once it takes something.
+    pub(crate) fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
+            let result = guard.try_io(|fd| {
+                loop {
+                    match send(fd.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL) {
+                        Err(nix::Error::EINTR) => {}
+                        other => return other.map_err(io::Error::from),
+                    }
+                }
+            });
+            if let Ok(result) = result {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// Completes when the kernel has an error for this socket; not at an orderly end.
+    pub(crate) async fn failed(&self) -> io::Error {
+        loop {
+            match self.fd.ready(Interest::ERROR).await {
+                Err(error) => return error,
+                Ok(mut guard) => match SockRef::from(self).take_error() {
+                    Ok(Some(error)) | Err(error) => return error,
+                    Ok(None) => guard.clear_ready_matching(Ready::ERROR),
+                },
+            }
+        }
+    }
+
+    /// Ends our sending; what was sent before is still delivered.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        self.ended.store(true, Relaxed);
+        shutdown(self.fd.as_raw_fd(), Shutdown::Write).map_err(io::Error::from)
+    }
+
+    /// Bytes, and an end, that the peer's kernel has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> u64 {
+        // Other protocols than TCP cannot tell; for them nothing is waited for.
+        sys::unacknowledged(self).unwrap_or(0)
+    }
+
+    /// Payload bytes that have never left this host.
+    pub(crate) fn unsent(&self) -> u64 {
+        sys::unsent(self).unwrap_or(0).saturating_sub(u64::from(self.ended.load(Relaxed)))
+    }
+
+    /// Closes in order: what was sent is still delivered, then the end.
+    pub(crate) fn finish(mut self) {
+        self.clean = true;
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !self.clean {
+            // Fails on a socket that is broken already, which is as good.
+            let _ = SockRef::from(&*self).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsFd for Leg {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}

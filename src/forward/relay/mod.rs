@@ -1,0 +1,240 @@
+//! Moves bytes between the two legs of a connection until it ends, and ends it truthfully: a half-close stays
+//! a half-close, a reset stays a reset.
+//!
+//! One task moves both directions. How a direction moves its bytes is its path's affair ([`copy`]; another
+//! path can take its place at any step, since a path keeps nothing but its unsent rest). This module knows
+//! neither listeners nor targets.
+
+mod copy;
+mod ending;
+mod leg;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+pub(crate) use self::ending::Outcome;
+pub(crate) use self::leg::Leg;
+
+use self::copy::{CopyPath, Failure, Step};
+use self::ending::{DELIVERY, delivered};
+use crate::forward::meter::Direction;
+use crate::forward::registry::OpenConnection;
+use crate::model::event::{CloseReason, ConnectionState, Side};
+
+/// When a silent connection ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    /// Without a byte for that long; `None`: never.
+    pub(crate) idle: Option<Duration>,
+    /// Half-closed and without a byte for that long.
+    pub(crate) half_close: Duration,
+}
+
+/// Relays until the connection has ended or is killed. Both sockets are closed when this returns.
+pub(crate) async fn run(client: Leg, target: Leg, connection: &OpenConnection, timeouts: Timeouts) -> Outcome {
+    let record = connection.record();
+    let outcome = tokio::select! {
+        biased;
+        () = record.kill.cancelled() => Outcome::killed(record),
+        outcome = relay(&client, &target, connection, timeouts) => outcome,
+    };
+    if outcome.reason == CloseReason::Finished {
+        client.finish();
+        target.finish();
+    } else {
+        // A reset throws away what is still queued here; it was counted when the socket took it.
+        record.counters.take_back(Direction::In, target.unsent());
+        record.counters.take_back(Direction::Out, client.unsent());
+    }
+    outcome
+}
+
+async fn relay(client: &Leg, target: &Leg, connection: &OpenConnection, timeouts: Timeouts) -> Outcome {
+    let mut relay = Relay::new(client, target, connection, timeouts);
+    let mut client_failed = pin!(client.failed());
+    let mut target_failed = pin!(target.failed());
+    let end = poll_fn(|cx| {
+        // Reading alone would not tell of a reset while a direction is finished or held up by its destination.
+        if relay.broken.is_none() {
+            if let Poll::Ready(error) = client_failed.as_mut().poll(cx) {
+                relay.break_at(Side::Client, error);
+            } else if let Poll::Ready(error) = target_failed.as_mut().poll(cx) {
+                relay.break_at(Side::Target, error);
+            }
+        }
+        relay.poll(cx)
+    })
+    .await;
+    match (end, relay.broken) {
+        (End::TimedOut(reason), None) => Outcome::from(reason),
+        (_, None) => Outcome::from(CloseReason::Finished),
+        (end, Some((side, error))) => {
+            if matches!(end, End::Drained) {
+                let other = if side == Side::Client { target } else { client };
+                delivered(other).await;
+            }
+            Outcome::broken(side, &error)
+        }
+    }
+}
+
+/// Why moving bytes has stopped.
+#[derive(Debug)]
+enum End {
+    /// Both sides have ended, and all was sent.
+    Finished,
+    /// One side is broken, and what it had sent before was passed on.
+    Drained,
+    /// Nothing moved for too long.
+    TimedOut(CloseReason),
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Flow {
+    path: CopyPath,
+    done: bool,
+}
+
+struct Relay<'a> {
+    client: &'a Leg,
+    target: &'a Leg,
+    connection: &'a OpenConnection,
+    timeouts: Timeouts,
+    inward: Flow,
+    outward: Flow,
+    /// The side that broke first, and how.
+    broken: Option<(Side, io::Error)>,
+    /// Bytes have moved, or the timeout that applies is another, since the timer was last looked at.
+    stirred: bool,
+    last_stir: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'a> Relay<'a> {
+    fn new(client: &'a Leg, target: &'a Leg, connection: &'a OpenConnection, timeouts: Timeouts) -> Self {
+        Self {
+            client,
+            target,
+            connection,
+            timeouts,
+            inward: Flow::default(),
+            outward: Flow::default(),
+            broken: None,
+            stirred: true,
+            last_stir: Instant::now(),
+            timer: None,
+        }
+    }
+
+    /// Moves bytes both ways, turn by turn, until neither can or the end has come.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let mut in_waits = false;
+        let mut out_waits = false;
+        loop {
+            if let Some(end) = self.end() {
+                return Poll::Ready(end);
+            }
+            in_waits = in_waits || self.inward.done || self.step(cx, Direction::In).is_pending();
+            out_waits = out_waits || self.outward.done || self.step(cx, Direction::Out).is_pending();
+            if in_waits && out_waits {
+                // A step may have been the last one.
+                return match self.end() {
+                    Some(end) => Poll::Ready(end),
+                    None => self.poll_timer(cx).map(End::TimedOut),
+                };
+            }
+        }
+    }
+
+    fn step(&mut self, cx: &mut Context<'_>, direction: Direction) -> Poll<()> {
+        let (flow, from, to, side, other) = match direction {
+            Direction::In => (&mut self.inward, self.client, self.target, Side::Client, Side::Target),
+            Direction::Out => (&mut self.outward, self.target, self.client, Side::Target, Side::Client),
+        };
+        match flow.path.poll_step(cx, from, to) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(Step::Moved(count))) => {
+                self.connection.record().counters.add_bytes(direction, count);
+                self.stirred = true;
+            }
+            Poll::Ready(Ok(Step::Ended)) => {
+                flow.done = true;
+                self.stirred = true;
+                // An end that follows an error is the kernel's, not the peer's.
+                if self.broken.is_none() {
+                    match to.shutdown_write() {
+                        Ok(()) => self.connection.set_state(ConnectionState::HalfClosed, Some(side)),
+                        Err(error) => self.break_at(other, error),
+                    }
+                }
+            }
+            Poll::Ready(Err(Failure::Source(error))) => {
+                flow.done = true;
+                self.break_at(side, error);
+            }
+            Poll::Ready(Err(Failure::Destination(error))) => self.break_at(other, error),
+        }
+        Poll::Ready(())
+    }
+
+    /// One side is broken: nothing more can be sent to it, and what came from it is still to be passed on.
+    fn break_at(&mut self, side: Side, error: io::Error) {
+        let towards = if side == Side::Client { &mut self.outward } else { &mut self.inward };
+        towards.path.discard();
+        towards.done = true;
+        self.stirred = true;
+        if self.broken.is_none() {
+            self.broken = Some((side, error));
+            self.connection.set_state(ConnectionState::Closing, None);
+        }
+    }
+
+    fn end(&self) -> Option<End> {
+        match self.broken {
+            None => (self.inward.done && self.outward.done).then_some(End::Finished),
+            Some((Side::Client, _)) => self.inward.done.then_some(End::Drained),
+            Some((Side::Target, _)) => self.outward.done.then_some(End::Drained),
+        }
+    }
+
+    /// Ready when nothing has moved for as long as the state of the connection allows.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let Some((limit, reason)) = self.limit() else { return Poll::Pending };
+        if std::mem::take(&mut self.stirred) {
+            self.last_stir = Instant::now();
+        }
+        // A limit of years is none.
+        let Some(due) = self.last_stir.checked_add(limit) else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        // Moved only when it fires or the limit has shrunk, not for each byte.
+        if due < timer.deadline() {
+            timer.as_mut().reset(due);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= due {
+                return Poll::Ready(reason);
+            }
+            timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+
+    fn limit(&self) -> Option<(Duration, CloseReason)> {
+        let idle = self.timeouts.idle.map(|idle| (idle, CloseReason::IdleTimeout));
+        if self.broken.is_some() {
+            // The reason is the break; the limit keeps a peer that does not read from holding the rest.
+            Some((DELIVERY, CloseReason::Error))
+        } else if self.inward.done || self.outward.done {
+            let half = (self.timeouts.half_close, CloseReason::HalfCloseTimeout);
+            Some(idle.filter(|idle| idle.0 < half.0).unwrap_or(half))
+        } else {
+            idle
+        }
+    }
+}

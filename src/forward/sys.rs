@@ -1,0 +1,66 @@
+//! The one module with unsafe code: the three things that neither std, nix, socket2 nor tokio offers as safe.
+//!
+//! Each function takes and gives owned or borrowed descriptors, so callers cannot break what is stated here.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::libc;
+use socket2::SockAddr;
+use tokio::io::unix::AsyncFd;
+
+mod ioctl {
+    #![allow(missing_docs)]
+    use nix::libc;
+
+    /// Bytes unsent on a TCP socket (linux/sockios.h); libc names it for some systems only.
+    const SIOCOUTQNSD: libc::c_int = 0x894B;
+
+    // TIOCOUTQ is the value of SIOCOUTQ.
+    nix::ioctl_read_bad!(siocoutq, libc::TIOCOUTQ, libc::c_int);
+    nix::ioctl_read_bad!(siocoutqnsd, SIOCOUTQNSD, libc::c_int);
+}
+
+/// Registers a descriptor with the reactor of the current runtime.
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open for as long as it lives, always names the same descriptor, and the
+    // `AsyncFd` owns it: only shared references to it are handed out, so nobody can take it away.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
+/// Accepts one connection, non-blocking and close-on-exec, with its peer's address, in one system call.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    let raw = listener.as_fd().as_raw_fd();
+    // SAFETY: `try_init` hands out storage of the size that `length` says; accept4 writes a valid address
+    // of at most that size and its true length. The descriptor that it returns is new and ours alone.
+    let (fd, peer) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            match libc::accept4(raw, storage.cast(), length, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(OwnedFd::from_raw_fd(fd)),
+            }
+        })
+    }?;
+    // Only a peer that is gone already has no address.
+    let peer = peer.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted))?;
+    Ok((fd, peer))
+}
+
+/// Bytes (a FIN counts as one) that the peer's kernel has not yet acknowledged.
+pub(crate) fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    let mut count = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one int.
+    unsafe { ioctl::siocoutq(socket.as_fd().as_raw_fd(), &raw mut count) }?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// Bytes (a FIN counts as one) that have not yet left this host's kernel for the first time.
+pub(crate) fn unsent(socket: impl AsFd) -> io::Result<u64> {
+    let mut count = 0;
+    // SAFETY: the descriptor is open, and the kernel writes one int.
+    unsafe { ioctl::siocoutqnsd(socket.as_fd().as_raw_fd(), &raw mut count) }?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}

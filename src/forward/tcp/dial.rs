@@ -1,0 +1,209 @@
+//! Reaches the target: its addresses in order, the next at once on a failure or after 250 ms, and all of
+//! them within one time. Gives an owned descriptor.
+//!
+//! It resolves no names and keeps no state between dials.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use nix::libc;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{sleep, timeout};
+
+use crate::forward::own::{Chain, OwnConnections, OwnSource};
+use crate::forward::sys;
+use crate::model::mapping::Protocol;
+use crate::model::update::LastOutcome;
+
+/// An address that has not answered for that long no longer holds up the next one.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// Attempts that may run at once; each takes a descriptor out of the reserve. Later addresses wait for a failure.
+const AT_ONCE: usize = 4;
+/// A peer that is gone without a word is noticed after some such spans.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// A connected, non-blocking socket towards the target.
+#[derive(Debug)]
+pub struct Dialed {
+    pub(crate) fd: AsyncFd<OwnedFd>,
+    /// Our address.
+    pub source: SocketAddr,
+    /// The target's.
+    pub target: SocketAddr,
+    pub(crate) own: Option<OwnSource>,
+}
+
+/// Why no address was reached. Of several failures, the one that says most about the target.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// Something else.
+    #[error("cannot connect: {0}")]
+    Other(#[source] io::Error),
+    /// This process or host is out of descriptors or memory.
+    #[error("cannot connect: {0}")]
+    Exhausted(#[source] io::Error),
+    /// No way to it.
+    #[error("the target cannot be reached: {0}")]
+    Unreachable(#[source] io::Error),
+    /// No answer in time.
+    #[error("the target has not answered in time")]
+    Timeout,
+    /// Its host answers, and nobody listens there.
+    #[error("the target refused the connection")]
+    Refused,
+}
+
+/// Who dials, so that a connection to ourselves is known again.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) own: Arc<OwnConnections>,
+    pub(crate) chain: Arc<Chain>,
+}
+
+/// Tries `addresses` in order, all within `within`.
+pub(crate) async fn dial(
+    addresses: &[SocketAddr],
+    protocol: Protocol,
+    within: Duration,
+    caller: &Caller,
+) -> Result<Dialed, DialError> {
+    let attempts = async {
+        match addresses {
+            [] => Err(DialError::Unreachable(io::ErrorKind::AddrNotAvailable.into())),
+            [only] => attempt(*only, protocol, Some(caller)).await,
+            several => race(several, protocol, caller).await,
+        }
+    };
+    timeout(within, attempts).await.unwrap_or(Err(DialError::Timeout))
+}
+
+/// Connects to one address, without a limit in time but the kernel's.
+pub async fn connect(address: SocketAddr) -> Result<Dialed, DialError> {
+    attempt(address, Protocol::Tcp, None).await
+}
+
+async fn race(addresses: &[SocketAddr], protocol: Protocol, caller: &Caller) -> Result<Dialed, DialError> {
+    let mut rest = addresses.iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut worst: Option<DialError> = None;
+    loop {
+        if attempts.is_empty() {
+            match rest.next() {
+                Some(next) => attempts.push(attempt(*next, protocol, Some(caller))),
+                None => return Err(worst.unwrap_or(DialError::Timeout)),
+            }
+        }
+        tokio::select! {
+            Some(result) = attempts.next() => match result {
+                Ok(dialed) => return Ok(dialed),
+                Err(error) => {
+                    if worst.as_ref().is_none_or(|worst| error.rank() > worst.rank()) {
+                        worst = Some(error);
+                    }
+                    attempts.extend(rest.next().map(|next| attempt(*next, protocol, Some(caller))));
+                }
+            },
+            () = sleep(NEXT_ADDRESS), if rest.len() > 0 && attempts.len() < AT_ONCE => {
+                attempts.extend(rest.next().map(|next| attempt(*next, protocol, Some(caller))));
+            }
+        }
+    }
+}
+
+async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller>) -> Result<Dialed, DialError> {
+    let (kind, number) = stream_type(protocol);
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(number))?;
+    if protocol == Protocol::Tcp {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    }
+    let start = || match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(()),
+    };
+    let own = match caller.filter(|caller| caller.own.may_reach(address.port())) {
+        None => {
+            start()?;
+            None
+        }
+        Some(Caller { own, chain }) => Some(own.connect(Arc::clone(chain), || {
+            start()?;
+            local_address(&socket)
+        })?),
+    };
+    // Registered only now: an unconnected socket counts as hung up, and that sticks.
+    let fd = sys::register(socket.into())?;
+    fd.writable().await?.retain_ready();
+    let socket = SockRef::from(&fd);
+    if let Some(error) = socket.take_error()? {
+        return Err(error.into());
+    }
+    let source = local_address(&socket)?;
+    if source.ip() == address.ip() && source.port() == address.port() {
+        // The kernel has picked the very port that was dialled and connected the socket to itself: nobody
+        // listens there. A reset leaves no TIME_WAIT in the way of who wants to.
+        let _ = socket.set_linger(Some(Duration::ZERO));
+        return Err(DialError::Refused);
+    }
+    Ok(Dialed { fd, source, target: address, own })
+}
+
+/// What `socket` wants to be told for a stream protocol.
+pub(crate) fn stream_type(protocol: Protocol) -> (Type, socket2::Protocol) {
+    let number = if protocol == Protocol::Sctp { socket2::Protocol::SCTP } else { socket2::Protocol::TCP };
+    (Type::STREAM, number)
+}
+
+/// The address that a socket is bound to.
+pub(crate) fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+impl DialError {
+    /// How it counts in the health of the target.
+    pub(crate) fn outcome(&self) -> LastOutcome {
+        match self {
+            Self::Refused => LastOutcome::Refused,
+            Self::Unreachable(_) => LastOutcome::Unreachable,
+            Self::Timeout => LastOutcome::Timeout,
+            Self::Exhausted(_) | Self::Other(_) => LastOutcome::Error,
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Other(_) => 0,
+            Self::Exhausted(_) => 1,
+            Self::Unreachable(_) => 2,
+            Self::Timeout => 3,
+            Self::Refused => 4,
+        }
+    }
+}
+
+impl From<io::Error> for DialError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ECONNREFUSED | libc::ECONNRESET) => Self::Refused,
+            // The last four: a firewall of this host that rejects, a family that it lacks, an interface that is gone.
+            Some(
+                libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::ENETDOWN
+                | libc::EHOSTDOWN
+                | libc::EACCES
+                | libc::EPERM
+                | libc::EAFNOSUPPORT
+                | libc::ENODEV,
+            ) => Self::Unreachable(error),
+            Some(libc::ETIMEDOUT) => Self::Timeout,
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Self::Exhausted(error),
+            _ => Self::Other(error),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Whether a client is let in, and where it goes: limits, connections to ourselves, a target without address.
+//!
+//! It opens no socket. Whoever is not let in is reset, and the registry says why.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::dial::Caller;
+use super::{Admitted, ListenerEvent, MappingLinks};
+use crate::forward::context::{Addresses, ListenerContext, Route};
+use crate::forward::own::Chain;
+use crate::forward::pressure::Limit;
+use crate::forward::relay::Timeouts;
+use crate::model::event::CloseReason;
+
+/// Descriptors of one connection: its two sockets.
+const DESCRIPTORS: u64 = 2;
+
+/// Lets `client` in with everything that it takes along, or says why not.
+pub(super) fn admit(
+    client: SocketAddr,
+    route: &Route,
+    context: &ListenerContext,
+    links: &Arc<MappingLinks>,
+) -> Result<Admitted, CloseReason> {
+    let config = &route.config;
+    let chain = chain(client, context, links)?;
+    let Addresses::Known(addresses) = &route.addresses else { return Err(CloseReason::TargetUnreachable) };
+    let place = links.place(config.max_connections).ok_or_else(|| {
+        links.pressure.press(Limit::Connections(config.max_connections.unwrap_or(u32::MAX)));
+        CloseReason::Limit
+    })?;
+    let descriptors = context.descriptors.take(DESCRIPTORS).ok_or_else(|| {
+        links.pressure.press(Limit::Descriptors(context.descriptors.usage().1));
+        CloseReason::Limit
+    })?;
+    Ok(Admitted {
+        links: Arc::clone(links),
+        caller: Caller { own: Arc::clone(&links.own), chain },
+        targets: links.in_order(addresses, context.target(route).0),
+        protocol: config.mapping.protocol,
+        connect_within: config.connect_timeout,
+        timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },
+        _place: place,
+        _descriptors: descriptors,
+    })
+}
+
+/// The client's way here, continued by this mapping; refused when it has been here before.
+fn chain(client: SocketAddr, context: &ListenerContext, links: &MappingLinks) -> Result<Arc<Chain>, CloseReason> {
+    let mapping = context.meter.id();
+    let before = links.own.chain_of(client);
+    if let Some(circle) = before.as_ref().and_then(|before| before.circle(mapping, context.port)) {
+        // When the queue is full, the next round trip through the circle tells it.
+        let _ = links.events.try_send(ListenerEvent::SelfForwarding(circle));
+        return Err(CloseReason::Rejected);
+    }
+    Ok(Chain::new(mapping, context.port, before))
+}

@@ -1,0 +1,204 @@
+//! One listening socket: accepts, and owns the connections that came through it.
+//!
+//! The accept policy is [`Verdict`]: a fault of one connection concerns nobody else, a lack of descriptors or
+//! memory is waited out, and only a socket that is itself broken is given up, which its mapping is told.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::libc;
+use socket2::SockRef;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::dial::local_address;
+use super::{ListenerEvent, MappingLinks, gate, serve};
+use crate::forward::context::ListenerContext;
+use crate::forward::pressure::Limit;
+use crate::forward::relay::Leg;
+use crate::forward::sys;
+use crate::model::mapping::Protocol;
+
+/// How long accepting pauses when descriptors or memory have run out.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A listening socket and where it listens.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) fd: AsyncFd<OwnedFd>,
+    pub(crate) bound: SocketAddr,
+    pub(crate) protocol: Protocol,
+    /// Dropped with the socket, so that the mapping knows the address to be free again.
+    pub(crate) closed: oneshot::Sender<()>,
+}
+
+/// What an error of accept means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// It was of one connection: the next one may be had at once.
+    Next,
+    /// A limit: it may be better after a pause.
+    Pause(Limit),
+    /// The listening socket is of no use any more.
+    Broken,
+}
+
+/// Accepts until told to drain or the socket breaks, and returns when the last of its connections has ended.
+pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc<MappingLinks>) {
+    let Listener { fd, bound, protocol, closed } = listener;
+    let port = links.own.listen(bound.port());
+    let mut connections = JoinSet::new();
+    let mut pause: Option<Instant> = None;
+    {
+        let drain = context.drain.cancelled();
+        tokio::pin!(drain);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut drain => break,
+                Some(ended) = connections.join_next() => note(ended),
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
+                accepted = accept(&fd), if pause.is_none() => match accepted {
+                    Ok((socket, client)) => {
+                        let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
+                        // The client may be gone already, which is not this listener's fault.
+                        if let Ok((leg, local)) = leg(socket, local) {
+                            open(leg, client, local, protocol, &context, &links, &mut connections);
+                        }
+                    }
+                    Err(error) => match Verdict::of(&error) {
+                        Verdict::Next => {}
+                        Verdict::Pause(limit) => {
+                            links.pressure.press(limit);
+                            pause = Some(Instant::now() + PAUSE);
+                        }
+                        Verdict::Broken => {
+                            tracing::warn!(%bound, %error, "the listening socket is broken");
+                            drop(fd);
+                            drop(closed);
+                            let text = format!("the listening socket on {bound} has failed: {error}");
+                            // When the queue is full, the end of `closed` is found with the next event.
+                            let _ = links.events.try_send(ListenerEvent::Broken(text));
+                            return drain_rest(connections).await;
+                        }
+                    }
+                },
+            }
+        }
+    }
+    drop(fd);
+    drop(port);
+    drop(closed);
+    drain_rest(connections).await;
+}
+
+async fn drain_rest(mut connections: JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        note(ended);
+    }
+}
+
+async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<(OwnedFd, SocketAddr)> {
+    loop {
+        if let Ok(result) = listener.readable().await?.try_io(sys::accept) {
+            return result;
+        }
+    }
+}
+
+/// The client's leg, with the address that the client dialled; `known` where the listener has but one.
+fn leg(socket: OwnedFd, known: Option<SocketAddr>) -> io::Result<(Leg, SocketAddr)> {
+    let local = match known {
+        Some(known) => known,
+        None => local_address(&SockRef::from(&socket))?,
+    };
+    Ok((Leg::new(socket)?, local))
+}
+
+/// Enters a client into the registry and starts its task, if the gate lets it in.
+fn open(
+    leg: Leg,
+    client: SocketAddr,
+    local: SocketAddr,
+    protocol: Protocol,
+    context: &ListenerContext,
+    links: &Arc<MappingLinks>,
+    connections: &mut JoinSet<()>,
+) {
+    let route = Arc::clone(&context.route.borrow());
+    let (_, target) = context.target(&route);
+    let connection = context.registry.open(&context.meter, protocol, client, local, target);
+    match gate::admit(client, &route, context, links) {
+        Ok(admitted) => {
+            connections.spawn(serve(connection, leg, admitted));
+        }
+        Err(reason) => {
+            drop(leg);
+            connection.close(reason, None);
+        }
+    }
+}
+
+/// A connection's task has ended; a panic is its fault alone.
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "the task of a connection has panicked; that connection alone has ended");
+    }
+}
+
+impl Verdict {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Self::Pause(Limit::OutOfDescriptors),
+            Some(libc::ENOBUFS | libc::ENOMEM) => Self::Pause(Limit::OutOfMemory),
+            // accept(2): Linux passes on network errors that are pending on the new socket.
+            Some(
+                libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EAGAIN
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ECONNRESET
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::ETIMEDOUT,
+            )
+            | None => Self::Next,
+            Some(_) => Self::Broken,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_accept_ends_a_listener_only_when_the_socket_itself_is_broken() {
+        let verdict = |errno| Verdict::of(&io::Error::from_raw_os_error(errno));
+        for errno in [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EPERM, libc::ENETDOWN] {
+            assert_eq!(verdict(errno), Verdict::Next);
+        }
+        for errno in [libc::EMFILE, libc::ENFILE] {
+            assert_eq!(verdict(errno), Verdict::Pause(Limit::OutOfDescriptors));
+        }
+        for errno in [libc::ENOBUFS, libc::ENOMEM] {
+            assert_eq!(verdict(errno), Verdict::Pause(Limit::OutOfMemory));
+        }
+        for errno in [libc::EBADF, libc::EINVAL, libc::ENOTSOCK] {
+            assert_eq!(verdict(errno), Verdict::Broken);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
+//!
+//! accept ([`listener`]) → read identity (none yet) → gate ([`gate`]) → address ([`gate`]) → dial ([`dial`])
+//! → prelude (none yet) → relay ([`super::relay`]).
+//!
+//! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
+
+mod gate;
+pub(crate) mod listener;
+
+pub mod dial;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use self::dial::{Caller, DialError, Dialed};
+use super::descriptors::DescriptorPermit;
+use super::engine::{Notice, TestHook};
+use super::own::OwnConnections;
+use super::pressure::{Limit, Pressure};
+use super::registry::OpenConnection;
+use super::relay::{self, Leg, Outcome, Timeouts};
+use crate::model::event::{CloseReason, Side};
+use crate::model::id::MappingId;
+use crate::model::mapping::Protocol;
+use crate::model::update::LastOutcome;
+
+/// Failed dials of one mapping are told at most once in so long.
+const TELL_FAILURE: Duration = Duration::from_secs(1);
+
+/// What the listeners of one mapping share beside their context.
+#[derive(Debug)]
+pub(crate) struct MappingLinks {
+    /// Our connections and ports.
+    pub(crate) own: Arc<OwnConnections>,
+    /// Limits that clients meet.
+    pub(crate) pressure: Pressure,
+    /// Where the owner of the mapping listens.
+    pub(crate) events: mpsc::Sender<ListenerEvent>,
+    /// Where the engine's owner listens.
+    pub(crate) notices: mpsc::Sender<Notice>,
+    /// For tests; see [`TestHook`].
+    pub(crate) hook: Option<TestHook>,
+    admitted: AtomicU32,
+    /// The address that worked last.
+    preferred: Mutex<Option<IpAddr>>,
+    failure_told: Mutex<Option<Instant>>,
+}
+
+/// What a listener tells the owner of its mapping.
+#[derive(Debug)]
+pub(crate) enum ListenerEvent {
+    /// Its socket is of no use any more and is closed.
+    Broken(String),
+    /// A connection of the mapping has come back to it; the way it took.
+    SelfForwarding(String),
+}
+
+/// Everything that a connection takes along; given back when it has ended.
+#[derive(Debug)]
+struct Admitted {
+    links: Arc<MappingLinks>,
+    caller: Caller,
+    targets: Vec<SocketAddr>,
+    protocol: Protocol,
+    connect_within: Duration,
+    timeouts: Timeouts,
+    _place: Place,
+    _descriptors: DescriptorPermit,
+}
+
+/// One of a mapping's `max_connections`.
+#[derive(Debug)]
+struct Place(Arc<MappingLinks>);
+
+/// Dials the target and relays until the end. Returns when both sockets are closed.
+async fn serve(connection: OpenConnection, client: Leg, admitted: Admitted) {
+    let outcome = converse(&connection, client, &admitted).await;
+    drop(admitted);
+    connection.close(outcome.reason, outcome.error);
+}
+
+async fn converse(connection: &OpenConnection, client: Leg, admitted: &Admitted) -> Outcome {
+    let record = connection.record();
+    if let Some(hook) = admitted.links.hook {
+        hook(record);
+    }
+    let started = Instant::now();
+    let dialed = tokio::select! {
+        biased;
+        () = record.kill.cancelled() => return Outcome::killed(record),
+        error = client.failed() => return Outcome::broken(Side::Client, &error),
+        dialed = dial::dial(&admitted.targets, admitted.protocol, admitted.connect_within, &admitted.caller) => dialed,
+    };
+    let took = started.elapsed();
+    match dialed {
+        Ok(Dialed { fd, source, target, own }) => {
+            record.mapping.attempted(LastOutcome::Ok, took);
+            admitted.links.prefer(target.ip());
+            connection.connected(source, target);
+            let outcome = relay::run(client, Leg::from_registered(fd), connection, admitted.timeouts).await;
+            drop(own);
+            outcome
+        }
+        Err(error) => {
+            record.mapping.attempted(error.outcome(), took);
+            admitted.links.dial_failed(record.mapping.id());
+            let outcome = match error {
+                DialError::Refused => CloseReason::TargetRefused.into(),
+                DialError::Unreachable(_) => CloseReason::TargetUnreachable.into(),
+                DialError::Timeout => CloseReason::ConnectTimeout.into(),
+                DialError::Exhausted(_) => {
+                    admitted.links.pressure.press(Limit::OutOfDescriptors);
+                    CloseReason::Limit.into()
+                }
+                DialError::Other(error) => Outcome::error("cannot connect to the target", &error),
+            };
+            drop(client);
+            outcome
+        }
+    }
+}
+
+impl MappingLinks {
+    pub(crate) fn new(
+        own: Arc<OwnConnections>,
+        events: mpsc::Sender<ListenerEvent>,
+        notices: mpsc::Sender<Notice>,
+        hook: Option<TestHook>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            own,
+            pressure: Pressure::default(),
+            events,
+            notices,
+            hook,
+            admitted: AtomicU32::new(0),
+            preferred: Mutex::default(),
+            failure_told: Mutex::default(),
+        })
+    }
+
+    /// One of `most` places, while there is one.
+    fn place(self: &Arc<Self>, most: Option<u32>) -> Option<Place> {
+        self.admitted
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                taken.checked_add(1).filter(|sum| most.is_none_or(|most| *sum <= most))
+            })
+            .ok()
+            .map(|_| Place(Arc::clone(self)))
+    }
+
+    fn prefer(&self, ip: IpAddr) {
+        *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) = Some(ip);
+    }
+
+    /// `addresses` with `port`, the one that worked last first.
+    fn in_order(&self, addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+        let mut targets: Vec<_> = addresses.to_vec();
+        for target in &mut targets {
+            target.set_port(port);
+        }
+        if targets.len() > 1 {
+            let preferred = *self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = targets.iter().position(|target| Some(target.ip()) == preferred) {
+                targets[..=at].rotate_right(1);
+            }
+        }
+        targets
+    }
+
+    fn dial_failed(&self, mapping: MappingId) {
+        let now = Instant::now();
+        let mut told = self.failure_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now - told >= TELL_FAILURE) {
+            *told = Some(now);
+            // When the queue is full its reader is behind, and will resolve every name soon anyway.
+            let _ = self.notices.try_send(Notice::TargetFailed(mapping));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.admitted.fetch_sub(1, Ordering::Relaxed);
+    }
+}
