@@ -58,16 +58,21 @@ pub struct ListenerContext {
 }
 
 impl ListenerContext {
-    /// The target's port for connections of this socket, and the target as written with it.
+    /// The target's port for connections of this socket.
     ///
     /// Made from the route and not kept, since an edit can move a port to another place in its range.
-    pub fn target(&self, route: &Route) -> (u16, String) {
+    pub fn target_port(&self, route: &Route) -> u16 {
         let mapping = &route.config.mapping;
         let offset = match mapping.listen.port {
-            HostPort::Auto => 0,
-            HostPort::Ports(range) => self.port.saturating_sub(range.first()),
+            HostPort::Ports(range) if (range.first()..=range.last()).contains(&self.port) => self.port - range.first(),
+            HostPort::Ports(_) | HostPort::Auto => 0,
         };
-        let port = mapping.target.ports.first().saturating_add(offset);
-        (port, format!("{}:{port}", mapping.target.host))
+        mapping.target.ports.first().saturating_add(offset)
+    }
+
+    /// The target's port for connections of this socket, and the target as written with it.
+    pub fn target(&self, route: &Route) -> (u16, String) {
+        let port = self.target_port(route);
+        (port, format!("{}:{port}", route.config.mapping.target.host))
     }
 }

@@ -326,9 +326,15 @@ impl Running {
                 self.tasks.spawn(listener::run(listener, context, Arc::clone(&self.links)));
             }
             BoundSocket::Datagram(socket) => {
+                let events = self.links.events.clone();
                 self.tasks.spawn(async move {
-                    udp::serve(socket, context).await;
+                    let result = udp::serve(socket, context).await;
                     drop(closing);
+                    if let Err(error) = result {
+                        let text = format!("the listening socket on {address} has failed: {error}");
+                        // When the queue is full, the end of this task tells it with less to say.
+                        let _ = events.try_send(ListenerEvent::Broken(text));
+                    }
                 });
             }
         }

@@ -82,7 +82,7 @@ impl Forwarder {
             meter: Arc::clone(&self.meter),
             registry: Arc::clone(&self.registry),
             route: self.route.subscribe(),
-            offset: 0,
+            port: socket.local_addr().unwrap().port(),
             descriptors: Arc::clone(&self.descriptors),
             drain: self.drain.clone(),
         };

@@ -37,7 +37,7 @@ pub(super) fn admit(
     Ok(Admitted {
         links: Arc::clone(links),
         caller: Caller { own: Arc::clone(&links.own), chain },
-        targets: links.in_order(addresses, context.target(route).0),
+        targets: links.in_order(addresses, context.target_port(route)),
         protocol: config.mapping.protocol,
         connect_within: config.connect_timeout,
         timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },

@@ -131,8 +131,7 @@ fn open(
     connections: &mut JoinSet<()>,
 ) {
     let route = Arc::clone(&context.route.borrow());
-    let (_, target) = context.target(&route);
-    let connection = context.registry.open(&context.meter, protocol, client, local, target);
+    let connection = context.registry.open(&context.meter, protocol, client, local, context.target(&route).1);
     match gate::admit(client, &route, context, links) {
         Ok(admitted) => {
             connections.spawn(serve(connection, leg, admitted));

@@ -163,7 +163,7 @@ impl Listener {
 
     /// The target's port for flows of this socket.
     pub(super) fn target_port(&self, route: &Route) -> u16 {
-        route.config.mapping.target.ports.first().saturating_add(self.context.offset)
+        self.context.target_port(route)
     }
 }
 
