@@ -3,14 +3,16 @@
 #[path = "common/sockets.rs"]
 mod sockets;
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portolan::model::event::{CloseReason, ConnectionState, Side};
-use sockets::{Bench, Server, connect, noise, reset, try_connect, until};
+use sockets::{Bench, Server, connect, noise, reset, try_connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -130,12 +132,15 @@ async fn a_late_reset_destroys_nothing_of_a_complete_reply_to_a_slow_client() {
     let bench = Bench::start();
     let reply = Arc::new(noise(4, SIZE));
     let sent = Arc::clone(&reply);
+    let (tell, queues) = watch::channel(SendQueues::new());
+    let mut watcher = JoinSet::new();
+    watcher.spawn(watch_send_queues(tell));
     let server = Server::start("127.0.0.1", move |mut stream| {
-        let sent = Arc::clone(&sent);
+        let (sent, mut queues) = (Arc::clone(&sent), queues.clone());
         async move {
             stream.write_all(&sent).await.expect("taken");
             // Complete: the forwarder's kernel has all of it.
-            until("delivery", || (unacknowledged(&stream) == 0).then_some(())).await;
+            delivered(&stream, &mut queues).await;
             reset(stream);
         }
     })
@@ -163,16 +168,37 @@ async fn a_late_reset_destroys_nothing_of_a_complete_reply_to_a_slow_client() {
     bench.shutdown().await;
 }
 
-fn unacknowledged(stream: &TcpStream) -> u64 {
-    // The kernel's table says it, too; no unsafe call is needed in a test.
+/// Bytes that wait in the send queue of each IPv4 connection, by local and peer port.
+type SendQueues = HashMap<(u16, u16), u64>;
+
+/// Reads the kernel's table again and again, for everybody who waits for a queue to become empty.
+async fn watch_send_queues(tell: watch::Sender<SendQueues>) {
+    loop {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+        tell.send_replace(table.lines().skip(1).filter_map(send_queue).collect());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A row is `sl local rem st tx_queue:rx_queue …`, its numbers hexadecimal.
+fn send_queue(row: &str) -> Option<((u16, u16), u64)> {
+    let fields: Vec<_> = row.split_whitespace().collect();
+    let port = |field: &str| u16::from_str_radix(field.rsplit(':').next()?, 16).ok();
+    let queue = u64::from_str_radix(fields.get(4)?.split(':').next()?, 16).ok()?;
+    Some(((port(fields.get(1)?)?, port(fields.get(2)?)?), queue))
+}
+
+/// Waits until the peer's kernel has all that was sent.
+async fn delivered(stream: &TcpStream, queues: &mut watch::Receiver<SendQueues>) {
     let local = stream.local_addr().expect("an address").port();
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
-    let row = table.lines().skip(1).find(|row| {
-        let mut fields = row.split_whitespace().skip(1);
-        let is_local = fields.next().is_some_and(|field| field.ends_with(&format!(":{local:04X}")));
-        let peer = format!(":{:04X}", stream.peer_addr().map_or(0, |peer| peer.port()));
-        is_local && fields.next().is_some_and(|field| field.ends_with(&peer))
-    });
-    let queue = row.and_then(|row| row.split_whitespace().nth(4)?.split(':').next()).unwrap_or("0");
-    u64::from_str_radix(queue, 16).expect("hexadecimal")
+    let peer = stream.peer_addr().expect("an address").port();
+    queues.mark_unchanged();
+    loop {
+        // The next table may have been begun before the last write, the one after it was not.
+        queues.changed().await.expect("the watcher lives");
+        queues.changed().await.expect("the watcher lives");
+        if queues.borrow_and_update().get(&(local, peer)) == Some(&0) {
+            return;
+        }
+    }
 }

@@ -82,7 +82,7 @@ impl OwnConnections {
         self: &Arc<Self>,
         chain: Arc<Chain>,
         connect: impl FnOnce() -> io::Result<SocketAddr>,
-    ) -> io::Result<OwnSource> {
+    ) -> io::Result<(SocketAddr, OwnSource)> {
         self.expected.fetch_add(1, Ordering::SeqCst);
         // From here on, dropping takes back what was expected.
         let mut entry = OwnSource { own: Arc::clone(self), source: None };
@@ -94,7 +94,7 @@ impl OwnConnections {
             entry.source = Some(key);
         }
         drop(sources);
-        result.map(|_| entry)
+        result.map(|source| (source, entry))
     }
 
     /// The way of a client that is a connection of our own.
@@ -151,7 +151,7 @@ mod tests {
         assert!(!own.may_reach(8080));
 
         let source: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
-        let entry = own.connect(Chain::new(MappingId(1), 8080, None), || Ok(source)).expect("connected");
+        let (_, entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok(source)).expect("connected");
         assert!(own.chain_of(source).is_some());
         drop(entry);
         assert!(own.chain_of(source).is_none());

@@ -22,6 +22,8 @@ pub(crate) struct Leg {
     fd: AsyncFd<OwnedFd>,
     /// We have ended our sending, so the kernel's counts of what is on its way include the end.
     ended: AtomicBool,
+    /// The peer has reset it before it became a leg, and the kernel's error was taken.
+    was_reset: bool,
     clean: bool,
 }
 
@@ -33,7 +35,13 @@ impl Leg {
 
     /// Takes over a socket that is registered already.
     pub(crate) fn from_registered(fd: AsyncFd<OwnedFd>) -> Self {
-        Self { fd, ended: AtomicBool::new(false), clean: false }
+        Self { fd, ended: AtomicBool::new(false), was_reset: false, clean: false }
+    }
+
+    /// Says that the peer has reset it already. What it had sent before can still be received.
+    pub(crate) fn with_reset(mut self, was_reset: bool) -> Self {
+        self.was_reset = was_reset;
+        self
     }
 
     /// Receives into `buffer`, once something is there.
@@ -80,6 +88,9 @@ impl Leg {
 
     /// Completes when the kernel has an error for this socket; not at an orderly end.
     pub(crate) async fn failed(&self) -> io::Error {
+        if self.was_reset {
+            return io::ErrorKind::ConnectionReset.into();
+        }
         loop {
             match self.fd.ready(Interest::ERROR).await {
                 Err(error) => return error,

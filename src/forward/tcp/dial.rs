@@ -35,6 +35,8 @@ pub struct Dialed {
     pub source: SocketAddr,
     /// The target's.
     pub target: SocketAddr,
+    /// It has reset the connection already; what it sent before can still be received.
+    pub(crate) was_reset: bool,
     pub(crate) own: Option<OwnSource>,
 }
 
@@ -124,33 +126,32 @@ async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller
     }
     let start = || match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(()),
+        // The kernel has chosen our address by now, and forgets it with the connection.
+        _ => local_address(&socket),
     };
-    let own = match caller.filter(|caller| caller.own.may_reach(address.port())) {
-        None => {
-            start()?;
-            None
+    let (source, own) = match caller.filter(|caller| caller.own.may_reach(address.port())) {
+        None => (start()?, None),
+        Some(Caller { own, chain }) => {
+            own.connect(Arc::clone(chain), start).map(|(source, own)| (source, Some(own)))?
         }
-        Some(Caller { own, chain }) => Some(own.connect(Arc::clone(chain), || {
-            start()?;
-            local_address(&socket)
-        })?),
     };
     // Registered only now: an unconnected socket counts as hung up, and that sticks.
     let fd = sys::register(socket.into())?;
     fd.writable().await?.retain_ready();
     let socket = SockRef::from(&fd);
-    if let Some(error) = socket.take_error()? {
-        return Err(error.into());
-    }
-    let source = local_address(&socket)?;
+    let was_reset = match socket.take_error()? {
+        None => false,
+        // A refusal has an error of its own: this target has accepted, perhaps answered, and then reset.
+        Some(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
+        Some(error) => return Err(error.into()),
+    };
     if source.ip() == address.ip() && source.port() == address.port() {
         // The kernel has picked the very port that was dialled and connected the socket to itself: nobody
         // listens there. A reset leaves no TIME_WAIT in the way of who wants to.
         let _ = socket.set_linger(Some(Duration::ZERO));
         return Err(DialError::Refused);
     }
-    Ok(Dialed { fd, source, target: address, own })
+    Ok(Dialed { fd, source, target: address, was_reset, own })
 }
 
 /// What `socket` wants to be told for a stream protocol.
@@ -189,7 +190,7 @@ impl DialError {
 impl From<io::Error> for DialError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::ECONNREFUSED | libc::ECONNRESET) => Self::Refused,
+            Some(libc::ECONNREFUSED) => Self::Refused,
             // The last four: a firewall of this host that rejects, a family that it lacks, an interface that is gone.
             Some(
                 libc::ENETUNREACH

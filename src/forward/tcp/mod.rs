@@ -99,11 +99,12 @@ async fn converse(connection: &OpenConnection, client: Leg, admitted: &Admitted)
     };
     let took = started.elapsed();
     match dialed {
-        Ok(Dialed { fd, source, target, own }) => {
+        Ok(Dialed { fd, source, target, was_reset, own }) => {
             record.mapping.attempted(LastOutcome::Ok, took);
             admitted.links.prefer(target.ip());
             connection.connected(source, target);
-            let outcome = relay::run(client, Leg::from_registered(fd), connection, admitted.timeouts).await;
+            let leg = Leg::from_registered(fd).with_reset(was_reset);
+            let outcome = relay::run(client, leg, connection, admitted.timeouts).await;
             drop(own);
             outcome
         }
