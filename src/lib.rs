@@ -4,3 +4,4 @@ pub mod forward;
 pub mod host;
 pub mod model;
 pub mod service;
+pub mod store;

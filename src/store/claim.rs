@@ -1,0 +1,84 @@
+//! One running engine to a profile: a lock that ends with its process, and says which process that is.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::disk::{Place, folder_of};
+use super::error::ClaimError;
+use super::paths::Locations;
+
+/// Longest process id as text; more was not written by us.
+const MAX_PID_TEXT: u64 = 16;
+/// The holder writes its pid right after it has locked: a moment's patience finds it.
+const PID_TRIES: u32 = 20;
+const PID_RETRY: Duration = Duration::from_millis(5);
+
+/// Holds a profile until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Claim {
+    /// The lock lives as long as this is open.
+    _file: File,
+}
+
+impl Claim {
+    pub(super) fn take(place: &Place, locations: &Locations) -> Result<Self, ClaimError> {
+        let path = lock_file(place, locations);
+        let failed = |source| ClaimError::Unlockable { path: path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(folder_of(&path)).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {
+                write_pid(&mut file).map_err(failed)?;
+                Ok(Self { _file: file })
+            }
+            Err(TryLockError::WouldBlock) => {
+                Err(ClaimError::Running { path: place.path.clone(), pid: read_pid(&mut file) })
+            }
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+/// Under the state folder, since the profile's own may be read-only. The same file has the same lock by
+/// whatever path it is reached.
+fn lock_file(place: &Place, locations: &Locations) -> PathBuf {
+    let file = place.resolve().unwrap_or_else(|_| place.path.clone());
+    let folder = folder_of(&file).canonicalize().unwrap_or_else(|_| folder_of(&file).to_owned());
+    let name = file.file_name().unwrap_or_default();
+    let readable: String =
+        name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).collect();
+    let readable = &readable[..readable.len().min(100)];
+    locations.state().join("engines").join(format!("{readable}-{:016x}.lock", hash(&folder.join(name))))
+}
+
+/// FNV-1a: the same for every release, unlike the standard library's hasher.
+fn hash(path: &Path) -> u64 {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    for _ in 0..PID_TRIES {
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0)).ok()?;
+        file.take(MAX_PID_TEXT).read_to_string(&mut text).ok()?;
+        if let Some(pid) = text.strip_suffix('\n').and_then(|pid| pid.parse().ok()) {
+            return Some(pid);
+        }
+        std::thread::sleep(PID_RETRY);
+    }
+    None
+}
