@@ -62,7 +62,7 @@ const LAYERS: &[Layer] = &[
             "std", "directories", "jiff", "jsonc_parser", "nix", "notify", "serde", "serde_json", "tempfile", "thiserror",
             "tokio", "tokio_util", "tracing",
         ],
-        without: &["std::net", "tokio::net"],
+        without: &["std::net::TcpListener", "std::net::TcpStream", "std::net::UdpSocket", "tokio::net"],
     },
     Layer {
         module: "docker",
