@@ -37,7 +37,8 @@ const WORLD: &[&str] = &[
     "jiff::Zoned::now",
 ];
 
-const SCREEN: &[&str] = &["model", "tui::format", "tui::keymap", "tui::state"];
+/// What the screen decides and draws with: plain data and words.
+const SCREEN: &[&str] = &["model", "tui::format", "tui::keymap", "tui::state", "tui::suggest", "tui::words"];
 
 #[rustfmt::skip]
 const LAYERS: &[Layer] = &[
@@ -68,7 +69,8 @@ const LAYERS: &[Layer] = &[
         module: "docker",
         ours: &["model"],
         crates: &[
-            "std", "bollard", "futures_util", "jiff", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing",
+            "std", "bollard", "futures_util", "http_body_util", "hyper", "hyper_util", "jiff", "serde", "serde_json",
+            "socket2", "strsim", "thiserror", "tokio", "tokio_util", "tracing",
         ],
         without: &["std::fs", "std::process"],
     },
@@ -120,6 +122,8 @@ const LAYERS: &[Layer] = &[
     },
     Layer { module: "tui::keymap", ours: SCREEN, crates: &["std", "crossterm", "serde", "serde_json"], without: WORLD },
     Layer { module: "tui::format", ours: &["model"], crates: &["std", "jiff", "unicode_width"], without: WORLD },
+    Layer { module: "tui::suggest", ours: SCREEN, crates: &["std"], without: WORLD },
+    Layer { module: "tui::words", ours: SCREEN, crates: &["std"], without: WORLD },
     Layer {
         module: "tui::update",
         ours: SCREEN,
@@ -129,7 +133,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "tui::view",
         ours: SCREEN,
-        crates: &["std", "jiff", "ratatui", "unicode_width"],
+        crates: &["std", "jiff", "ratatui", "tui_input", "unicode_width"],
         without: WORLD,
     },
     // The composition root wires everything.
@@ -240,6 +244,7 @@ fn what_would_slip_past_the_table_is_refused() {
     let planted: &[(&str, &str, &str, &str)] = &[
         ("service", "pub use crate::forward::Engine;", "forward::Engine", RE_EXPORT),
         ("service", "pub(crate) use crate::store::{Store};", "store::Store", RE_EXPORT),
+        ("tui::effects", "pub use crate::tui::state::State;", "tui::state::State", RE_EXPORT),
         ("docker", "pub use bollard::Docker;", "bollard::Docker", RE_EXPORT),
         ("service", "use crate::*;", "crate", ROOT_IMPORT),
         ("service", "use super::*;", "crate", ROOT_IMPORT),
@@ -259,6 +264,7 @@ fn what_the_table_allows_is_left_alone() {
         ("service", "use crate::forward::{Engine, tcp::{self, Relay}}; use crate::model::id::*;"),
         ("forward::tcp", "pub(crate) use super::listen::Accept; pub(super) fn f() { super::meter::count() }"),
         ("forward", "mod tcp; pub use tcp::Relay;"),
+        ("tui", "pub use state::Look;"),
         ("headless", "use crate::service::{Handle, Subscription};"),
         (
             "tui::update::form",
