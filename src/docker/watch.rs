@@ -319,7 +319,7 @@ fn reason(endpoint: &Endpoint, lost: &Lost, patience: Duration) -> String {
         // An error number can come only from opening the connection: all later ones are wrapped.
         Lost::Events(ApiError::IOError { err }) if err.raw_os_error().is_some() => cannot_open(endpoint, err),
         // bollard keeps only the words of what ends the stream; whatever they are, it has ended.
-        Lost::Events(ApiError::IOError { err }) if !err.get_ref().is_some_and(|inner| inner.is::<TransportError>()) => {
+        Lost::Events(ApiError::IOError { err }) if !is_of_the_transport(err) => {
             format!("{endpoint} has closed the connection")
         }
         Lost::Stalled => format!("{endpoint} has not answered for {} s", patience.as_secs_f32()),
@@ -334,6 +334,10 @@ fn reason(endpoint: &Endpoint, lost: &Lost, patience: Duration) -> String {
         Lost::Events(error) => unlike_docker(error),
         Lost::Nonsense(error) => unlike_docker(error),
     }
+}
+
+fn is_of_the_transport(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<TransportError>()).is_some()
 }
 
 fn cannot_open(endpoint: &Endpoint, error: &io::Error) -> String {
