@@ -3,12 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
+use jsonschema::Validator;
 use portolan::model::mapping::{
     HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, ScopedIp, Target, TargetHost,
 };
+use portolan::model::schema::schema;
 use portolan::model::untrusted::acts_on_a_terminal;
 use proptest::prelude::*;
+use serde_json::json;
 
 /// Text, and what it reads back as.
 const GOOD: &[(&str, &str)] = &[
@@ -286,6 +290,14 @@ proptest! {
         prop_assert_eq!(mapping.to_string().parse(), Ok(mapping.clone()));
         prop_assert_eq!(mapping.listen.to_string().parse(), Ok(mapping.listen));
         prop_assert_eq!(mapping.target.to_string().parse(), Ok(mapping.target));
+    }
+
+    #[test]
+    fn the_schema_accepts_whatever_the_grammar_does(mapping in mapping()) {
+        static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::draft202012::new(&schema()).unwrap());
+        let (listen, target) = (mapping.listen.to_string(), mapping.target.to_string());
+        let profile = json!({ "version": 1, "mappings": [{ "listen": listen, "target": target }] });
+        prop_assert!(SCHEMA.is_valid(&profile), "{}", profile);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod id;
 pub mod listeners;
 pub mod mapping;
 pub mod name;
+pub mod paste;
 pub mod pattern;
 pub mod problem;
 pub mod profile;

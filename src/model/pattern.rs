@@ -41,7 +41,7 @@ pub const TARGET: &str = concat!(
     name!(),
     "/",
     name!(),
-    "|host/[A-Za-z0-9_.-]{1,254}|[0-9.]*[A-Za-z_-][A-Za-z0-9_.-]*):",
+    "|host/[A-Za-z0-9_.-]{1,254}|([0-9][0-9.]*[A-Za-z_-]|[A-Za-z])[A-Za-z0-9_.-]*):",
     ports!(),
     "$"
 );

@@ -16,7 +16,7 @@ pub const MAX_MAPPINGS: usize = 10_000;
 /// The file as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "portolan profile")]
+#[schemars(title = "portolan profile", description = "Which ports of this host go to which containers.")]
 pub struct WrittenProfile {
     /// Format version: 1.
     #[schemars(range(min = 1, max = VERSION))]
@@ -66,7 +66,7 @@ pub struct WrittenMapping {
     pub half_close_timeout: Option<String>,
     /// Most connections (tcp, none by default) or flows (udp, 4096 by default) at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "u32", range(min = 1))]
+    #[schemars(with = "u32", range(min = 1, max = u32::MAX))]
     pub max_connections: Option<u32>,
 }
 
