@@ -6,12 +6,24 @@ use std::collections::VecDeque;
 const CAPACITY: usize = 256;
 
 /// A counter's recent past, from which rates and graphs are made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RateMeter {
     samples: VecDeque<(u64, u64)>,
+    capacity: usize,
+}
+
+impl Default for RateMeter {
+    fn default() -> Self {
+        Self::with_capacity(CAPACITY)
+    }
 }
 
 impl RateMeter {
+    /// A meter that keeps so many samples, the oldest giving way; a screen has thousands of rows, so theirs are small.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { samples: VecDeque::new(), capacity: capacity.max(2) }
+    }
+
     /// Notes that the counter stood at `count` at `at_ms` (milliseconds of any steady clock).
     /// A sample that is not later than the last replaces it; a counter that fell (a new run) starts anew.
     pub fn sample(&mut self, at_ms: u64, count: u64) {
@@ -22,7 +34,7 @@ impl RateMeter {
                 self.samples.pop_back();
             }
         }
-        if self.samples.len() == CAPACITY {
+        if self.samples.len() == self.capacity {
             self.samples.pop_front();
         }
         self.samples.push_back((at_ms, count));
