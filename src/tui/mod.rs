@@ -1,0 +1,297 @@
+//! The terminal interface: message -> update -> effects -> draw.
+//!
+//! It is one client of the service among others: it holds a [`Handle`] and nothing else. It touches no file, no
+//! Docker and no socket, and it runs on a thread of its own, so that nothing it does slows the forwarder.
+
+mod effects;
+pub mod format;
+mod input;
+pub mod keymap;
+pub mod state;
+mod terminal;
+pub mod update;
+pub mod view;
+
+use std::io;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use crossterm::event::EventStream;
+use futures_util::Stream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::request::RequestError;
+use crate::model::untrusted::SafeText;
+use crate::model::update::Interest;
+use crate::service::{Handle, Subscription};
+
+use state::{ColorMode, Look, Paint, State};
+use update::{Effect, Msg, update};
+
+/// Frames follow each other no faster,
+const FRAME: Duration = Duration::from_millis(100);
+/// but a key's effect is seen sooner.
+const KEY_FRAME: Duration = Duration::from_millis(30);
+/// A terminal that has not taken the last frame is looked at again after so long.
+const BUSY: Duration = Duration::from_millis(20);
+/// The first frame waits so long for the first update, to be of use.
+const FIRST_UPDATE: Duration = Duration::from_millis(300);
+/// Keys and updates taken in before a frame is drawn.
+const DRAIN: usize = 64;
+
+/// How the screen is drawn.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// No byte above 0x7f.
+    pub ascii: bool,
+    /// Colours; `NO_COLOR` asks for none.
+    pub color: ColorMode,
+    /// A line for newcomers, shown until it is dismissed, such as the command of `portolan try`.
+    pub hint: Option<SafeText>,
+}
+
+/// How the screen ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The user quit, or the program was told to end.
+    Quit {
+        /// To be printed now that the terminal is given back.
+        message: String,
+    },
+}
+
+/// Why there is no screen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The terminal cannot be used.
+    #[error("terminal: {0}")]
+    Terminal(#[from] io::Error),
+    /// The service does not answer.
+    #[error(transparent)]
+    Service(#[from] RequestError),
+}
+
+/// What the loop draws on.
+pub(crate) trait Surface {
+    /// Whether the last frame was taken.
+    fn is_ready(&self) -> bool;
+    /// Draws a frame.
+    fn paint(&mut self, state: &State) -> io::Result<()>;
+    /// Sends bytes that are no frame.
+    fn send(&mut self, bytes: Vec<u8>);
+    /// The next frame draws everything anew.
+    fn redraw(&mut self);
+    /// Suspends the program; says the size of the terminal afterwards.
+    fn suspend(&mut self, whole_group: bool) -> io::Result<(u16, u16)>;
+}
+
+/// Runs the screen until the user quits or `shutdown` is cancelled.
+///
+/// Call it on a thread of its own with its own current-thread runtime (time and I/O enabled).
+pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) -> Result<Outcome, Error> {
+    crossterm::style::force_color_output(options.color != ColorMode::None);
+    let interest = Interest { mappings: true, connections: true, events: true, sample_ms: 0 };
+    let subscription = handle.subscribe(interest).await?;
+    let size = crossterm::terminal::size()?;
+    let look = Look { ascii: options.ascii, color: options.color, can_browse: effects::can_browse() };
+    let mut state = State::new(look, size);
+    state.hint = options.hint;
+    let mut screen = terminal::Screen::enter(size)?;
+    let input = EventStream::new();
+    let mut session = Session {
+        state,
+        runner: effects::Runner::new(handle),
+        subscription,
+        started: Instant::now(),
+        expected_stops: 0,
+    };
+    session.drive(&mut screen, Box::pin(input), shutdown).await?;
+    drop(screen);
+    Ok(Outcome::Quit { message: farewell(&session.state) })
+}
+
+struct Session {
+    state: State,
+    runner: effects::Runner,
+    subscription: Subscription,
+    started: Instant,
+    /// Stop signals that we sent to our own group, and shall not obey.
+    expected_stops: u32,
+}
+
+type Input = Pin<Box<dyn Stream<Item = io::Result<crossterm::event::Event>>>>;
+
+/// What woke the loop.
+enum Woken {
+    Msg(Option<Msg>),
+    Stop,
+    End,
+    Time,
+}
+
+impl Session {
+    async fn drive(
+        &mut self,
+        surface: &mut impl Surface,
+        mut input: Input,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let mut stops = signal(SignalKind::from_raw(nix::libc::SIGTSTP))?;
+        let mut painted: Option<Instant> = None;
+        if let Ok(Some(first)) = tokio::time::timeout(FIRST_UPDATE, self.subscription.next()).await {
+            self.take(surface, Msg::Update(Box::new(first)))?;
+        }
+        loop {
+            let clock = Msg::Clock(self.now_ms());
+            if self.take(surface, clock)? {
+                return Ok(());
+            }
+            for bytes in self.runner.reap() {
+                surface.send(bytes);
+            }
+            let due = self.paint_due(painted);
+            if due.is_some_and(|due| due <= Instant::now()) && surface.is_ready() {
+                self.state.paint = Paint::None;
+                surface.paint(&self.state)?;
+                painted = Some(Instant::now());
+            }
+            let wake = self.wake_at(painted, surface.is_ready());
+            let is_gone = self.state.is_gone;
+            let woken = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Woken::End,
+                event = input::next(&mut input) => Woken::Msg(event?),
+                Some(()) = stops.recv() => Woken::Stop,
+                update = self.subscription.next(), if !is_gone => {
+                    Woken::Msg(Some(update.map_or(Msg::ServiceEnded, |update| Msg::Update(Box::new(update)))))
+                }
+                msg = self.runner.next() => Woken::Msg(Some(msg)),
+                () = tokio::time::sleep_until(wake.into()) => Woken::Time,
+            };
+            let clock = Msg::Clock(self.now_ms());
+            self.take(surface, clock)?;
+            match woken {
+                Woken::End => return Ok(()),
+                Woken::Time | Woken::Msg(None) => {}
+                Woken::Stop if self.expected_stops > 0 => self.expected_stops -= 1,
+                Woken::Stop => self.suspend(surface, false)?,
+                Woken::Msg(Some(msg)) => {
+                    if self.take(surface, msg)? || self.drain(surface, &mut input).await? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes in what else has already come, so that one frame shows it all.
+    async fn drain(&mut self, surface: &mut impl Surface, input: &mut Input) -> Result<bool, Error> {
+        for _ in 0..DRAIN {
+            let msg = match input::ready(input).await {
+                Some(event) => event?,
+                None => break,
+            };
+            if let Some(msg) = msg
+                && self.take(surface, msg)?
+            {
+                return Ok(true);
+            }
+        }
+        for _ in 0..DRAIN {
+            let Some(update) = self.subscription.try_next() else { break };
+            self.take(surface, Msg::Update(Box::new(update)))?;
+        }
+        Ok(false)
+    }
+
+    /// Updates the state and carries the effects out; true when the screen is to end.
+    fn take(&mut self, surface: &mut impl Surface, msg: Msg) -> Result<bool, Error> {
+        let mut effects = update(&mut self.state, msg);
+        while !effects.is_empty() {
+            let mut answers = Vec::new();
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Ask(asked, call) => answers.extend(self.runner.ask(asked, *call)),
+                    Effect::Copy(text) => {
+                        let (bytes, answer) = self.runner.copy(&text);
+                        if let Some(bytes) = bytes {
+                            surface.send(bytes);
+                        }
+                        answers.push(answer);
+                    }
+                    Effect::Browse(url) => answers.push(self.runner.browse(&url)),
+                    Effect::Suspend => self.suspend(surface, true)?,
+                    Effect::Redraw => {
+                        surface.redraw();
+                        self.state.paint = Paint::Now;
+                    }
+                    Effect::Quit => return Ok(true),
+                }
+            }
+            for answer in answers {
+                effects.extend(update(&mut self.state, answer));
+            }
+        }
+        Ok(false)
+    }
+
+    fn suspend(&mut self, surface: &mut impl Surface, whole_group: bool) -> Result<(), Error> {
+        self.expected_stops += u32::from(whole_group);
+        let (columns, rows) = surface.suspend(whole_group)?;
+        let clock = Msg::Clock(self.now_ms());
+        update(&mut self.state, clock);
+        update(&mut self.state, Msg::Resize(columns, rows));
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// When the next frame may be drawn, if one is wanted.
+    fn paint_due(&self, painted: Option<Instant>) -> Option<Instant> {
+        let pause = match self.state.paint {
+            Paint::None => return None,
+            Paint::Soon => FRAME,
+            Paint::Now => KEY_FRAME,
+        };
+        Some(painted.map_or_else(Instant::now, |painted| painted + pause))
+    }
+
+    /// When there is something to do without being told: a frame, the next second, what the state waits for.
+    fn wake_at(&self, painted: Option<Instant>, is_ready: bool) -> Instant {
+        let now_ms = self.now_ms();
+        let mut wake = self.started + Duration::from_millis((now_ms / 1000 + 1) * 1000);
+        if let Some(at_ms) = update::wake_at(&self.state) {
+            wake = wake.min(self.started + Duration::from_millis(at_ms));
+        }
+        if let Some(due) = self.paint_due(painted) {
+            wake = wake.min(if is_ready { due } else { due.max(Instant::now() + BUSY) });
+        }
+        if self.runner.has_children() {
+            wake = wake.min(Instant::now() + FRAME);
+        }
+        wake
+    }
+}
+
+/// `Stopped 4 mappings. Saved in FILE. Without a screen: portolan run --profile dev`.
+fn farewell(state: &State) -> String {
+    let world = &state.live;
+    let stopped = format!("Stopped {}.", format::count(world.listening() as u64, "mapping"));
+    match &world.overview.profile {
+        None if world.mappings.is_empty() => stopped,
+        None => format!("{stopped} They were for this session; :saveas NAME keeps them next time."),
+        Some(profile) => {
+            let (name, path) = (profile.name.as_str(), profile.path.as_str());
+            // A profile of the config folder is opened by its name, any other by its file.
+            let how = if path.ends_with(&format!("/profiles/{name}.json")) {
+                format!("--profile {name}")
+            } else {
+                format!("--file {path}")
+            };
+            format!("{stopped} Saved in {path}. Without a screen: portolan run {how}")
+        }
+    }
+}

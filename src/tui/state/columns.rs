@@ -1,0 +1,252 @@
+//! Which columns a list shows at a width: they come and go whole, each width adding to the one above.
+
+use crate::tui::format;
+
+/// A column of the list of mappings, in the order shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their titles say what they are")]
+pub enum MappingColumn {
+    State,
+    Listen,
+    Who,
+    Target,
+    Connections,
+    InRate,
+    OutRate,
+    LastResult,
+    In,
+    Out,
+    TargetAddress,
+    Graph,
+    Errors,
+    ConnectTime,
+    Profile,
+}
+
+/// A column of a list of connections, in the order shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their titles say what they are")]
+pub enum ConnectionColumn {
+    Family,
+    Client,
+    Process,
+    State,
+    In,
+    Out,
+    InRate,
+    OutRate,
+    Age,
+    Listener,
+    Source,
+    TargetAddress,
+}
+
+/// How a column is laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Column<C> {
+    /// Which.
+    pub id: C,
+    /// Its heading.
+    pub title: &'static str,
+    /// The screen width from which it is shown.
+    from: u16,
+    /// Never narrower than this; if there is room, as wide as `good`; with still more, up to `most`.
+    least: u16,
+    good: u16,
+    most: u16,
+    /// Figures stand at the right.
+    pub is_right: bool,
+    /// It does not scroll away.
+    is_key: bool,
+}
+
+/// A column with its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<C> {
+    /// Which.
+    pub id: C,
+    /// Its heading.
+    pub title: &'static str,
+    /// First column of the screen.
+    pub x: u16,
+    /// Width.
+    pub width: u16,
+    /// Figures stand at the right.
+    pub is_right: bool,
+}
+
+const fn fixed<C: Copy>(id: C, title: &'static str, from: u16, width: u16) -> Column<C> {
+    Column { id, title, from, least: width, good: width, most: width, is_right: false, is_key: false }
+}
+
+const fn figure<C: Copy>(id: C, title: &'static str, from: u16, width: u16) -> Column<C> {
+    Column { is_right: true, ..fixed(id, title, from, width) }
+}
+
+const fn flexible<C: Copy>(id: C, title: &'static str, from: u16, least: u16, good: u16, most: u16) -> Column<C> {
+    Column { id, title, from, least, good, most, is_right: false, is_key: false }
+}
+
+const fn key<C: Copy>(column: Column<C>) -> Column<C> {
+    Column { is_key: true, ..column }
+}
+
+/// Columns before the first one: selection, mark and severity.
+pub const MAPPING_GUTTER: u16 = 4;
+/// Columns before the first one: selection.
+pub const CONNECTION_GUTTER: u16 = 3;
+
+fn mapping_columns(width: u16) -> [Column<MappingColumn>; 15] {
+    use MappingColumn as M;
+    // Narrow screens leave `/tcp` out, so less does.
+    let listen = if width < 80 { 15 } else { 18 };
+    [
+        key(fixed(M::State, "STATE", 0, 5)),
+        key(flexible(M::Listen, "LISTEN", 0, 13, listen, 32)),
+        fixed(M::Who, "WHO", 80, 4),
+        flexible(M::Target, "TARGET", 0, 11, 13, 30),
+        figure(M::Connections, "CONNS", 60, 5),
+        figure(M::InRate, "IN/s", 80, 5),
+        figure(M::OutRate, "OUT/s", 80, 5),
+        flexible(M::LastResult, "LAST RESULT", 60, 11, 14, 40),
+        figure(M::In, "IN", 120, 5),
+        figure(M::Out, "OUT", 120, 5),
+        flexible(M::TargetAddress, "TARGET ADDRESS", 120, 15, 15, 39),
+        fixed(M::Graph, "OUT/s 30s", 120, 10),
+        figure(M::Errors, "ERRORS", 160, 6),
+        figure(M::ConnectTime, "CONNECT", 160, 7),
+        fixed(M::Profile, "PROFILE", 160, 8),
+    ]
+}
+
+fn connection_columns(width: u16) -> [Column<ConnectionColumn>; 12] {
+    use ConnectionColumn as C;
+    // With a process column the reason of a closed connection runs over both; without, it needs the room itself.
+    let state = if width < 80 { flexible(C::State, "STATE", 0, 9, 17, 17) } else { fixed(C::State, "STATE", 0, 7) };
+    [
+        key(fixed(C::Family, "FAMILY", 0, 6)),
+        key(flexible(C::Client, "CLIENT", 0, 14, 25, 47)),
+        flexible(C::Process, "PROCESS", 80, 10, 10, 24),
+        state,
+        figure(C::In, "IN", 80, 5),
+        figure(C::Out, "OUT", 80, 5),
+        figure(C::InRate, "IN/s", 120, 5),
+        figure(C::OutRate, "OUT/s", 60, 5),
+        figure(C::Age, "AGE", 60, 7),
+        flexible(C::Listener, "LISTENER", 120, 15, 22, 47),
+        flexible(C::Source, "SOURCE", 160, 15, 18, 47),
+        flexible(C::TargetAddress, "TARGET ADDRESS", 160, 15, 18, 47),
+    ]
+}
+
+/// The columns of the list of mappings, and whether there are more to scroll to.
+pub fn mappings(width: u16, skip: usize) -> (Vec<Placed<MappingColumn>>, bool) {
+    place(&mapping_columns(width), width, MAPPING_GUTTER, skip)
+}
+
+/// The columns of a list of connections, and whether there are more to scroll to.
+pub fn connections(width: u16, skip: usize) -> (Vec<Placed<ConnectionColumn>>, bool) {
+    place(&connection_columns(width), width, CONNECTION_GUTTER, skip)
+}
+
+fn place<C: Copy>(columns: &[Column<C>], width: u16, gutter: u16, skip: usize) -> (Vec<Placed<C>>, bool) {
+    let (keys, rest): (Vec<_>, Vec<_>) = columns.iter().partition(|column| column.is_key);
+    let mut chosen: Vec<Column<C>> = Vec::new();
+    let mut has_more = false;
+    if skip == 0 {
+        chosen.extend(columns.iter().filter(|column| column.from <= width).copied());
+        has_more = chosen.len() < columns.len();
+    } else {
+        chosen.extend(keys.iter().copied().copied());
+        let room = |chosen: &[Column<C>]| gutter + chosen.iter().map(|column| column.least + 1).sum::<u16>();
+        for column in rest.into_iter().skip(skip.min(columns.len() - keys.len() - 1)) {
+            if room(&chosen) + column.least > width {
+                has_more = true;
+                break;
+            }
+            chosen.push(*column);
+        }
+    }
+    let gaps = u16::try_from(chosen.len().saturating_sub(1)).unwrap_or(0);
+    let mut widths: Vec<u16> = chosen.iter().map(|column| column.least).collect();
+    let mut left = width.saturating_sub(gutter + gaps + widths.iter().sum::<u16>());
+    // First each to a good width, one after the other; then what is left goes round.
+    for (width, column) in widths.iter_mut().zip(&chosen) {
+        let more = (column.good - *width).min(left);
+        *width += more;
+        left -= more;
+    }
+    while left > 0 {
+        let before = left;
+        for (width, column) in widths.iter_mut().zip(&chosen) {
+            let more = u16::from(*width < column.most && left > 0);
+            *width += more;
+            left -= more;
+        }
+        if left == before {
+            break;
+        }
+    }
+    let mut x = gutter;
+    let placed = chosen
+        .iter()
+        .zip(widths)
+        .map(|(column, width)| {
+            let at = x;
+            x += width + 1;
+            Placed { id: column.id, title: column.title, x: at, width, is_right: column.is_right }
+        })
+        .collect();
+    (placed, has_more)
+}
+
+/// A text cut to the width of its column in the way that suits it.
+pub fn fitted<C>(text: &str, column: &Placed<C>, is_endpoint: bool) -> String {
+    let width = usize::from(column.width);
+    if is_endpoint { format::elide_endpoint(text, width) } else { format::elide_end(text, width) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_width_adds_columns_to_the_one_above() {
+        let count = |width| (mappings(width, 0).0.len(), connections(width, 0).0.len());
+        assert_eq!(count(40), (3, 3));
+        assert_eq!(count(60), (5, 5));
+        assert_eq!(count(80), (8, 8));
+        assert_eq!(count(120), (12, 10));
+        assert_eq!(count(160), (15, 12));
+    }
+
+    #[test]
+    fn columns_never_overlap_nor_leave_the_screen() {
+        for width in 40..300 {
+            for skip in 0..15 {
+                for (x, columns) in [
+                    mappings(width, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
+                    connections(width, skip).0.iter().map(|c| (c.x, c.width)).collect(),
+                ]
+                .into_iter()
+                .enumerate()
+                {
+                    for pair in columns.windows(2) {
+                        assert!(pair[0].0 + pair[0].1 < pair[1].0, "{x} at {width}");
+                    }
+                    let last = columns.last().expect("key columns stay");
+                    assert!(last.0 + last.1 <= width, "{x} at {width} skipping {skip}: {columns:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn at_80_columns_listen_shows_localhost_with_port_and_protocol() {
+        let (columns, more) = mappings(80, 0);
+        let listen = columns.iter().find(|column| column.id == MappingColumn::Listen).expect("shown");
+        assert_eq!(usize::from(listen.width), "localhost:9000/tcp".len());
+        assert!(more);
+        assert!(!mappings(160, 0).1);
+    }
+}

@@ -1,0 +1,309 @@
+//! The form that adds or edits a mapping: what is typed, and what the service says of it.
+
+use tui_input::Input;
+
+use crate::model::container::{Container, DockerState};
+use crate::model::id::MappingId;
+use crate::model::mapping::{HostPort, Listen, ListenAddress, PortRange, Protocol, Target, TargetHost};
+use crate::model::problem::Problem;
+use crate::model::profile::WrittenMapping;
+use crate::model::request::{PortReport, ProbeResult};
+use crate::model::untrusted::SafeText;
+
+/// A mapping as it is being typed.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// The mapping that is edited; none: a new one.
+    pub edits: Option<MappingId>,
+    /// What the fields that the form does not show start from.
+    pub base: WrittenMapping,
+    /// Who can connect.
+    pub who: Who,
+    /// The address of [`Who::One`].
+    pub address: Input,
+    /// Host port, range or `auto`.
+    pub port: Input,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The target without its port.
+    pub host: Input,
+    /// The target's port or ports.
+    pub target_port: Input,
+    /// The name, if one is given.
+    pub name: Input,
+    /// Where the cursor is.
+    pub focus: Field,
+    /// Known containers.
+    pub containers: Vec<Container>,
+    /// Whether that list can be trusted.
+    pub docker: DockerState,
+    /// The chosen line of the containers that match; none until an arrow was pressed.
+    pub chosen: Option<usize>,
+    /// Counts the changes; answers to older ones are dropped.
+    pub generation: u64,
+    /// When the service is to be asked about what was typed last.
+    pub ask_at_ms: Option<u64>,
+    /// Who holds the port.
+    pub port_report: Option<PortReport>,
+    /// What the service says of the whole.
+    pub verdict: Option<Verdict>,
+    /// How the target answered, and for which target that holds.
+    pub probe: Option<Probe>,
+    /// The first save was refused since the port of this mapping is in use: a second one keeps it all the same.
+    pub refused_busy: Option<String>,
+    /// Why the last save failed otherwise.
+    pub save_error: Option<SafeText>,
+    /// A save is under way.
+    pub is_saving: bool,
+}
+
+/// Who can connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Loopback.
+    ThisMachine,
+    /// Every address.
+    ThisNetwork,
+    /// One address.
+    One,
+}
+
+/// A field of the form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// Who can connect.
+    Who,
+    /// The one address.
+    Address,
+    /// Host port.
+    Port,
+    /// Protocol.
+    Protocol,
+    /// Target.
+    Host,
+    /// Target port.
+    TargetPort,
+    /// Name.
+    Name,
+}
+
+/// What the service says of the mapping as typed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It could be added.
+    Valid {
+        /// The name that it would get.
+        name: String,
+        /// What to know of it.
+        notes: Vec<SafeText>,
+        /// Where clients will find it.
+        will_be_at: Vec<std::net::SocketAddr>,
+    },
+    /// It could not.
+    Invalid(Vec<Problem>),
+}
+
+/// How a target answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// Which.
+    pub target: String,
+    /// Nothing yet: it is being tried.
+    pub results: Option<Vec<ProbeResult>>,
+    /// Why there is no result.
+    pub reason: Option<SafeText>,
+}
+
+impl Form {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            edits: None,
+            base: WrittenMapping::default(),
+            who: Who::ThisMachine,
+            address: Input::default(),
+            port: Input::default(),
+            protocol: Protocol::Tcp,
+            host: Input::default(),
+            target_port: Input::default(),
+            name: Input::default(),
+            focus: Field::Port,
+            containers: Vec::new(),
+            docker: DockerState::Unknown,
+            chosen: None,
+            generation: 0,
+            ask_at_ms: None,
+            port_report: None,
+            verdict: None,
+            probe: None,
+            refused_busy: None,
+            save_error: None,
+            is_saving: false,
+        }
+    }
+
+    /// Filled in from a mapping.
+    pub fn of(written: &WrittenMapping, listen: &Listen, target: &Target, protocol: Protocol) -> Self {
+        let mut form = Self::new();
+        form.base = written.clone();
+        form.set(listen, target, protocol);
+        form.name = Input::new(written.name.clone().unwrap_or_default());
+        form
+    }
+
+    /// Fills in listen side, target and protocol.
+    pub fn set(&mut self, listen: &Listen, target: &Target, protocol: Protocol) {
+        match &listen.address {
+            ListenAddress::Localhost => self.who = Who::ThisMachine,
+            ListenAddress::Any => self.who = Who::ThisNetwork,
+            ListenAddress::Ip(ip) => {
+                self.who = Who::One;
+                self.address = Input::new(ip.to_string());
+            }
+        }
+        self.port = Input::new(listen.port.to_string());
+        self.host = Input::new(target.host.to_string());
+        self.target_port = Input::new(target.ports.to_string());
+        self.protocol = protocol;
+    }
+
+    /// The fields that can be gone to, in order.
+    pub fn fields(&self) -> Vec<Field> {
+        let mut fields = vec![Field::Who, Field::Address, Field::Port, Field::Protocol];
+        if self.who != Who::One {
+            fields.remove(1);
+        }
+        fields.extend([Field::Host, Field::TargetPort, Field::Name]);
+        fields
+    }
+
+    /// The line of text under the cursor.
+    pub fn input(&mut self) -> Option<&mut Input> {
+        match self.focus {
+            Field::Who | Field::Protocol => None,
+            Field::Address => Some(&mut self.address),
+            Field::Port => Some(&mut self.port),
+            Field::Host => Some(&mut self.host),
+            Field::TargetPort => Some(&mut self.target_port),
+            Field::Name => Some(&mut self.name),
+        }
+    }
+
+    /// The listen side as the grammar writes it.
+    pub fn listen_text(&self) -> String {
+        let port = self.port.value().trim();
+        match self.who {
+            Who::ThisMachine => format!("localhost:{port}"),
+            Who::ThisNetwork => format!("any:{port}"),
+            Who::One => {
+                let address = self.address.value().trim();
+                if address.contains(':') && !address.starts_with('[') {
+                    format!("[{address}]:{port}")
+                } else {
+                    format!("{address}:{port}")
+                }
+            }
+        }
+    }
+
+    /// The target side as the grammar writes it.
+    pub fn target_text(&self) -> String {
+        let host = self.host.value().trim();
+        let port = self.target_port.value().trim();
+        if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// The mapping as typed.
+    pub fn written(&self) -> WrittenMapping {
+        let name = self.name.value().trim();
+        WrittenMapping {
+            name: (!name.is_empty()).then(|| name.to_owned()),
+            listen: self.listen_text(),
+            target: self.target_text(),
+            protocol: (self.protocol != Protocol::Tcp).then_some(self.protocol),
+            ..self.base.clone()
+        }
+    }
+
+    /// The listen side, once it is one.
+    pub fn listen(&self) -> Option<Listen> {
+        if self.port.value().trim().is_empty() {
+            return None;
+        }
+        self.listen_text().parse().ok()
+    }
+
+    /// The target, once it is one.
+    pub fn target(&self) -> Option<Target> {
+        self.target_text().parse().ok()
+    }
+
+    /// Whether enough is typed for the whole to be judged.
+    pub fn is_complete(&self) -> bool {
+        let filled = |input: &Input| !input.value().trim().is_empty();
+        filled(&self.port)
+            && filled(&self.host)
+            && filled(&self.target_port)
+            && (self.who != Who::One || filled(&self.address))
+    }
+
+    /// What kind of target is typed, as the field before it says.
+    pub fn target_kind(&self) -> &'static str {
+        let host = self.host.value().trim();
+        match format!("{host}:1").parse::<Target>().or_else(|_| format!("[{host}]:1").parse()).map(|target| target.host)
+        {
+            Ok(TargetHost::Ip(_) | TargetHost::Localhost) => "address",
+            Ok(TargetHost::Compose { .. }) => "compose",
+            Ok(TargetHost::Dns(_)) => "dns name",
+            _ => "container",
+        }
+    }
+
+    /// Containers whose name holds what is typed.
+    pub fn matching(&self) -> Vec<&Container> {
+        let typed = self.host.value().trim().trim_start_matches("container/").to_lowercase();
+        let exact = self.containers.iter().any(|container| container.name.as_str() == typed);
+        self.containers
+            .iter()
+            // A name that was taken from the list does not shorten the list to itself.
+            .filter(|container| exact || container.name.as_str().to_lowercase().contains(&typed))
+            .collect()
+    }
+
+    /// The port that `^n` takes.
+    pub fn free_port(&self) -> Option<u16> {
+        let report = self.port_report.as_ref()?;
+        if report.conflicts.is_empty() { None } else { report.next_free }
+    }
+
+    /// Puts a free port in, keeping the length of a range.
+    pub fn take_port(&mut self, port: u16) {
+        let last = match self.listen().map(|listen| listen.port) {
+            Some(HostPort::Ports(range)) => u32::from(port) + range.count() - 1,
+            _ => u32::from(port),
+        };
+        let range = u16::try_from(last).ok().and_then(|last| PortRange::new(port, last));
+        self.port = Input::new(range.map_or_else(|| port.to_string(), |range| range.to_string()));
+    }
+
+    /// The problems of one side; `listen` or `target`.
+    pub fn problems<'a>(&'a self, side: &'a str) -> impl Iterator<Item = &'a Problem> {
+        let all = match &self.verdict {
+            Some(Verdict::Invalid(problems)) => problems.as_slice(),
+            _ => &[],
+        };
+        all.iter().filter(move |problem| {
+            let field = problem.path.rsplit('.').next().unwrap_or_default();
+            match side {
+                "other" => !matches!(field, "listen" | "target" | "name"),
+                side => field == side,
+            }
+        })
+    }
+}
+
+impl Default for Form {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,245 @@
+//! The terminal: raw mode and alternate screen, given back on every end.
+//!
+//! Bytes go out through a thread of their own, so a terminal that stops reading stops that thread alone: no
+//! frame is drawn until the one before has been taken, and giving the terminal back waits 200 ms at most.
+
+use std::io::{self, Write};
+use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
+use crossterm::style::{Attribute, SetAttribute};
+use crossterm::terminal::{self, EnterAlternateScreen, LeaveAlternateScreen};
+use crossterm::{cursor, queue};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use ratatui::backend::CrosstermBackend;
+use ratatui::layout::Rect;
+use ratatui::{Terminal, TerminalOptions, Viewport};
+
+use super::state::State;
+use super::{Surface, view};
+
+/// How long the terminal may take to swallow the last bytes.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Frames and other writes that may wait for the terminal. A frame is drawn only when none waits; what else
+/// finds it full is dropped (a copied row, which can be copied again).
+const PENDING_WRITES: usize = 8;
+
+/// The screen that was entered last; for the panic hook.
+static ENTERED: Mutex<Option<Arc<Output>>> = Mutex::new(None);
+static HOOK: Once = Once::new();
+
+/// The terminal in raw mode, on its alternate screen. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Screen {
+    terminal: Terminal<CrosstermBackend<Frame>>,
+    frame: Frame,
+    output: Arc<Output>,
+}
+
+/// The bytes of the frame that is being drawn.
+#[derive(Clone, Debug, Default)]
+struct Frame(Arc<Mutex<Vec<u8>>>);
+
+/// The way out.
+#[derive(Debug)]
+struct Output {
+    writes: SyncSender<Vec<u8>>,
+    progress: Arc<Progress>,
+    /// The thread whose panic ends the screen.
+    thread: thread::ThreadId,
+    is_entered: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Writes that have not reached the terminal.
+    pending: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Screen {
+    /// Takes the terminal.
+    pub(super) fn enter(size: (u16, u16)) -> io::Result<Self> {
+        HOOK.call_once(install_hook);
+        let output = Arc::new(Output::start()?);
+        output.enter()?;
+        *lock(&ENTERED) = Some(Arc::clone(&output));
+        let area = Rect::new(0, 0, size.0, size.1);
+        let options = TerminalOptions { viewport: Viewport::Fixed(area) };
+        let frame = Frame::default();
+        let terminal = Terminal::with_options(CrosstermBackend::new(frame.clone()), options)?;
+        Ok(Self { terminal, frame, output })
+    }
+
+    /// Sends what was drawn.
+    fn flush(&mut self) {
+        let bytes = std::mem::take(&mut *lock(&self.frame.0));
+        if !bytes.is_empty() {
+            self.output.send(bytes);
+        }
+    }
+
+    fn resize(&mut self, size: (u16, u16)) -> io::Result<()> {
+        let area = Rect::new(0, 0, size.0, size.1);
+        if self.terminal.get_frame().area() == area {
+            return Ok(());
+        }
+        self.terminal.resize(area)?;
+        self.redraw();
+        Ok(())
+    }
+}
+
+impl Write for Frame {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    /// A frame goes out whole ([`Screen::flush`]).
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Surface for Screen {
+    fn is_ready(&self) -> bool {
+        self.output.is_idle()
+    }
+
+    fn paint(&mut self, state: &State) -> io::Result<()> {
+        self.resize(state.size)?;
+        self.terminal.draw(|frame| view::draw(state, frame))?;
+        self.flush();
+        Ok(())
+    }
+
+    fn send(&mut self, bytes: Vec<u8>) {
+        self.output.send(bytes);
+    }
+
+    fn redraw(&mut self) {
+        // Clears what is there; the buffer that the next frame is compared with becomes empty, too.
+        let _ = queue!(self.frame, terminal::Clear(terminal::ClearType::All));
+        self.terminal.swap_buffers();
+    }
+
+    /// Gives the terminal back, stops this process and what else is in its group (a pipe's other end, `cargo
+    /// run`), and takes the terminal again when it is continued.
+    fn suspend(&mut self, whole_group: bool) -> io::Result<(u16, u16)> {
+        self.output.leave();
+        if whole_group {
+            // Ours is caught; the others stop.
+            signal::kill(Pid::from_raw(0), Signal::SIGTSTP)?;
+        }
+        // To this thread, so that it does not run on before the process stands still.
+        signal::raise(Signal::SIGSTOP)?;
+        self.output.enter()?;
+        self.redraw();
+        terminal::size()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.output.leave();
+        *lock(&ENTERED) = None;
+    }
+}
+
+impl Output {
+    fn start() -> io::Result<Self> {
+        let (writes, receiver) = sync_channel(PENDING_WRITES);
+        let progress = Arc::new(Progress::default());
+        let taken = Arc::clone(&progress);
+        // Ends when its sender is gone. It is not joined: a terminal that does not read would hold it for ever.
+        thread::Builder::new().name("terminal".to_owned()).spawn(move || write_all(&receiver, &taken))?;
+        Ok(Self { writes, progress, thread: thread::current().id(), is_entered: AtomicBool::new(false) })
+    }
+
+    fn send(&self, bytes: Vec<u8>) {
+        *lock(&self.progress.pending) += 1;
+        if self.writes.try_send(bytes).is_err() {
+            *lock(&self.progress.pending) -= 1;
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        *lock(&self.progress.pending) == 0
+    }
+
+    fn wait(&self) {
+        let pending = lock(&self.progress.pending);
+        // Out of patience or not, we go on.
+        let _ = self.progress.changed.wait_timeout_while(pending, PATIENCE, |pending| *pending > 0);
+    }
+
+    fn enter(&self) -> io::Result<()> {
+        terminal::enable_raw_mode()?;
+        self.is_entered.store(true, Ordering::Relaxed);
+        let mut bytes = Vec::new();
+        queue!(
+            bytes,
+            EnterAlternateScreen,
+            EnableBracketedPaste,
+            terminal::Clear(terminal::ClearType::All),
+            cursor::Hide
+        )?;
+        self.send(bytes);
+        Ok(())
+    }
+
+    /// Gives the terminal back; the second time it does nothing.
+    fn leave(&self) {
+        if !self.is_entered.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let mut bytes = Vec::new();
+        let _ =
+            queue!(bytes, SetAttribute(Attribute::Reset), DisableBracketedPaste, LeaveAlternateScreen, cursor::Show);
+        self.send(bytes);
+        self.wait();
+        // Does not wait for output, so a stuck terminal cannot hold it.
+        let _ = terminal::disable_raw_mode();
+    }
+}
+
+fn write_all(writes: &Receiver<Vec<u8>>, progress: &Progress) {
+    while let Ok(bytes) = writes.recv() {
+        let mut stdout = io::stdout().lock();
+        // A terminal that is gone is noticed by its input ending, or by SIGHUP.
+        let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+        drop(stdout);
+        *lock(&progress.pending) -= 1;
+        progress.changed.notify_all();
+    }
+}
+
+/// Every panic is logged. One of the screen's thread, or of the main one, gives the terminal back before it is
+/// printed; one of another thread is its owner's to report, and nothing but the screen writes to the terminal.
+fn install_hook() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        tracing::error!("panic: {info}");
+        let entered = lock(&ENTERED).clone().filter(|output| output.is_entered.load(Ordering::Relaxed));
+        match entered {
+            Some(output) => {
+                let current = thread::current();
+                if current.id() == output.thread || current.name() == Some("main") {
+                    output.leave();
+                    print(info);
+                }
+            }
+            None => print(info),
+        }
+    }));
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

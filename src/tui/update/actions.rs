@@ -1,0 +1,339 @@
+//! What the keys of the screen do, forms and dialogs aside.
+
+use crate::model::id::MappingId;
+use crate::model::request::{Reply, Request, RequestError};
+
+use super::super::format;
+use super::super::keymap::{self, Action, Key};
+use super::super::state::dialog::{Confirm, Confirmed, FilterLine, Help, Overlay, Palette, Profiles};
+use super::super::state::form::Field;
+use super::super::state::words::probe_words;
+use super::super::state::{Baseline, Form, Frozen, Pane, Severity, State, Zoom};
+use super::{Asked, Effect, ask, change, copy, go_to, lists, say};
+
+/// Carries an action out.
+pub(super) fn perform(state: &mut State, action: Action, effects: &mut Vec<Effect>) {
+    if let Some(view) = keymap::view_of(action) {
+        go_to(state, view);
+        return;
+    }
+    match action {
+        Action::Down => step(state, 1),
+        Action::Up => step(state, -1),
+        Action::Top => step(state, isize::MIN / 2),
+        Action::Bottom => step(state, isize::MAX / 2),
+        Action::PageDown => step(state, page(state)),
+        Action::PageUp => step(state, -page(state)),
+        Action::NextPane => turn(state, 1),
+        Action::PreviousPane => turn(state, state.panes().len() - 1),
+        Action::ScrollRight => scroll(state, 1),
+        Action::ScrollLeft => scroll(state, -1),
+        Action::Open => state.zoom = if state.zoom == Zoom::Detail { Zoom::None } else { Zoom::Detail },
+        Action::Zoom => state.zoom = if state.zoom == Zoom::None { Zoom::Pane } else { Zoom::None },
+        Action::Back => back(state),
+        Action::Add => open_form(state, Form::new(), effects),
+        Action::Edit => edit(state, effects),
+        Action::CopyAsNew => copy_as_new(state, effects),
+        Action::Delete => delete(state, targets(state), effects),
+        Action::StartStop => start_stop(state, effects),
+        Action::Undo => effects.push(ask(Asked::Change, Request::Undo)),
+        Action::Mark => mark(state),
+        Action::TryTarget => try_target(state, effects),
+        Action::Browse => effects.extend(state.url().map(Effect::Browse)),
+        Action::ZeroCounters => zero(state),
+        Action::ResetConnection => reset(state),
+        Action::ShowClosed => {
+            state.show_closed = !state.show_closed;
+            lists::rebuild_connections(state);
+        }
+        Action::Filter => {
+            let pane = state.focus();
+            let before = state.filter(pane).text().to_owned();
+            state.overlay = Overlay::Filter(FilterLine { pane, input: before.clone().into(), before });
+        }
+        Action::SortColumn => sort_by_next(state),
+        Action::SortDirection => {
+            match state.focus() {
+                Pane::Mappings => state.mappings.descending = !state.mappings.descending,
+                _ => state.connections.descending = !state.connections.descending,
+            }
+            lists::rebuild(state);
+        }
+        Action::CopyRow => {
+            if let Some(text) = copy::row(state) {
+                effects.push(Effect::Copy(text));
+            }
+        }
+        Action::CopyAs => copy::open(state),
+        Action::Freeze => freeze(state),
+        Action::Palette => {
+            state.overlay = Overlay::Palette(Palette::default());
+            effects.push(ask(Asked::Profiles, Request::Profiles));
+        }
+        Action::Help => state.overlay = Overlay::Help(Help::default()),
+        Action::Profiles => {
+            state.overlay = Overlay::Profiles(Profiles::default());
+            effects.push(ask(Asked::Profiles, Request::Profiles));
+        }
+        Action::Redraw => effects.push(Effect::Redraw),
+        Action::Suspend => suspend(state, effects),
+        Action::Quit => quit(state, effects),
+        // The rest belongs to forms, dialogs or the dispatch itself.
+        _ => {}
+    }
+}
+
+fn step(state: &mut State, by: isize) {
+    match state.focus() {
+        Pane::Mappings => state.mappings.step(by),
+        Pane::Connections => state.connections.step(by),
+        Pane::Events => state.events.step(by),
+    }
+}
+
+fn page(state: &State) -> isize {
+    isize::try_from(state.visible(state.focus())).unwrap_or(1).max(1)
+}
+
+fn turn(state: &mut State, by: usize) {
+    let panes = state.panes();
+    let at = panes.iter().position(|pane| *pane == state.focus()).unwrap_or(0);
+    state.focus = panes[(at + by) % panes.len()];
+}
+
+fn scroll(state: &mut State, by: isize) {
+    let skip = match state.focus() {
+        Pane::Mappings => &mut state.mappings.column_skip,
+        Pane::Connections => &mut state.connections.column_skip,
+        Pane::Events => return,
+    };
+    *skip = skip.saturating_add_signed(by);
+}
+
+fn back(state: &mut State) {
+    if state.zoom != Zoom::None {
+        state.zoom = Zoom::None;
+    } else if !state.focused_filter().is_empty() {
+        super::dialogs::set_filter(state, state.focus(), "");
+    } else if state.marks.is_empty() {
+        state.hint = None;
+    } else {
+        state.marks.clear();
+    }
+}
+
+/// Opens the form and has the containers told.
+pub(super) fn open_form(state: &mut State, mut form: Form, effects: &mut Vec<Effect>) {
+    form.ask_at_ms = (!form.port.value().is_empty()).then_some(state.now_ms);
+    state.overlay = Overlay::Form(Box::new(form));
+    effects.push(ask(Asked::Containers, Request::Containers));
+}
+
+fn edit(state: &mut State, effects: &mut Vec<Effect>) {
+    let Some(item) = state.selected_mapping() else { return };
+    let mapping = &item.row.mapping;
+    let mut form = Form::of(&item.row.written, &mapping.listen, &mapping.target, mapping.protocol);
+    form.edits = Some(item.row.id);
+    open_form(state, form, effects);
+}
+
+fn copy_as_new(state: &mut State, effects: &mut Vec<Effect>) {
+    let Some(item) = state.selected_mapping() else { return };
+    let mapping = &item.row.mapping;
+    let mut form = Form::of(&item.row.written, &mapping.listen, &mapping.target, mapping.protocol);
+    form.name.reset();
+    form.base.name = None;
+    form.focus = Field::Port;
+    open_form(state, form, effects);
+}
+
+/// The marked mappings, or the selected one.
+fn targets(state: &State) -> Vec<MappingId> {
+    if state.marks.is_empty() {
+        state.mappings.selected.into_iter().collect()
+    } else {
+        state.marks.iter().copied().filter(|id| state.live.mappings.contains_key(id)).collect()
+    }
+}
+
+/// `web` or `3 mappings`.
+fn named(state: &State, ids: &[MappingId]) -> String {
+    match ids {
+        [id] => state.live.mappings.get(id).map_or_else(|| "the mapping".to_owned(), |item| item.row.name.clone()),
+        _ => format::count(ids.len() as u64, "mapping"),
+    }
+}
+
+/// Deletes, asking first while connections are open.
+pub(super) fn delete(state: &mut State, ids: Vec<MappingId>, effects: &mut Vec<Effect>) {
+    let open: u64 = ids.iter().map(|id| state.live.open_of(*id)).sum();
+    if open == 0 {
+        confirmed(state, Confirmed::Delete(ids), effects);
+        return;
+    }
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!("Delete {} and drop {}?", named(state, &ids), format::count(open, "open connection")),
+        key: Key::Char('d'),
+        yes: "delete",
+        no: "keep",
+        then: Confirmed::Delete(ids),
+    });
+}
+
+fn start_stop(state: &mut State, effects: &mut Vec<Effect>) {
+    let ids = targets(state);
+    let runs = |id: &MappingId| {
+        state.live.mappings.get(id).is_some_and(|item| item.row.state != crate::model::event::MappingState::Stopped)
+    };
+    // Of several, those that run are stopped first; once none runs, all are started.
+    let running: Vec<_> = ids.iter().copied().filter(runs).collect();
+    if running.is_empty() {
+        state.marks.clear();
+        effects.push(change(state, Asked::Change, Request::Start { ids }));
+        return;
+    }
+    let open: u64 = running.iter().map(|id| state.live.open_of(*id)).sum();
+    if open == 0 {
+        confirmed(state, Confirmed::Stop(running), effects);
+        return;
+    }
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!("Stop {} and drop {}?", named(state, &running), format::count(open, "open connection")),
+        key: Key::Char('t'),
+        yes: "stop",
+        no: "go on",
+        then: Confirmed::Stop(running),
+    });
+}
+
+fn reset(state: &mut State) {
+    let Some(item) = state.selected_connection() else { return };
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!("Reset the connection from {}?", item.row.connection.client),
+        key: Key::Char('K'),
+        yes: "reset",
+        no: "keep",
+        then: Confirmed::Reset(item.id()),
+    });
+}
+
+fn suspend(state: &mut State, effects: &mut Vec<Effect>) {
+    let open = state.live.open();
+    if open == 0 || state.told_of_suspend {
+        effects.push(Effect::Suspend);
+        return;
+    }
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!("Suspending stops forwarding too: {} will stall.", format::count(open, "connection")),
+        key: Key::Ctrl('z'),
+        yes: "suspend",
+        no: "stay",
+        then: Confirmed::Suspend,
+    });
+}
+
+fn quit(state: &mut State, effects: &mut Vec<Effect>) {
+    if state.zoom != Zoom::None {
+        state.zoom = Zoom::None;
+        return;
+    }
+    let listening = state.live.listening() as u64;
+    let open = state.live.open();
+    if listening + open == 0 || state.is_gone {
+        effects.push(Effect::Quit);
+        return;
+    }
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!(
+            "Quit stops {} and {}.",
+            format::count(listening, "mapping"),
+            format::count(open, "connection")
+        ),
+        key: Key::Char('q'),
+        yes: "quit",
+        no: "stay",
+        then: Confirmed::Quit,
+    });
+}
+
+/// Does what was asked about.
+pub(super) fn confirmed(state: &mut State, then: Confirmed, effects: &mut Vec<Effect>) {
+    match then {
+        Confirmed::Delete(ids) => {
+            state.marks.clear();
+            effects.push(change(state, Asked::Change, Request::Remove { ids }));
+        }
+        Confirmed::Stop(ids) => {
+            state.marks.clear();
+            effects.push(change(state, Asked::Change, Request::Stop { ids }));
+        }
+        Confirmed::Reset(id) => effects.push(ask(Asked::Change, Request::Kill { id })),
+        Confirmed::Suspend => {
+            state.told_of_suspend = true;
+            effects.push(Effect::Suspend);
+        }
+        Confirmed::Quit => effects.push(Effect::Quit),
+    }
+}
+
+fn mark(state: &mut State) {
+    if let Some(id) = state.mappings.selected {
+        if !state.marks.remove(&id) {
+            state.marks.insert(id);
+        }
+        state.mappings.step(1);
+    }
+}
+
+fn try_target(state: &mut State, effects: &mut Vec<Effect>) {
+    let Some(item) = state.selected_mapping() else { return };
+    let (target, protocol) = (item.row.mapping.target.clone(), item.row.mapping.protocol);
+    let text = target.to_string();
+    effects.push(ask(Asked::Try(text.clone()), Request::Probe { target, protocol }));
+    say(state, Severity::None, &format!("trying {text} ..."));
+}
+
+/// How a target answered.
+pub(super) fn tried(state: &mut State, target: &str, answer: Result<Reply, RequestError>) {
+    match answer {
+        Ok(Reply::Probed { results, reason }) => {
+            let (severity, text) = probe_words(target, &results, reason.as_ref().map(AsRef::as_ref));
+            say(state, severity, &text);
+        }
+        Ok(_) => {}
+        Err(error) => say(state, Severity::Error, &format!("{target}: {error}")),
+    }
+}
+
+fn zero(state: &mut State) {
+    let Some(item) = state.selected_mapping() else { return };
+    let (id, name) = (item.row.id, item.row.name.clone());
+    let now = Baseline { bytes_in: item.row.bytes_in, bytes_out: item.row.bytes_out, errors: item.row.errors };
+    let text = if state.baselines.remove(&id).is_some() {
+        format!("counters of {name} from the start")
+    } else {
+        state.baselines.insert(id, now);
+        format!("counters of {name} from here; 0 again: from the start")
+    };
+    say(state, Severity::None, &text);
+}
+
+fn sort_by_next(state: &mut State) {
+    if state.focus() == Pane::Mappings {
+        let (_, next) = state.mappings.sort.name_and_next();
+        (state.mappings.sort, state.mappings.descending) = (next, next.starts_descending());
+    } else {
+        let (_, next) = state.connections.sort.name_and_next();
+        (state.connections.sort, state.connections.descending) = (next, next.starts_descending());
+    }
+    lists::rebuild(state);
+}
+
+fn freeze(state: &mut State) {
+    if state.frozen.take().is_some() {
+        lists::rebuild(state);
+    } else {
+        let world = Box::new(state.live.clone());
+        state.frozen = Some(Frozen { world, since_ms: state.now_ms, new: 0 });
+    }
+}

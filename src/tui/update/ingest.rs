@@ -1,0 +1,185 @@
+//! Takes in what the service tells.
+
+use std::collections::HashSet;
+
+use crate::model::event::Event;
+use crate::model::id::ConnectionId;
+use crate::model::update::{ConnectionRow, MappingRow, Update};
+
+use super::super::state::event_line::event_line;
+use super::super::state::world::{self, EventItem, Moment, Severity};
+use super::super::state::{ConnectionItem, Listed, MappingItem, Paint, State, World};
+use super::lists;
+
+/// Applies an update to the live world, and to the lists unless they are frozen.
+pub(super) fn apply(state: &mut State, update: Update) {
+    let world = &mut state.live;
+    let before_ms = world.at.service_ms;
+    if update.is_full {
+        let events = std::mem::take(&mut world.events);
+        *world =
+            World { events, event_count: world.event_count, errors_unseen: world.errors_unseen, ..World::default() };
+    }
+    world.at = Moment { service_ms: update.at_ms, screen_ms: state.now_ms };
+    // A row or a word changed, not only a counter.
+    let mut is_news = update.is_full || update.overview.is_some() || !update.mappings_removed.is_empty();
+    if let Some(overview) = update.overview {
+        world.overview = overview;
+    }
+    for id in &update.mappings_removed {
+        world.mappings.remove(id);
+        state.marks.remove(id);
+        state.baselines.remove(id);
+    }
+    // Which mappings there are, or where they listen.
+    let mut is_other_list = is_news;
+    for row in update.mappings {
+        let (is_other, changed) = take_mapping(world, row, update.at_ms, before_ms);
+        is_other_list |= is_other;
+        is_news |= is_other || changed;
+    }
+    let mut arrivals = Vec::new();
+    for row in update.connections {
+        let (is_new, changed) = take_connection(world, row, update.at_ms, before_ms, &mut arrivals);
+        is_news |= is_new || changed;
+    }
+    bound_history(world);
+    if !update.events.is_empty() || update.lost > 0 {
+        is_news = true;
+        take_events(state, update.events, update.lost);
+    }
+    state.is_unsorted = true;
+    if update.is_full {
+        let now_ms = state.now_ms;
+        state.live.take_figures(now_ms);
+    }
+    if let Some(frozen) = &mut state.frozen {
+        frozen.new += arrivals.len() as u64;
+        // Only the line that says FROZEN changes, and it does so once a second.
+        return;
+    }
+    if update.is_full {
+        lists::rebuild(state);
+        state.last_sort_ms = state.now_ms;
+        if state.connections.position().is_none() {
+            state.connections.select(0);
+        }
+    } else {
+        if is_other_list {
+            lists::rebuild_mappings(state);
+        }
+        append(state, &arrivals);
+    }
+    if is_news {
+        state.paint = state.paint.max(Paint::Soon);
+    }
+}
+
+/// Whether it is new or another mapping than before, and whether more than counters changed.
+fn take_mapping(world: &mut World, row: MappingRow, at_ms: u64, before_ms: u64) -> (bool, bool) {
+    let now = (row.bytes_in, row.bytes_out);
+    if let Some(item) = world.mappings.get_mut(&row.id) {
+        let before = (item.row.bytes_in, item.row.bytes_out);
+        let is_other = item.row.mapping != row.mapping || item.row.name != row.name;
+        let changed = item.row.state != row.state
+            || item.row.listeners != row.listeners
+            || item.row.connections != row.connections
+            || item.row.last_result != row.last_result;
+        item.meters.sample(at_ms, before_ms, before, now);
+        item.row = row;
+        (is_other, changed)
+    } else {
+        let mut item = MappingItem::new(row);
+        item.meters.sample(at_ms, 0, now, now);
+        world.mappings.insert(item.row.id, item);
+        (true, true)
+    }
+}
+
+/// Whether it is new, and whether more than counters changed.
+fn take_connection(
+    world: &mut World,
+    row: ConnectionRow,
+    at_ms: u64,
+    before_ms: u64,
+    arrivals: &mut Vec<ConnectionId>,
+) -> (bool, bool) {
+    let id = row.connection.id;
+    let now = (row.connection.bytes_in, row.connection.bytes_out);
+    if let Some(item) = world.connections.get_mut(&id) {
+        let before = (item.row.connection.bytes_in, item.row.connection.bytes_out);
+        let was_closed = item.is_closed();
+        let changed = item.row.connection.state != row.connection.state || item.row.process != row.process;
+        item.meters.sample(at_ms, before_ms, before, now);
+        item.row = row;
+        if item.is_closed() && !was_closed {
+            // Its last figures are those that stay.
+            (item.figures.bytes_in, item.figures.bytes_out) = now;
+            world.closed.push_back(id);
+        }
+        (false, changed)
+    } else {
+        let mut item = ConnectionItem::new(row);
+        item.meters.sample(at_ms, 0, now, now);
+        if item.is_closed() {
+            world.closed.push_back(id);
+        }
+        world.connections.insert(id, item);
+        arrivals.push(id);
+        (true, true)
+    }
+}
+
+/// Keeps the last closed connections, no more.
+fn bound_history(world: &mut World) {
+    while world.closed.len() > world::HISTORY {
+        if let Some(id) = world.closed.pop_front() {
+            world.connections.remove(&id);
+        }
+    }
+}
+
+fn take_events(state: &mut State, events: Vec<Event>, lost: u64) {
+    let world = &mut state.live;
+    let mut add = |event: Event, severity: Severity| {
+        world.event_count += 1;
+        world.errors_unseen += u64::from(severity == Severity::Error);
+        if world.events.len() == world::EVENTS {
+            world.events.pop_front();
+        }
+        world.events.push_back(EventItem { number: world.event_count, event });
+    };
+    if lost > 0
+        && let Some(first) = events.first()
+    {
+        let kind = crate::model::event::EventKind::Lost { count: lost };
+        add(Event::new(first.time, kind), Severity::Warn);
+    }
+    for event in events {
+        if let Some((severity, _)) = event_line(&event) {
+            add(event, severity);
+        }
+    }
+    if state.frozen.is_none() {
+        lists::append_events(state);
+    }
+}
+
+/// New rows go to the end until the list is sorted again.
+fn append(state: &mut State, arrivals: &[ConnectionId]) {
+    // Rows that history dropped must leave the list, too; a list longer than the world is the sign.
+    if state.connections.order.len() + arrivals.len() > state.live.connections.len() {
+        let world = &state.live;
+        state.connections.order.retain(|id| world.connections.contains_key(id));
+    }
+    if arrivals.is_empty() || state.listed == Listed::Nothing {
+        return;
+    }
+    let known: HashSet<ConnectionId> = arrivals.iter().copied().collect();
+    let mut rows: Vec<_> = known
+        .into_iter()
+        .filter(|id| state.live.connections.get(id).is_some_and(|item| lists::lists(state, item)))
+        .collect();
+    rows.sort_unstable();
+    state.connections.order.extend(rows);
+}

@@ -1,0 +1,158 @@
+//! Makes the order of the lists: filtered, sorted, and re-sorted no oftener than eyes can follow.
+
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+use crate::model::mapping::HostPort;
+
+use super::super::state::event_line::event_line;
+use super::super::state::world::World;
+use super::super::state::{ConnectionItem, ConnectionSort, Listed, MappingItem, MappingSort, State};
+
+/// Lists are sorted again at most this often,
+const SORT_EVERY_MS: u64 = 2_000;
+/// and not so soon after a key.
+const CALM_AFTER_KEY_MS: u64 = 3_000;
+
+/// Makes every list anew.
+pub(super) fn rebuild(state: &mut State) {
+    rebuild_mappings(state);
+    rebuild_connections(state);
+    rebuild_events(state);
+}
+
+/// Makes the list of mappings anew.
+pub(super) fn rebuild_mappings(state: &mut State) {
+    let world = state.world();
+    let list = &state.mappings;
+    let mut items: Vec<&MappingItem> = world.mappings.values().filter(|item| list.filter.takes_mapping(item)).collect();
+    items.sort_by(|a, b| {
+        let ordering = compare_mappings(world, list.sort, a, b);
+        if list.descending { ordering.reverse() } else { ordering }
+            .then_with(|| by_listen(a, b))
+            .then(a.row.id.cmp(&b.row.id))
+    });
+    state.mappings.order = items.into_iter().map(|item| item.row.id).collect();
+}
+
+fn compare_mappings(world: &World, sort: MappingSort, a: &MappingItem, b: &MappingItem) -> Ordering {
+    let place = |item: &MappingItem| world.overview.order.iter().position(|id| *id == item.row.id);
+    match sort {
+        MappingSort::Listen => by_listen(a, b),
+        MappingSort::Profile => place(a).unwrap_or(usize::MAX).cmp(&place(b).unwrap_or(usize::MAX)),
+        MappingSort::State => (a.severity(), a.row.state as u8).cmp(&(b.severity(), b.row.state as u8)),
+        MappingSort::Target => a.row.mapping.target.to_string().cmp(&b.row.mapping.target.to_string()),
+        MappingSort::Connections => a.row.connections.cmp(&b.row.connections),
+        MappingSort::In => compare_rates(a.figures.in_rate, b.figures.in_rate),
+        MappingSort::Out => compare_rates(a.figures.out_rate, b.figures.out_rate),
+        MappingSort::Errors => a.row.errors.cmp(&b.row.errors),
+    }
+}
+
+fn compare_rates(a: Option<f64>, b: Option<f64>) -> Ordering {
+    a.unwrap_or(0.0).total_cmp(&b.unwrap_or(0.0))
+}
+
+fn by_listen(a: &MappingItem, b: &MappingItem) -> Ordering {
+    let key = |item: &MappingItem| {
+        let port = match item.row.mapping.listen.port {
+            HostPort::Ports(range) => range.first(),
+            HostPort::Auto => 0,
+        };
+        (port, item.row.mapping.listen.address.clone(), item.row.mapping.protocol)
+    };
+    key(a).cmp(&key(b))
+}
+
+/// Makes the list of connections anew.
+pub(super) fn rebuild_connections(state: &mut State) {
+    let world = state.world();
+    let list = &state.connections;
+    let mut rows: Vec<_> = world
+        .connections
+        .values()
+        .filter(|item| lists(state, item))
+        .map(|item| (connection_key(item, list.sort, list.descending), item.id()))
+        .collect();
+    rows.sort_unstable();
+    state.connections.order = rows.into_iter().map(|(_, id)| id).collect();
+}
+
+/// Closed connections come last; equal ones stand as they came.
+fn connection_key(item: &ConnectionItem, sort: ConnectionSort, descending: bool) -> (bool, u128) {
+    let connection = &item.row.connection;
+    let rate = |rate: Option<f64>| rate.unwrap_or(0.0).to_bits();
+    let value = match sort {
+        ConnectionSort::OutRate => u128::from(rate(item.figures.out_rate)),
+        ConnectionSort::InRate => u128::from(rate(item.figures.in_rate)),
+        ConnectionSort::Out => u128::from(item.figures.bytes_out),
+        ConnectionSort::In => u128::from(item.figures.bytes_in),
+        ConnectionSort::Age => u128::from(u64::MAX - item.row.opened_at_ms),
+        ConnectionSort::Client => match connection.client.ip() {
+            IpAddr::V4(ip) => u128::from(u32::from(ip)),
+            IpAddr::V6(ip) => u128::from(ip),
+        },
+        ConnectionSort::State => connection.state as u128,
+    };
+    (item.is_closed(), if descending { u128::MAX - value } else { value })
+}
+
+/// Whether a connection belongs on the list now.
+pub(super) fn lists(state: &State, item: &ConnectionItem) -> bool {
+    let of_mapping = match state.listed {
+        Listed::All => true,
+        Listed::Of(id) => item.row.mapping_id == id,
+        Listed::Nothing => false,
+    };
+    of_mapping
+        && (state.show_closed || state.world().is_fresh(item, state.shown_ms()))
+        && state.connections.filter.takes_connection(item)
+}
+
+/// Takes rows off that closed long enough ago, or are gone; true when there were any.
+pub(super) fn drop_stale(state: &mut State) -> bool {
+    let before = state.connections.order.len();
+    let (world, show_closed, now_ms) = (&state.live, state.show_closed, state.now_ms);
+    state
+        .connections
+        .order
+        .retain(|id| world.connections.get(id).is_some_and(|item| show_closed || world.is_fresh(item, now_ms)));
+    state.connections.order.len() != before
+}
+
+/// Sorts again if rows may have changed places, it is time and nobody is pressing keys.
+pub(super) fn sort_if_due(state: &mut State) -> bool {
+    let is_calm = state.now_ms >= state.last_key_ms + CALM_AFTER_KEY_MS || state.last_key_ms == 0;
+    if !state.is_unsorted || !is_calm || state.now_ms < state.last_sort_ms + SORT_EVERY_MS {
+        return false;
+    }
+    state.is_unsorted = false;
+    state.last_sort_ms = state.now_ms;
+    let before = (state.mappings.order.clone(), state.connections.order.clone());
+    rebuild_mappings(state);
+    rebuild_connections(state);
+    before != (state.mappings.order.clone(), state.connections.order.clone())
+}
+
+/// Makes the list of events anew.
+pub(super) fn rebuild_events(state: &mut State) {
+    let filter = &state.events.filter;
+    state.events.order = state
+        .world()
+        .events
+        .iter()
+        .filter(|item| {
+            filter.is_empty() || event_line(&item.event).is_some_and(|(_, text)| filter.takes_event(&item.event, &text))
+        })
+        .map(|item| item.number)
+        .collect();
+}
+
+/// Follows the events: whoever stands on the last one goes on to the newest.
+pub(super) fn append_events(state: &mut State) {
+    let follows = state.events.selected.is_none() || state.events.selected == state.events.order.last().copied();
+    rebuild_events(state);
+    if follows {
+        state.events.select(usize::MAX);
+    }
+}

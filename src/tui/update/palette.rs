@@ -1,0 +1,103 @@
+//! The palette: every action by name, and commands with arguments.
+
+use crate::model::mapping::{Mapping, Protocol};
+use crate::model::profile::WrittenMapping;
+use crate::model::request::Request;
+
+use super::super::keymap::Action;
+use super::super::state::State;
+use super::super::state::dialog::{Overlay, Palette};
+use super::super::state::suggest::{Suggestion, suggestions, typed};
+use super::{Asked, Effect, actions, ask, change, perform};
+
+/// Tab: takes the chosen suggestion over into the line.
+pub(super) fn complete(state: &mut State) {
+    let suggestions = suggestions(state);
+    if let Overlay::Palette(palette) = &mut state.overlay
+        && let Some(suggestion) = suggestions.get(palette.chosen)
+    {
+        let space = if suggestion.text.starts_with("edit ") && !suggestion.text.ends_with(' ') { " " } else { "" };
+        palette.input = format!("{}{space}", suggestion.text).into();
+        palette.chosen = 0;
+    }
+}
+
+/// Enter: carries out the chosen action, or the command as typed.
+pub(super) fn run(state: &mut State, mut palette: Palette, effects: &mut Vec<Effect>) {
+    let line = typed(&palette).trim().to_owned();
+    let (command, argument) = line.split_once(' ').map_or((line.as_str(), ""), |(a, b)| (a, b.trim()));
+    let outcome = match (command, argument) {
+        ("quit" | "q", _) => {
+            perform(state, Action::Quit, effects);
+            Ok(())
+        }
+        ("add" | "edit" | "delete" | "open" | "saveas", argument) if !argument.is_empty() => {
+            command_with(state, command, argument, effects)
+        }
+        _ => {
+            state.overlay = Overlay::Palette(palette.clone());
+            match suggestions(state).get(palette.chosen) {
+                Some(Suggestion { action: Some(action), .. }) => {
+                    state.overlay = Overlay::None;
+                    perform(state, *action, effects);
+                }
+                Some(_) => complete(state),
+                None => palette_error(state, format!("no such command: {line}")),
+            }
+            return;
+        }
+    };
+    if let Err(error) = outcome {
+        palette.error = Some(error);
+        state.overlay = Overlay::Palette(palette);
+    }
+}
+
+fn palette_error(state: &mut State, error: String) {
+    if let Overlay::Palette(palette) = &mut state.overlay {
+        palette.error = Some(error);
+    }
+}
+
+fn command_with(state: &mut State, command: &str, argument: &str, effects: &mut Vec<Effect>) -> Result<(), String> {
+    match command {
+        "add" => {
+            let mapping = argument.parse::<Mapping>().map_err(|error| error.to_string())?;
+            let mapping = written(&mapping, WrittenMapping::default());
+            effects.push(change(state, Asked::Change, Request::Add { mapping, even_if_busy: false }));
+        }
+        "edit" => {
+            let (name, text) = argument.split_once(' ').ok_or("edit NAME MAPPING")?;
+            let (id, base) = find(state, name)?;
+            let mapping = text.trim().parse::<Mapping>().map_err(|error| error.to_string())?;
+            let mapping = written(&mapping, base);
+            effects.push(change(state, Asked::Change, Request::Edit { id, mapping, even_if_busy: false }));
+        }
+        "delete" => {
+            let (id, _) = find(state, argument)?;
+            actions::delete(state, vec![id], effects);
+        }
+        "open" => effects.push(ask(Asked::Change, Request::OpenProfile { name: argument.to_owned() })),
+        _ => effects.push(ask(Asked::Change, Request::SaveAs { name: argument.to_owned() })),
+    }
+    Ok(())
+}
+
+fn find(state: &State, name: &str) -> Result<(crate::model::id::MappingId, WrittenMapping), String> {
+    state
+        .live
+        .mappings
+        .values()
+        .find(|item| item.row.name == name)
+        .map(|item| (item.row.id, item.row.written.clone()))
+        .ok_or_else(|| format!("no mapping is named {name}"))
+}
+
+fn written(mapping: &Mapping, base: WrittenMapping) -> WrittenMapping {
+    WrittenMapping {
+        listen: mapping.listen.to_string(),
+        target: mapping.target.to_string(),
+        protocol: (mapping.protocol != Protocol::Tcp).then_some(mapping.protocol),
+        ..base
+    }
+}

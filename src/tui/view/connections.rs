@@ -1,0 +1,160 @@
+//! A list of connections: of the selected mapping, or all.
+
+use ratatui::style::{Modifier, Style};
+
+use super::canvas::Canvas;
+use super::mappings::{arrow, goes_on, heading, rest};
+use super::theme::Role;
+use crate::model::event::ConnectionState;
+use crate::tui::format;
+use crate::tui::state::columns::{self, ConnectionColumn, Placed};
+use crate::tui::state::layout::Lines;
+use crate::tui::state::{ConnectionItem, Pane, State, View};
+
+/// Draws the pane.
+pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
+    let state = canvas.state;
+    let list = &state.connections;
+    let has_focus = state.focus() == Pane::Connections;
+    let (name, _) = list.sort.name_and_next();
+    canvas.rule(
+        lines.y,
+        "CONNECTIONS",
+        &rest(state, Pane::Connections, &title(state)),
+        &format!("{name} {}", arrow(list.descending)),
+        has_focus,
+    );
+    let (columns, _) = columns::connections(canvas.width(), list.column_skip);
+    let muted = canvas.style(Role::Muted);
+    if list.order.is_empty() {
+        let text = if list.filter.is_empty() { "no connection now" } else { "no connection passes the filter" };
+        canvas.text(3, lines.y + 1, text, muted);
+        return;
+    }
+    for column in &columns {
+        heading(canvas, lines.y + 1, column, muted);
+    }
+    let visible = state.visible(Pane::Connections);
+    for (y, id) in (lines.y + 2..).zip(list.order.iter().skip(list.offset).take(visible)) {
+        if let Some(item) = state.world().connections.get(id) {
+            row(canvas, y, item, &columns, has_focus);
+        }
+    }
+    goes_on(canvas, lines, list.offset, visible, list.order.len());
+}
+
+/// `any:8080 -> web_1:80   5 open, 1 closed`.
+fn title(state: &State) -> String {
+    let world = state.world();
+    let listed = state.connections.order.iter().filter_map(|id| world.connections.get(id));
+    let closed = listed.filter(|item| item.is_closed()).count();
+    let open = state.connections.order.len() - closed;
+    let counts = if closed == 0 { format!("{open} open") } else { format!("{open} open, {closed} closed") };
+    match (state.view, state.selected_mapping()) {
+        (View::Mappings, Some(item)) => {
+            let mapping = &item.row.mapping;
+            format!("{} -> {}   {counts}", mapping.listen, mapping.target)
+        }
+        _ => counts,
+    }
+}
+
+fn row(canvas: &mut Canvas<'_>, y: u16, item: &ConnectionItem, columns: &[Placed<ConnectionColumn>], has_focus: bool) {
+    let state = canvas.state;
+    let is_closed = item.is_closed();
+    let muted = canvas.style(Role::Muted);
+    for column in columns {
+        if column.id == ConnectionColumn::State {
+            state_cell(canvas, y, item, columns, column);
+            continue;
+        }
+        if is_closed && column.id == ConnectionColumn::Process {
+            // The reason needs the room.
+            continue;
+        }
+        let text = cell(state, item, column);
+        let style = if is_closed { muted } else { Style::new() };
+        if column.is_right {
+            canvas.right(column.x + column.width, y, &text, style);
+        } else {
+            canvas.text(column.x, y, &text, style);
+        }
+    }
+    if state.connections.selected == Some(item.id()) {
+        canvas.text(0, y, ">", Style::new());
+        canvas.select(y, has_focus);
+    }
+}
+
+/// The state, or `x` and the reason, for which the column before gives its room.
+fn state_cell(
+    canvas: &mut Canvas<'_>,
+    y: u16,
+    item: &ConnectionItem,
+    columns: &[Placed<ConnectionColumn>],
+    column: &Placed<ConnectionColumn>,
+) {
+    let connection = &item.row.connection;
+    if let Some(reason) = connection.reason {
+        let start = columns.iter().find(|other| other.id == ConnectionColumn::Process).map_or(column.x, |p| p.x);
+        let end = column.x + column.width;
+        let text = format::elide_end(&format!("x {}", format::close_reason(reason)), usize::from(end - start));
+        let width = u16::try_from(format::width(&text)).unwrap_or(0);
+        // At the state's own place where it fits, else further left.
+        let x = column.x.min(end - width.min(end));
+        let style = if reason.is_fine() {
+            canvas.style(Role::Muted)
+        } else {
+            canvas.style(Role::Warn).add_modifier(Modifier::DIM)
+        };
+        canvas.text(x, y, &text, style);
+        return;
+    }
+    let word = format::connection_state(connection.state);
+    let (text, role) = match connection.state {
+        ConnectionState::HalfClosed => (format!("! {word}"), Role::Warn),
+        ConnectionState::Connecting | ConnectionState::Closing => (word.to_owned(), Role::Muted),
+        _ => (word.to_owned(), Role::Plain),
+    };
+    canvas.cut(column.x, y, &text, column.width, canvas.style(role));
+}
+
+fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>) -> String {
+    use ConnectionColumn as C;
+    let connection = &item.row.connection;
+    let endpoint = |text: String| columns::fitted(&text, column, true);
+    match column.id {
+        C::Family => format::families(connection.client, connection.target_address),
+        C::Client => endpoint(connection.client.to_string()),
+        C::Process => {
+            let process = item.row.process.as_ref().map(AsRef::as_ref).unwrap_or_default();
+            columns::fitted(process, column, false)
+        }
+        C::In => format::si(item.figures.bytes_in),
+        C::Out => format::si(item.figures.bytes_out),
+        C::InRate | C::OutRate if item.is_closed() => String::new(),
+        C::InRate => format::rate(item.figures.in_rate),
+        C::OutRate => format::rate(item.figures.out_rate),
+        C::Age => age(state, item),
+        C::Listener => endpoint(connection.listener.to_string()),
+        C::Source => connection.source.map_or_else(|| "??".to_owned(), |source| endpoint(source.to_string())),
+        C::TargetAddress => connection.target_address.map_or_else(|| "??".to_owned(), |to| endpoint(to.to_string())),
+        // Drawn by the row.
+        C::State => String::new(),
+    }
+}
+
+/// Its age, or how long ago it ended.
+pub(super) fn age(state: &State, item: &ConnectionItem) -> String {
+    let now_ms = state.world().service_ms(state.shown_ms());
+    match item.closed_at_ms() {
+        Some(at) => {
+            let ago = format::age(now_ms.saturating_sub(at));
+            // `12m05s ago` is more than anybody needs to know, and than fits.
+            let coarse =
+                if ago.len() > 3 { ago.split_inclusive(['m', 'h']).next().unwrap_or(&ago).to_owned() } else { ago };
+            format!("{coarse} ago")
+        }
+        None => format::age(now_ms.saturating_sub(item.row.opened_at_ms)),
+    }
+}

@@ -1,0 +1,258 @@
+//! The detail of the selected connection, both legs as `netstat` would show them; without one, of the mapping.
+
+use ratatui::style::Style;
+
+use super::canvas::Canvas;
+use super::connections::age;
+use super::mappings::unit;
+use super::theme::{self, Role};
+use crate::model::event::{ConnectionState, Side};
+use crate::model::rate::RateMeter;
+use crate::tui::format;
+use crate::tui::state::layout::Lines;
+use crate::tui::state::world::Meters;
+use crate::tui::state::{ConnectionItem, MappingItem, Severity, Zoom};
+
+/// The graph shows at most this many seconds.
+const GRAPH_SECONDS: usize = 60;
+
+/// Draws the pane.
+pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
+    let state = canvas.state;
+    let is_zoomed = state.zoom == Zoom::Detail;
+    let connection = state.selected_connection();
+    let mapping = match connection {
+        Some(item) => state.world().mappings.get(&item.row.mapping_id),
+        None => state.selected_mapping(),
+    };
+    canvas.rule(lines.y, "DETAIL", "", "", is_zoomed);
+    let mut pen = Pen { canvas, y: lines.y + 1, end: lines.y + lines.height };
+    if is_zoomed {
+        if let Some(item) = connection {
+            whole_connection(&mut pen, item);
+        }
+        if let Some(item) = mapping {
+            pen.y += 1;
+            whole_mapping(&mut pen, item);
+        }
+        let meters = connection.map(|item| &item.meters).or(mapping.map(|item| &item.meters));
+        if let Some(meters) = meters {
+            pen.y += 1;
+            graphs(&mut pen, meters);
+        }
+        return;
+    }
+    match (connection, mapping) {
+        (Some(item), _) => {
+            legs(&mut pen, item);
+            graphs(&mut pen, &item.meters);
+        }
+        (None, Some(item)) => {
+            ends(&mut pen, item);
+            graphs(&mut pen, &item.meters);
+        }
+        (None, None) => {}
+    }
+}
+
+/// Writes line after line, as far as the pane goes.
+struct Pen<'a, 'b> {
+    canvas: &'a mut Canvas<'b>,
+    y: u16,
+    end: u16,
+}
+
+impl Pen<'_, '_> {
+    /// A name, a text, and what stands at the right if there is room for it.
+    fn line(&mut self, name: &str, text: &str, right: &str) {
+        self.styled(name, text, right, Style::new());
+    }
+
+    fn styled(&mut self, name: &str, text: &str, right: &str, style: Style) {
+        if self.y >= self.end {
+            return;
+        }
+        let width = self.canvas.width();
+        self.canvas.text(1, self.y, name, self.canvas.style(Role::Muted));
+        let room = usize::from(width.saturating_sub(10));
+        let x = self.canvas.text(9, self.y, &format::elide_end(text, room), style);
+        if !right.is_empty() && usize::from(x) + 2 + format::width(right) < usize::from(width) {
+            self.canvas.right(width - 1, self.y, right, Style::new());
+        }
+        self.y += 1;
+    }
+}
+
+/// Two lines: client to listener, source to target.
+fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
+    let connection = &item.row.connection;
+    let client = connection.client.to_string();
+    let listener = connection.listener.to_string();
+    let source = connection.source.map_or_else(|| "??".to_owned(), |address| address.to_string());
+    let target = connection.target_address.map_or_else(|| format!("?? {}", connection.target), |to| to.to_string());
+    let (first, second) = (leg(pen, &client, &listener), leg(pen, &source, &target));
+    // Figures stand one below the other, so that they can be compared.
+    let bytes = (connection.bytes_in.to_string(), connection.bytes_out.to_string());
+    let digits = bytes.0.len().max(bytes.1.len());
+    let state = state_words(item);
+    let process = item.row.process.as_ref().map(|process| format!("{process}  ")).unwrap_or_default();
+    let age = if item.is_closed() {
+        format!("lived {}", format::age(connection.duration_ms))
+    } else {
+        age(pen.canvas.state, item)
+    };
+    pen.line("client", &first, &format!("{process}{state} {age}   in  {:>digits$} B", bytes.0));
+    pen.line("target", &second, &format!("{}   out {:>digits$} B", connection.target, bytes.1));
+}
+
+/// A leg, its addresses cut where the screen is too narrow for both; ports never.
+fn leg(pen: &Pen<'_, '_>, from: &str, to: &str) -> String {
+    let room = usize::from(pen.canvas.width().saturating_sub(10)).saturating_sub(4);
+    let (a, b) = (format::width(from), format::width(to));
+    if a + b <= room {
+        return format!("{from} -> {to}");
+    }
+    let half = room / 2;
+    let (first, second) = if a <= half {
+        (a, room - a)
+    } else if b <= half {
+        (room - b, b)
+    } else {
+        (half, room - half)
+    };
+    format!("{} -> {}", format::elide_endpoint(from, first), format::elide_endpoint(to, second))
+}
+
+fn state_words(item: &ConnectionItem) -> String {
+    let connection = &item.row.connection;
+    match (connection.reason, connection.state, connection.closed_side) {
+        (Some(reason), ..) => format!("x {}", format::close_reason(reason)),
+        (None, ConnectionState::HalfClosed, Some(Side::Client)) => "half, client has finished".to_owned(),
+        (None, ConnectionState::HalfClosed, Some(Side::Target)) => "half, target has finished".to_owned(),
+        (None, state, _) => format::connection_state(state).to_owned(),
+    }
+}
+
+/// Two lines of a mapping without connections: its listeners, its target.
+fn ends(pen: &mut Pen<'_, '_>, item: &MappingItem) {
+    let row = &item.row;
+    let listeners: Vec<_> = row.listeners.iter().map(listener_words).collect();
+    let listeners = if listeners.is_empty() { "not listening".to_owned() } else { listeners.join("   ") };
+    pen.line(
+        "listen",
+        &listeners,
+        &format!("{} since start", format::count(row.connections_total, unit(row.mapping.protocol))),
+    );
+    pen.line("target", &target_words(item), &row.last_result.map(format::last_result).unwrap_or_default());
+}
+
+fn listener_words(listener: &crate::model::update::ListenerRow) -> String {
+    match (&listener.error, listener.bound) {
+        (Some(error), _) => format!("! {} {}", listener.address, format::short_error(error.as_str())),
+        (None, Some(_)) => format!("{} bound", listener.address),
+        (None, None) => format!("{} not bound", listener.address),
+    }
+}
+
+fn target_words(item: &MappingItem) -> String {
+    let row = &item.row;
+    let addresses: Vec<_> = row.target_addresses.iter().map(|ip| format::address(*ip)).collect();
+    let addresses = if addresses.is_empty() { "??".to_owned() } else { addresses.join(" ") };
+    let target = row.mapping.target.to_string();
+    if target.starts_with(&addresses) { target } else { format!("{target} -> {addresses}") }
+}
+
+/// Everything about a connection.
+fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
+    let connection = &item.row.connection;
+    let source = connection.source.map_or_else(|| "??".to_owned(), |address| address.to_string());
+    let target = connection.target_address.map_or_else(|| "??".to_owned(), |address| address.to_string());
+    let client_leg = leg(pen, &connection.client.to_string(), &connection.listener.to_string());
+    let target_leg = leg(pen, &source, &target);
+    pen.line("client", &client_leg, "");
+    pen.line("target", &target_leg, &connection.target);
+    pen.line("state", &state_words(item), &format!("{} {}", connection.protocol, connection.id));
+    if let Some(error) = &connection.error {
+        pen.styled("error", error.as_str(), "", theme::severity(pen.canvas.state.look, Severity::Error));
+    }
+    if let Some(process) = &item.row.process {
+        pen.line("process", process.as_str(), "");
+    }
+    let age = age(pen.canvas.state, item);
+    let lived =
+        if item.is_closed() { format!(", lived {}", format::age(connection.duration_ms)) } else { String::new() };
+    pen.line("opened", &format!("{:.3}", connection.opened_at), &format!("{age}{lived}"));
+    let datagrams = |count: Option<u64>| count.map(|count| format!("{count} datagrams")).unwrap_or_default();
+    pen.line("in", &format!("{} B  client to container", connection.bytes_in), &datagrams(connection.datagrams_in));
+    pen.line("out", &format!("{} B  container to client", connection.bytes_out), &datagrams(connection.datagrams_out));
+}
+
+/// Everything about a mapping.
+fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
+    let state = pen.canvas.state;
+    let row = &item.row;
+    let style = theme::severity(state.look, item.severity());
+    let reason = row.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    pen.line("mapping", &row.mapping.to_string(), &row.name);
+    pen.styled("state", &format!("{}{reason}", format::mapping_state_word(row.state)), "", style);
+    for listener in &row.listeners {
+        pen.line("listen", &listener_words(listener), "");
+    }
+    pen.line("target", &target_words(item), &row.last_result.map(format::last_result).unwrap_or_default());
+    let who = if row.mapping.is_exposed() { "other machines can connect" } else { "only this machine can connect" };
+    pen.line("who", who, "");
+    let from = state.baselines.get(&row.id).copied().unwrap_or_default();
+    let since = if state.baselines.contains_key(&row.id) { "from your 0 on" } else { "since start" };
+    let (bytes_in, bytes_out) =
+        (row.bytes_in.saturating_sub(from.bytes_in), row.bytes_out.saturating_sub(from.bytes_out));
+    let text = format!(
+        "{} open, {} in all, {} failed; in {bytes_in} B, out {bytes_out} B {since}",
+        row.connections,
+        row.connections_total,
+        row.errors.saturating_sub(from.errors)
+    );
+    pen.line("count", &text, "");
+}
+
+/// The graph of the rate to the client; where there is room, taller ones of both ways.
+fn graphs(pen: &mut Pen<'_, '_>, meters: &Meters) {
+    let rows = pen.end.saturating_sub(pen.y);
+    if rows == 0 {
+        return;
+    }
+    if rows < 4 {
+        graph(pen, "out/s", &meters.out, 1);
+        return;
+    }
+    let each = (rows.saturating_sub(1) / 2).min(8);
+    graph(pen, "out/s", &meters.out, each);
+    if rows > 2 * each {
+        pen.y += 1;
+    }
+    graph(pen, "in/s", &meters.r#in, each);
+}
+
+fn graph(pen: &mut Pen<'_, '_>, name: &str, meter: &RateMeter, rows: u16) {
+    const LEFT: u16 = 9;
+    const RIGHT: u16 = 20;
+    let state = pen.canvas.state;
+    let width = pen.canvas.width();
+    let seconds = usize::from(width.saturating_sub(LEFT + RIGHT)).min(GRAPH_SECONDS);
+    // Wide screens give a second two columns, or three.
+    let per_second = (usize::from(width.saturating_sub(LEFT + RIGHT)) / GRAPH_SECONDS).clamp(1, 4);
+    let now_ms = state.world().service_ms(state.shown_ms());
+    let history = meter.history(now_ms, 1_000, seconds);
+    let peak = history.iter().copied().fold(0.0, f64::max);
+    let values: Vec<f64> = history.iter().flat_map(|value| std::iter::repeat_n(*value, per_second)).collect();
+    let y = pen.y;
+    pen.canvas.text(1, y, name, pen.canvas.style(Role::Muted));
+    if rows == 1 {
+        pen.canvas.graph(LEFT, y, &values, peak);
+    } else {
+        pen.canvas.tall_graph(LEFT, y, rows, &values, peak);
+    }
+    let x = LEFT + u16::try_from(values.len()).unwrap_or(0) + 1;
+    let peak = if peak < 0.5 { "idle".to_owned() } else { format!("peak {}", format::si_bytes(peak)) };
+    pen.canvas.text(x, y, &format!("{seconds}s {peak}"), Style::new());
+    pen.y += rows;
+}

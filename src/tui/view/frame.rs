@@ -1,0 +1,262 @@
+//! The lines above and below the panels: sums, views, badges; keys that work now, and news.
+
+use ratatui::style::{Modifier, Style};
+
+use super::canvas::Canvas;
+use super::theme::{self, Role};
+use crate::model::container::DockerState;
+use crate::tui::format;
+use crate::tui::keymap::{self, Binding, Scope};
+use crate::tui::state::{MappingItem, Overlay, Severity, State, View};
+
+/// Below the smallest size: one line.
+pub(super) fn tiny(canvas: &mut Canvas<'_>) {
+    let state = canvas.state;
+    if canvas.buffer.area.height == 0 {
+        return;
+    }
+    let text = if let Overlay::Confirm(confirm) = &state.overlay {
+        format!("{} {} esc {}", confirm.question, question_key(confirm), confirm.no)
+    } else {
+        let world = state.world();
+        let mapping = if canvas.width() < 34 { "map" } else { "mapping" };
+        let mappings = format::count(world.mappings.len() as u64, mapping);
+        format!("portolan {mappings} {} q quit", format::count(world.open(), "conn"))
+    };
+    canvas.text(0, 0, &format::elide_end(&text, usize::from(canvas.width())), Style::new());
+}
+
+fn question_key(confirm: &crate::tui::state::dialog::Confirm) -> String {
+    format!("{} {}", confirm.key, confirm.yes)
+}
+
+/// Sums and views.
+pub(super) fn head(canvas: &mut Canvas<'_>) {
+    sums(canvas);
+    views(canvas);
+}
+
+fn sums(canvas: &mut Canvas<'_>) {
+    let state = canvas.state;
+    let world = state.world();
+    let mut x = canvas.text(1, 0, "portolan", canvas.style(Role::Accent));
+    let profile = world.overview.profile.as_ref().map_or("(no profile)", |profile| profile.name.as_str());
+    x = canvas.text(x + 1, 0, &format::elide_end(profile, 20), Style::new().add_modifier(Modifier::BOLD));
+    let sums = world.sums;
+    let mut parts = vec![format::count(world.mappings.len() as u64, "mapping")];
+    let open = world.open();
+    if open > 0 {
+        parts.push(format!("{} ({} v6, {} v4)", format::count(open, "conn"), sums.v6, sums.v4));
+    } else {
+        parts.push("0 conns".to_owned());
+    }
+    parts.push(format!("in {}", format::rate_long(sums.in_rate)));
+    parts.push(format!("out {}", format::rate_long(sums.out_rate)));
+    // What does not fit is left out whole.
+    for part in parts {
+        if usize::from(x) + 2 + format::width(&part) <= usize::from(canvas.width()) {
+            x = canvas.text(x + 2, 0, &part, Style::new());
+        }
+    }
+}
+
+fn views(canvas: &mut Canvas<'_>) {
+    let state = canvas.state;
+    let badges = badges(state);
+    let badge_width: usize = badges.iter().map(|(text, _)| format::width(text) + 2).sum();
+    let mut end = canvas.width();
+    for (text, style) in badges.iter().rev() {
+        canvas.right(end, 1, text, *style);
+        end = end.saturating_sub(u16::try_from(format::width(text) + 2).unwrap_or(0));
+    }
+    let room = usize::from(canvas.width()).saturating_sub(badge_width);
+    let errors = match state.live.errors_unseen {
+        0 => "4 Events".to_owned(),
+        count => format!("4 Events ({})", format::count(count, "error")),
+    };
+    let long = [
+        (View::Mappings, "1 Mappings".to_owned()),
+        (View::Connections, "2 Connections".to_owned()),
+        (View::Events, errors.clone()),
+    ];
+    let short = [
+        (View::Mappings, "1 Map".to_owned()),
+        (View::Connections, "2 Conn".to_owned()),
+        (View::Events, if state.live.errors_unseen > 0 { "4 Ev !!".to_owned() } else { "4 Ev".to_owned() }),
+    ];
+    let width = |views: &[(View, String)]| views.iter().map(|(_, name)| name.len() + 2).sum::<usize>() + 1;
+    let views = if width(&long) <= room { long } else { short };
+    let mut x = 1;
+    for (view, name) in views {
+        let style = if view == state.view {
+            canvas.style(Role::Accent).add_modifier(Modifier::UNDERLINED)
+        } else if view == View::Events && state.live.errors_unseen > 0 {
+            canvas.style(Role::Error)
+        } else {
+            Style::new()
+        };
+        if usize::from(x) + name.len() < room {
+            x = canvas.text(x, 1, &name, style) + 2;
+        }
+    }
+}
+
+fn badges(state: &State) -> Vec<(String, Style)> {
+    let look = state.look;
+    let narrow = state.size.0 < 60;
+    let mut badges = Vec::new();
+    let docker = match &state.world().overview.docker {
+        DockerState::Connected => Some(("docker ok", Role::Ok)),
+        DockerState::Unavailable { .. } if narrow => Some(("no docker", Role::Warn)),
+        DockerState::Unavailable { .. } => Some(("! docker not reachable", Role::Warn)),
+        DockerState::Unknown => None,
+    };
+    if let Some((text, role)) = docker {
+        badges.push((text.to_owned(), theme::style(look, role)));
+    }
+    if state.is_gone {
+        badges.push(("!! ENGINE ENDED".to_owned(), theme::style(look, Role::Error)));
+    } else if let Some(frozen) = &state.frozen {
+        let text = format!("FROZEN {}, {} new", format::age(state.now_ms.saturating_sub(frozen.since_ms)), frozen.new);
+        if narrow {
+            badges.clear();
+        }
+        badges.push((text, theme::style(look, Role::Warn).add_modifier(Modifier::REVERSED)));
+    } else {
+        badges.push(("LIVE".to_owned(), theme::style(look, Role::Ok)));
+    }
+    badges
+}
+
+/// Keys and news; says where the cursor stands in a filter line.
+pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
+    let height = canvas.buffer.area.height;
+    keys(canvas, height - 2);
+    match &canvas.state.overlay {
+        Overlay::Filter(line) => {
+            let style = canvas.style(Role::Accent);
+            let x = canvas.text(1, height - 1, "filter /", style);
+            let scroll = line.input.visual_scroll(usize::from(canvas.width().saturating_sub(x + 1)));
+            let shown: String = line.input.value().chars().skip(scroll).collect();
+            canvas.text(x, height - 1, &shown, Style::new());
+            let cursor = line.input.visual_cursor().saturating_sub(scroll);
+            Some((x + u16::try_from(cursor).unwrap_or(0), height - 1))
+        }
+        Overlay::Confirm(confirm) => {
+            let style = canvas.style(Role::Warn).add_modifier(Modifier::BOLD);
+            let keys = format!("  {}  esc {}", question_key(confirm), confirm.no);
+            let room = usize::from(canvas.width()).saturating_sub(1 + format::width(&keys));
+            let x = canvas.text(1, height - 1, &format::elide_end(&confirm.question, room), style);
+            canvas.text(x, height - 1, &keys, canvas.style(Role::Accent));
+            None
+        }
+        _ => {
+            news(canvas, height - 1);
+            None
+        }
+    }
+}
+
+fn keys(canvas: &mut Canvas<'_>, y: u16) {
+    let state = canvas.state;
+    let scopes: &[Scope] = match &state.overlay {
+        Overlay::None => keymap::SCREEN,
+        Overlay::Form(_) => &[Scope::Form],
+        // The question itself names its keys.
+        Overlay::Confirm(_) => &[],
+        _ => &[Scope::Dialog],
+    };
+    let is_palette = matches!(state.overlay, Overlay::Palette(_));
+    let mut shown: Vec<&Binding> = keymap::table()
+        .iter()
+        .filter(|binding| binding.footer > 0 && scopes.contains(&binding.scope) && binding.works(state))
+        .filter(|binding| is_palette || binding.action != keymap::Action::DialogComplete)
+        .collect();
+    shown.sort_by_key(|binding| binding.footer);
+    let texts: Vec<_> = shown.iter().map(|binding| (binding.keys[0].to_string(), binding.name)).collect();
+    let width = |(key, name): &(String, &str)| format::width(key) + 1 + name.len() + 2;
+    // `? help` and `q quit` stand last and stay; others give way from their left on, the later ones first.
+    let mut keep: Vec<bool> = vec![true; texts.len()];
+    let room = usize::from(canvas.width());
+    for at in (0..texts.len().saturating_sub(2)).rev() {
+        let sum: usize = texts.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(text, _)| width(text)).sum();
+        if sum < room {
+            break;
+        }
+        keep[at] = false;
+    }
+    let mut x = 1;
+    for ((key, name), keep) in texts.iter().zip(keep) {
+        if keep {
+            x = canvas.text(x, y, key, canvas.style(Role::Accent));
+            x = canvas.text(x + 1, y, name, Style::new()) + 2;
+        }
+    }
+}
+
+/// One line: the latest news, else what is wrong, else the hint.
+fn news(canvas: &mut Canvas<'_>, y: u16) {
+    let state = canvas.state;
+    let (severity, text) = if let Some(note) = &state.note {
+        (note.severity, note.text.to_string())
+    } else if let Some(hint) = &state.hint {
+        (Severity::None, hint.to_string())
+    } else if let Some(problem) = standing_problem(state) {
+        problem
+    } else {
+        return;
+    };
+    let mark = theme::mark(severity);
+    let style = theme::severity(state.look, severity);
+    let mut x = 1;
+    if !mark.is_empty() {
+        x = canvas.text(x, y, mark, style) + 1;
+    }
+    let room = usize::from(canvas.width().saturating_sub(x));
+    canvas.text(x, y, &format::elide_end(&text, room), style);
+}
+
+/// What is wrong now: with the profile, the selected mapping, Docker, or the worst mapping.
+fn standing_problem(state: &State) -> Option<(Severity, String)> {
+    let world = state.world();
+    if let Some(problem) = world.overview.profile.as_ref().and_then(|profile| profile.problem.as_ref()) {
+        return Some((Severity::Error, problem.to_string()));
+    }
+    if let Some(problem) = state.selected_mapping().and_then(mapping_problem) {
+        return Some(problem);
+    }
+    if let DockerState::Unavailable { reason } = &world.overview.docker {
+        return Some((Severity::Warn, format!("docker: {reason}; mappings by address still work")));
+    }
+    let mut problems: Vec<_> = world
+        .mappings
+        .values()
+        .filter_map(|item| {
+            mapping_problem(item).map(|(severity, text)| (std::cmp::Reverse(severity), item.row.id, text))
+        })
+        .collect();
+    problems.sort();
+    problems.into_iter().next().map(|(severity, _, text)| (severity.0, text))
+}
+
+fn mapping_problem(item: &MappingItem) -> Option<(Severity, String)> {
+    let severity = item.severity();
+    if severity == Severity::None {
+        return None;
+    }
+    let row = &item.row;
+    let head = format!("{} -> {}", row.mapping.listen, row.mapping.target);
+    if let Some(reason) = &row.reason {
+        return Some((severity, format!("{head} {}: {reason}", format::mapping_state_word(row.state))));
+    }
+    let result = row.last_result?;
+    Some((
+        severity,
+        format!(
+            "{head} {} {} of the last {}",
+            format::outcome(result.outcome),
+            result.failures,
+            format::count(u64::from(result.attempts), "connection")
+        ),
+    ))
+}
