@@ -1,6 +1,6 @@
 //! What the engine hands to a listener and through it to each of its connections.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -28,6 +28,16 @@ pub enum Addresses {
         /// Why.
         reason: SafeText,
     },
+}
+
+impl Addresses {
+    /// The addresses, if there are any.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Known(known) => known.iter().map(SocketAddr::ip).collect(),
+            Self::Waiting { .. } | Self::Refused { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Where connections go from now on; those that stand keep theirs.

@@ -26,7 +26,9 @@ use crate::model::untrusted::SafeText;
 use crate::model::update::Interest;
 use crate::service::{Handle, Subscription};
 
-use state::{ColorMode, Look, Paint, State};
+pub use state::ColorMode;
+
+use state::{Look, Paint, State};
 use update::{Effect, Msg, update};
 
 /// Frames follow each other no faster,

@@ -100,7 +100,8 @@ pub struct Run {
 }
 
 impl Run {
-    fn start(mut command: Command) -> Self {
+    /// Starts a command that prints the event stream.
+    pub fn start(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
@@ -193,11 +194,16 @@ impl Run {
 
     /// SIGINT, as Ctrl-C sends it. Gives the exit status, the rest of the events and what stood on stderr.
     #[track_caller]
-    pub fn stop(mut self) -> Ended {
+    pub fn stop(self) -> Ended {
         self.signal(Signal::SIGINT);
-        let status = wait_for("the program ends after SIGINT", super::SOON, || {
-            self.child.try_wait().expect("a child can be waited for")
-        });
+        self.wait()
+    }
+
+    /// Waits for its end. Gives the exit status, the rest of the events and what stood on stderr.
+    #[track_caller]
+    pub fn wait(mut self) -> Ended {
+        let status =
+            wait_for("the program ends", super::SOON, || self.child.try_wait().expect("a child can be waited for"));
         let errors = self.readers.pop().map(|reader| reader.join().expect("stderr was read")).unwrap_or_default();
         for reader in self.readers.drain(..) {
             reader.join().expect("every line of the event stream is JSON");

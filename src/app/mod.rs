@@ -1,0 +1,96 @@
+//! The composition root: turns arguments into parts, wires them, and ends them in order.
+//!
+//! Order of an end: the client (screen or printer) by itself or by a signal; then the service, which closes
+//! listeners, drains and sends the last events; then the log. The terminal was restored by the screen itself.
+
+mod events;
+mod parts;
+mod screen;
+mod sources;
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::cli::{Cli, Command};
+use crate::model::problem::Problem;
+use crate::model::schema::schema;
+use crate::tui::keymap;
+
+/// Does what the arguments say. The exit status is 0 when fine, 1 when it failed while running, 2 when the
+/// command line or a file is wrong.
+///
+/// # Errors
+/// When it failed while running; the text says what to do.
+pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    // Files that are made here are 0600, folders 0700.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    match &cli.command {
+        Some(Command::Keys { json }) => print(&keys(*json)?),
+        Some(Command::Schema) => print(&format!("{:#}\n", schema())),
+        Some(Command::Check) => match sources::check(&cli.source)? {
+            Ok(summary) => print(&summary),
+            Err(problems) => Ok(refuse(&problems)),
+        },
+        Some(Command::Run(options)) => match sources::open(&cli.source)? {
+            Ok(sources) => events::run(&parts::runtime()?, sources, *options),
+            Err(problems) => Ok(refuse(&problems)),
+        },
+        Some(Command::Try(options)) => {
+            let runtime = parts::runtime()?;
+            let (sources, hint) = sources::sample(&runtime)?;
+            if is_terminal && !options.json {
+                screen::run(&runtime, sources, cli.screen, Some(hint))
+            } else {
+                eprintln!("{hint}");
+                events::run(&runtime, sources, *options)
+            }
+        }
+        None if !is_terminal => {
+            eprintln!("not a terminal: use `portolan run`, or `portolan run --json`");
+            Ok(ExitCode::from(2))
+        }
+        None if cli.screen.demo => screen::demo(cli.screen),
+        None => match sources::open(&cli.source)? {
+            Ok(sources) => screen::run(&parts::runtime()?, sources, cli.screen, None),
+            Err(problems) => Ok(refuse(&problems)),
+        },
+    }
+}
+
+/// Every binding that works in this release, from the table that dispatches them.
+fn keys(json: bool) -> anyhow::Result<String> {
+    let table = keymap::table();
+    if json {
+        return Ok(serde_json::to_string_pretty(table).context("the table of keys is not JSON")? + "\n");
+    }
+    let mut text = String::new();
+    let mut scope = None;
+    for binding in table {
+        if scope.replace(binding.scope).is_none_or(|before| before != binding.scope) {
+            let gap = if text.is_empty() { "" } else { "\n" };
+            writeln!(text, "{gap}{}", format!("{:?}", binding.scope).to_lowercase())?;
+        }
+        writeln!(text, "  {:<16} {}", binding.keys_text(), binding.help)?;
+    }
+    Ok(text)
+}
+
+/// Prints to stdout; a closed reader ends quietly.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Prints every problem to stderr.
+fn refuse(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        eprintln!("{problem}");
+    }
+    ExitCode::from(2)
+}

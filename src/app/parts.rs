@@ -1,0 +1,114 @@
+//! The parts that the screen and `run` have in common: runtime, service, threads, signals.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::sources::Sources;
+use crate::docker::Endpoint;
+use crate::forward::descriptors::raise_limit;
+use crate::model::untrusted::SafeText;
+use crate::sample::Sample;
+use crate::service::{self, Handle, Running};
+
+/// Descriptors kept for files, Docker, the terminal and look-ups.
+const RESERVE: u64 = 64;
+
+/// Two workers: what forwarding needs on any machine of today, and no thread for each core.
+pub(super) fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("portolan")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Starts the service on the runtime. `always_docker`: look for it even while no mapping names a container.
+pub(super) fn start_service(
+    runtime: &Runtime,
+    sources: Sources,
+    warnings: mpsc::Receiver<SafeText>,
+    always_docker: bool,
+) -> (Running, Option<Sample>) {
+    // Where the limit cannot even be read, the usual soft one is assumed.
+    let (soft, _) = raise_limit().unwrap_or((1024, 1024));
+    let options = service::Options {
+        profile: sources.profile,
+        session: sources.session,
+        docker: Endpoint::from_env(),
+        always_docker,
+        descriptor_limit: soft.saturating_sub(RESERVE),
+        warnings,
+    };
+    let _guard = runtime.enter();
+    (Running::start(options), sources.sample)
+}
+
+/// Serves the sample page, if there is one, for ever.
+pub(super) async fn serve(sample: Option<Sample>) {
+    match sample {
+        Some(sample) => sample.serve().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs a client of the service on a thread with a runtime of its own, so that a terminal or reader that blocks
+/// holds up nothing else. The receiver gets what the client returned.
+pub(super) fn on_own_thread<T, F>(
+    name: &str,
+    handle: Handle,
+    client: impl FnOnce(Handle) -> F + Send + 'static,
+) -> anyhow::Result<oneshot::Receiver<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Nobody waits when the program has given up on this thread.
+            let _ = done.send(runtime.block_on(client(handle)));
+        })
+        .context("cannot start a thread")?;
+    Ok(ended)
+}
+
+/// SIGINT, SIGTERM and SIGHUP.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on. Call inside a runtime.
+    pub(super) fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next of them.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Where the log goes.
+pub(super) fn log_folder() -> anyhow::Result<PathBuf> {
+    service::log_folder().map_err(|problem| anyhow::anyhow!("{problem}"))
+}

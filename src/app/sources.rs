@@ -1,0 +1,124 @@
+//! Where the mappings come from: a profile, `-p`, or the sample page of `try`.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+
+use crate::cli::Source;
+use crate::host::addresses::OwnAddresses;
+use crate::host::holders;
+use crate::model::assemble::Origin;
+use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
+use crate::model::problem::Problem;
+use crate::model::profile::{MappingConfig, Problems, Profile};
+use crate::model::untrusted::SafeText;
+use crate::sample::Sample;
+use crate::service::{OpenError, OpenedProfile};
+use crate::store::ProfileSource;
+
+/// The port of `portolan try`, if it is free.
+const TRY_PORT: u16 = 8080;
+
+/// What the service starts with.
+pub(super) struct Sources {
+    pub(super) profile: Option<OpenedProfile>,
+    pub(super) session: Vec<MappingConfig>,
+    /// The sample page of `try`, to be served while the engine runs.
+    pub(super) sample: Option<Sample>,
+}
+
+/// Opens the profile (claiming it) and reads `-p`; every problem of both.
+pub(super) fn open(source: &Source) -> anyhow::Result<Result<Sources, Problems>> {
+    let (session, mut problems) = session(&source.mappings);
+    let mut profile = None;
+    if let Some(source) = profile_source(source) {
+        match OpenedProfile::open_blocking(source) {
+            Ok(opened) => profile = Some(opened),
+            Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
+            Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
+        }
+    }
+    if !problems.is_empty() {
+        return Ok(Err(problems));
+    }
+    let mappings = profile.as_ref().map(OpenedProfile::mappings).unwrap_or_default();
+    Ok(together(mappings, session).map(|session| Sources { profile, session, sample: None }))
+}
+
+/// Reads what `open` would open, and says that it is fine or every problem.
+pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>> {
+    let (session, mut problems) = session(&source.mappings);
+    let mut mappings = Vec::new();
+    let mut place = String::from("the command line");
+    let is_named = source.profile.is_some() || source.file.is_some();
+    if let Some(source) = profile_source(source) {
+        match OpenedProfile::read_blocking(source) {
+            Ok(read) if is_named && !read.exists => {
+                problems.push(Problem { file: Some(read.path), ..Problem::new("", "there is no such file") });
+            }
+            Ok(read) => {
+                place = format!("{}{}", read.path, if read.exists { "" } else { ", which is not there yet" });
+                mappings = read.mappings;
+            }
+            Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
+            Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
+        }
+    }
+    if !problems.is_empty() {
+        return Ok(Err(problems));
+    }
+    let count = mappings.len() + session.len();
+    let noun = if count == 1 { "mapping" } else { "mappings" };
+    Ok(together(&mappings, session).map(|_| format!("ok: {count} {noun} in {place}\n")))
+}
+
+/// Starts the page of `try` and maps it; with the line that says what to run.
+pub(super) fn sample(runtime: &Runtime) -> anyhow::Result<(Sources, SafeText)> {
+    let sample = runtime.block_on(Sample::bind()).context("cannot start the sample page on 127.0.0.1")?;
+    let page = sample.address().context("the sample page has no address")?;
+    let ports = PortRange::single(page.port()).context("the sample page has no port")?;
+    let mut port = PortRange::single(TRY_PORT).context("the port of try is no port")?;
+    let listen = |port| Listen { address: ListenAddress::Localhost, port: HostPort::Ports(port) };
+    let report = holders::report(&listen(port), Protocol::Tcp, &[]).context("cannot read which ports are in use")?;
+    if !report.conflicts.is_empty() {
+        port = report.next_free.and_then(PortRange::single).context("no port is free for the sample mapping")?;
+    }
+    let target = Target { host: TargetHost::Ip(page.ip().into()), ports };
+    let config = MappingConfig::new("try", Mapping { listen: listen(port), target, protocol: Protocol::Tcp });
+    let hint = format!("try it:  curl 'http://[::1]:{port}/'   (an IPv4-only page, over IPv6)");
+    Ok((Sources { profile: None, session: vec![config], sample: Some(sample) }, SafeText::new(&hint)))
+}
+
+/// `-p` alone opens no profile, like `ssh -L`.
+fn profile_source(source: &Source) -> Option<ProfileSource> {
+    match (&source.file, &source.profile) {
+        (Some(path), _) => Some(ProfileSource::File(path.clone())),
+        (None, Some(name)) => Some(ProfileSource::Named(name.clone())),
+        (None, None) => source.mappings.is_empty().then(ProfileSource::default),
+    }
+}
+
+/// Reads each `-p`.
+fn session(texts: &[String]) -> (Vec<MappingConfig>, Problems) {
+    let mut session = Vec::new();
+    let mut problems = Vec::new();
+    for text in texts {
+        match MappingConfig::from_argument(text) {
+            Ok(config) => session.push(config),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (session, problems)
+}
+
+/// Finds the problems that mappings have only together: names, listeners, cycles. Gives the session's mappings
+/// with their names.
+fn together(profile: &[MappingConfig], session: Vec<MappingConfig>) -> Result<Vec<MappingConfig>, Problems> {
+    // Without them the check for cycles at run time remains.
+    let own: Vec<IpAddr> = OwnAddresses::read().map(|own| own.0.iter().map(|own| own.ip).collect()).unwrap_or_default();
+    let of_profile = profile.iter().cloned().enumerate().map(|(at, config)| (Origin::Profile(at), config));
+    let of_session = session.into_iter().map(|config| (Origin::argument(&config.mapping.to_string()), config));
+    let all = Profile::from_located(of_profile.chain(of_session).collect(), &own)?;
+    Ok(all.mappings.into_iter().skip(profile.len()).collect())
+}

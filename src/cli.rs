@@ -1,0 +1,111 @@
+//! Arguments as typed. What they mean is decided in `app`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::model::duration::parse_timeout;
+
+/// Maps host ports to containers and shows what flows through them.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "\
+A MAPPING is [ADDRESS:]PORT[-PORT]:TARGET:PORT[-PORT][/tcp|/udp|/sctp]:
+  8080:web_1:80                  this machine only, to the container web_1
+  any:8080:compose/shop/web:80   every address of this host, to a Compose service
+  '[::1]:8080:172.17.0.2:80'     one address, to an address
+  5353:172.17.0.3:53/udp         UDP
+  auto:web:80                    any free port
+
+portolan try                     shows it all in one command")]
+pub struct Cli {
+    /// What to do; the terminal interface when left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Which mappings.
+    #[command(flatten)]
+    pub source: Source,
+    /// How the screen looks.
+    #[command(flatten)]
+    pub screen: Screen,
+}
+
+/// Where the mappings come from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Source {
+    /// Profile to open [default: default]
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "file")]
+    pub profile: Option<String>,
+    /// Profile file anywhere
+    #[arg(long, value_name = "PATH", global = true)]
+    pub file: Option<PathBuf>,
+    /// Mapping for this session; alone it opens no profile. Can be repeated
+    #[arg(short = 'p', long = "publish", value_name = "MAPPING", global = true)]
+    pub mappings: Vec<String>,
+}
+
+/// How the screen looks.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Screen {
+    /// No byte above 0x7f on the screen
+    #[arg(long, global = true)]
+    pub ascii: bool,
+    /// Colours for a light terminal
+    #[arg(long, global = true)]
+    pub light: bool,
+    /// Show a simulated engine: touches no port, no file, no Docker
+    #[arg(long)]
+    pub demo: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See it work: a small web page, mapped, watched, with the curl line to run
+    Try(Run),
+    /// Forward without a screen, printing events, until SIGINT or SIGTERM
+    Run(Run),
+    /// Parse and validate; print every problem; open no port
+    Check,
+    /// Print every key binding that works now
+    Keys {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of profile files
+    Schema,
+}
+
+/// How to run without a screen.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Run {
+    /// One JSON object a line instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Exit with 1 unless every enabled mapping is up or waiting
+    #[arg(long)]
+    pub strict: bool,
+    /// How long connections may finish when it stops, such as 5s
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    pub drain: std::time::Duration,
+    /// Time between two traffic events, such as 1s
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub interval: std::time::Duration,
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    // No time at all is fine here: it means "at once".
+    if matches!(text, "0" | "0s" | "0ms") {
+        return Ok(std::time::Duration::ZERO);
+    }
+    parse_timeout("", text).map_err(|problem| problem.to_string())
+}
+
+fn interval(text: &str) -> Result<std::time::Duration, String> {
+    let interval = duration(text)?;
+    if interval < std::time::Duration::from_millis(20) {
+        return Err("the shortest interval is 20ms".into());
+    }
+    Ok(interval)
+}

@@ -1,0 +1,214 @@
+//! `run`: the same engine without a screen. An equal client of the service: it knows `model` and the handle.
+//!
+//! It lives on a thread of its own, so that a reader that stops reading stops this thread alone; the service
+//! then counts what it drops and says `lost`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::MissedTickBehavior;
+
+use crate::model::event::{Connection, ConnectionTraffic, Event, EventKind, MappingState, MappingTraffic};
+use crate::model::id::{ConnectionId, MappingId};
+use crate::model::update::{ConnectionRow, Interest, MappingRow, Update};
+use crate::service::Handle;
+
+/// How often rows are read; `traffic` is printed at its own interval.
+const SAMPLE_MS: u64 = 250;
+
+/// How `run` speaks.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// JSON objects instead of text.
+    pub json: bool,
+    /// Time between two `traffic` events.
+    pub interval: Duration,
+    /// Give up unless every enabled mapping is `up` or `waiting` once all are bound or failed.
+    pub strict: bool,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The service has ended; everything is said.
+    Finished,
+    /// Nobody reads any more.
+    OutputClosed,
+    /// Too little listens; why.
+    NotListening(String),
+}
+
+/// Prints events to `out` until the service ends.
+///
+/// # Errors
+/// When writing fails for another reason than a closed reader.
+pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Result<Ended> {
+    let interest = Interest { mappings: true, connections: true, events: true, sample_ms: SAMPLE_MS };
+    let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
+    let mut printer = Printer { out: io::BufWriter::new(out), json: options.json };
+    let mut traffic = Traffic::default();
+    let mut states: HashMap<MappingId, MappingRow> = HashMap::new();
+    let mut judging = false;
+    let mut tick = tokio::time::interval(options.interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let update = tokio::select! {
+            update = subscription.next() => update,
+            _ = tick.tick() => match printer.traffic(&mut traffic) {
+                Ok(()) => continue,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::OutputClosed),
+                Err(error) => return Err(error),
+            },
+        };
+        let Some(update) = update else { break };
+        for id in &update.mappings_removed {
+            states.remove(id);
+        }
+        states.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
+        judging |= update.events.iter().any(|event| matches!(event.kind, EventKind::Ready { .. }));
+        let has_rows = !update.mappings.is_empty() || !update.connections.is_empty();
+        match printer.print(&update, &mut traffic) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::OutputClosed),
+            Err(error) => return Err(error),
+        }
+        // Rows say which mappings are short of what was asked; they may come after `ready`.
+        if judging && has_rows {
+            judging = false;
+            if let Some(reason) = shortfall(&states, options.strict) {
+                return Ok(Ended::NotListening(reason));
+            }
+        }
+    }
+    Ok(Ended::Finished)
+}
+
+/// Why it cannot go on: nothing listens, or with `strict` not everything is as asked.
+fn shortfall(rows: &HashMap<MappingId, MappingRow>, strict: bool) -> Option<String> {
+    let enabled = || rows.values().filter(|row| row.state != MappingState::Stopped);
+    let bad: Vec<String> = enabled()
+        .filter(|row| {
+            if strict {
+                !matches!(row.state, MappingState::Up | MappingState::Waiting)
+            } else {
+                row.state == MappingState::Failed
+            }
+        })
+        .map(|row| match &row.reason {
+            Some(reason) => format!("{} is {}: {reason}", row.name, row.state),
+            None => format!("{} is {}", row.name, row.state),
+        })
+        .collect();
+    let all_failed = enabled().all(|row| row.state == MappingState::Failed);
+    (!bad.is_empty() && (strict || all_failed)).then(|| bad.join("; "))
+}
+
+struct Printer<W: Write> {
+    out: io::BufWriter<W>,
+    json: bool,
+}
+
+impl<W: Write> Printer<W> {
+    fn print(&mut self, update: &Update, traffic: &mut Traffic) -> io::Result<()> {
+        if update.lost > 0 {
+            traffic.is_patchy = true;
+            self.line(&Event::new(Timestamp::now(), EventKind::Lost { count: update.lost }))?;
+        }
+        for event in &update.events {
+            traffic.heard(&event.kind);
+            self.line(event)?;
+        }
+        traffic.note(&update.mappings, &update.connections);
+        self.out.flush()
+    }
+
+    fn traffic(&mut self, traffic: &mut Traffic) -> io::Result<()> {
+        let Some(kind) = traffic.take() else { return Ok(()) };
+        self.line(&Event::new(Timestamp::now(), kind))?;
+        self.out.flush()
+    }
+
+    fn line(&mut self, event: &Event) -> io::Result<()> {
+        if self.json {
+            serde_json::to_writer(&mut self.out, event)?;
+            writeln!(self.out)
+        } else {
+            writeln!(self.out, "{event}")
+        }
+    }
+}
+
+/// Counters that were said, and those that changed since.
+#[derive(Default)]
+struct Traffic {
+    mappings: HashMap<MappingId, (u64, u64)>,
+    /// Connections between their `opened` and their `closed`: only those are spoken of.
+    connections: HashMap<ConnectionId, Counted>,
+    changed_mappings: BTreeMap<MappingId, MappingTraffic>,
+    changed_connections: BTreeMap<ConnectionId, ConnectionTraffic>,
+    /// Some `opened` was lost, so an unknown id may well be open.
+    is_patchy: bool,
+}
+
+type Counted = (u64, u64, Option<u64>, Option<u64>);
+
+impl Traffic {
+    fn heard(&mut self, kind: &EventKind) {
+        match kind {
+            EventKind::Opened { connection } => {
+                self.connections.insert(connection.id, counted(connection));
+            }
+            EventKind::Closed { connection } => {
+                self.connections.remove(&connection.id);
+                self.changed_connections.remove(&connection.id);
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, mappings: &[MappingRow], connections: &[ConnectionRow]) {
+        for row in mappings {
+            let counts = (row.bytes_in, row.bytes_out);
+            if self.mappings.insert(row.id, counts).unwrap_or_default() != counts {
+                let traffic = MappingTraffic {
+                    mapping: row.name.clone(),
+                    connections: row.connections,
+                    bytes_in: row.bytes_in,
+                    bytes_out: row.bytes_out,
+                };
+                self.changed_mappings.insert(row.id, traffic);
+            }
+        }
+        for connection in connections.iter().map(|row| &row.connection).filter(|c| c.reason.is_none()) {
+            let counts = counted(connection);
+            let is_news = match self.connections.get_mut(&connection.id) {
+                Some(known) => std::mem::replace(known, counts) != counts,
+                None if self.is_patchy => self.connections.insert(connection.id, counts) != Some(counts),
+                None => false,
+            };
+            if is_news {
+                let traffic = ConnectionTraffic {
+                    id: connection.id,
+                    bytes_in: connection.bytes_in,
+                    bytes_out: connection.bytes_out,
+                    datagrams_in: connection.datagrams_in,
+                    datagrams_out: connection.datagrams_out,
+                };
+                self.changed_connections.insert(connection.id, traffic);
+            }
+        }
+    }
+
+    /// What changed since the last call; `None` when nothing did.
+    fn take(&mut self) -> Option<EventKind> {
+        let mappings: Vec<_> = std::mem::take(&mut self.changed_mappings).into_values().collect();
+        let connections: Vec<_> = std::mem::take(&mut self.changed_connections).into_values().collect();
+        (!mappings.is_empty() || !connections.is_empty()).then_some(EventKind::Traffic { mappings, connections })
+    }
+}
+
+fn counted(connection: &Connection) -> Counted {
+    (connection.bytes_in, connection.bytes_out, connection.datagrams_in, connection.datagrams_out)
+}

@@ -1,0 +1,427 @@
+//! The owner itself: one task that holds engine, desired state, Docker's view and the subscribers.
+//!
+//! Everything that changes the desired state runs here, one after the other. What only looks (ports, probes)
+//! runs beside it in `jobs` and never holds it up.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Duration, Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::desired::{Desired, Entry};
+use super::dns::{self, DnsTable, Resolver};
+use super::handle::{Handle, Incoming, ServiceCall};
+use super::profile::OpenedProfile;
+use super::reconcile::Told;
+use super::resolve::addresses_for;
+use super::subscribers::{Processes, Snapshot, Subscriber};
+use crate::docker::{self, DockerView, Endpoint, EndpointError};
+use crate::forward::context::Addresses;
+use crate::forward::engine::{self, Engine, MappingStatus};
+
+use crate::forward::registry::Registry;
+use crate::host;
+use crate::host::addresses::OwnAddresses;
+use crate::model::container::DockerState;
+use crate::model::event::{ConnectionState, EventKind};
+use crate::model::id::{ConnectionId, MappingId};
+use crate::model::mapping::{Protocol, TargetHost};
+use crate::model::profile::MappingConfig;
+use crate::model::untrusted::SafeText;
+use crate::model::update::Overview;
+
+/// How long the last events may take to reach a client that reads slowly, before the service ends without it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the service starts with.
+#[derive(Debug)]
+pub struct Options {
+    /// The profile; none with `-p` alone.
+    pub profile: Option<OpenedProfile>,
+    /// Mappings of the command line, for this session.
+    pub session: Vec<MappingConfig>,
+    /// The Docker engine, or why the environment names none that can be used.
+    pub docker: Result<Endpoint, EndpointError>,
+    /// Look for Docker even while no mapping names a container.
+    pub always_docker: bool,
+    /// Descriptors that listeners and connections may take.
+    pub descriptor_limit: u64,
+    /// Log records that the user should see as events.
+    pub warnings: mpsc::Receiver<SafeText>,
+}
+
+/// The running service: the one who started it ends it.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    drain: watch::Sender<Option<Duration>>,
+    task: JoinSet<()>,
+}
+
+pub(super) struct Service {
+    pub(super) engine: Option<Engine>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) desired: Desired,
+    pub(super) profile: Option<OpenedProfile>,
+    pub(super) known: HashMap<MappingId, Known>,
+    pub(super) docker: DockerWatch,
+    pub(super) resolver: Resolver,
+    dns: watch::Receiver<Arc<DnsTable>>,
+    /// The container that a target by name was last found to mean; a Compose service keeps its replica.
+    kept: HashMap<TargetHost, String>,
+    /// Addresses of this machine, read again with each change of the desired state.
+    pub(super) own: OwnAddresses,
+    pub(super) jobs: JoinSet<Job>,
+    subscribers: Vec<Subscriber>,
+    has_begun: bool,
+    pub(super) is_ready: bool,
+    processes: Processes,
+    processes_asked: HashSet<ConnectionId>,
+    is_asking_processes: bool,
+}
+
+/// What the service knows of a mapping that runs.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// As it was last given to the engine.
+    pub(super) config: Arc<MappingConfig>,
+    pub(super) addresses: Addresses,
+    pub(super) status: MappingStatus,
+    /// Why it is not wholly up, with the holder of its port.
+    pub(super) reason: Option<SafeText>,
+    /// Per listener, the error with the holder of its port.
+    pub(super) errors: Vec<Option<SafeText>>,
+    /// What events have said of it.
+    pub(super) told: Told,
+}
+
+/// What a job brings back.
+pub(super) enum Job {
+    /// It answered its client itself.
+    Done,
+    /// Processes of local clients.
+    Processes(Vec<(ConnectionId, SafeText)>),
+}
+
+/// Docker, looked for when first needed.
+pub(super) struct DockerWatch {
+    endpoint: Option<Result<Endpoint, EndpointError>>,
+    view: watch::Receiver<DockerView>,
+    /// Keeps `view` open until there is somebody to write it.
+    nobody: Option<watch::Sender<DockerView>>,
+    cancel: CancellationToken,
+    task: JoinSet<()>,
+}
+
+impl Running {
+    /// Starts the service on the current runtime. Nothing is bound before the first client subscribes or asks,
+    /// so that it misses no event.
+    pub fn start(options: Options) -> Self {
+        let (handle, incoming) = Handle::channel();
+        let (drain, drain_asked) = watch::channel(None);
+        let mut task = JoinSet::new();
+        task.spawn(run(options, incoming, drain_asked));
+        Self { handle, drain, task }
+    }
+
+    /// For clients.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Closes the listeners, lets connections finish for `drain`, resets what is left, sends the last events.
+    pub async fn shutdown(mut self, drain: Duration) {
+        self.drain.send_replace(Some(drain));
+        while self.task.join_next().await.is_some() {}
+    }
+
+    /// Returns when the service has ended by itself, which it never should.
+    pub async fn ended(&mut self) {
+        self.task.join_next().await;
+    }
+}
+
+async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::Receiver<Option<Duration>>) {
+    let registry = Registry::new();
+    let limit = engine::Options { descriptor_limit: options.descriptor_limit };
+    let (engine, mut notices) = Engine::start(limit, Arc::clone(&registry));
+    let no_names = CancellationToken::new();
+    let (resolver, resolving) = Resolver::new(dns::system(), no_names.clone());
+    let mut names = JoinSet::new();
+    names.spawn(resolving);
+    let mut warnings = options.warnings;
+    let mut service = Service {
+        engine: Some(engine),
+        registry,
+        desired: Desired::default(),
+        profile: options.profile,
+        known: HashMap::new(),
+        docker: DockerWatch::new(options.docker),
+        dns: resolver.changes(),
+        resolver,
+        kept: HashMap::new(),
+        own: OwnAddresses::default(),
+        jobs: JoinSet::new(),
+        subscribers: Vec::new(),
+        has_begun: false,
+        is_ready: false,
+        processes: HashMap::new(),
+        processes_asked: HashSet::new(),
+        is_asking_processes: false,
+    };
+    service.first_state(options.session);
+    if options.always_docker {
+        service.docker.need();
+    }
+    let mut stopping: JoinSet<()> = JoinSet::new();
+    let registry = Arc::clone(&service.registry);
+    loop {
+        let next_sample = service.subscribers.iter().map(Subscriber::next_sample).min();
+        tokio::select! {
+            Some(call) = incoming.recv() => match call {
+                ServiceCall::Subscribe { interest, updates } => {
+                    service.subscribers.push(Subscriber::new(interest, updates, &service.registry));
+                    service.begin().await;
+                }
+                ServiceCall::Request { call, reply } => {
+                    service.begin().await;
+                    service.serve(call, reply).await;
+                }
+            },
+            Some(notice) = notices.recv() => service.noticed(notice).await,
+            () = next_change(&mut service.docker.view) => service.docker_changed(),
+            () = next_change(&mut service.dns) => service.addresses_changed(),
+            Some(()) = OpenedProfile::changed(service.profile.as_mut()) => service.file_changed().await,
+            Some(message) = warnings.recv() => service.registry.tell(|| EventKind::Warning { message }),
+            () = registry.event_told() => service.flush(),
+            () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
+                service.sample();
+            }
+            Some(job) = service.jobs.join_next() => service.job_done(job.unwrap_or(Job::Done)),
+            Ok(()) = drain_asked.changed(), if stopping.is_empty() => {
+                let drain = drain_asked.borrow_and_update().unwrap_or_default();
+                if let Some(engine) = service.engine.take() {
+                    stopping.spawn(engine.shutdown(drain));
+                }
+            }
+            Some(_) = stopping.join_next() => break,
+        }
+    }
+    service.end().await;
+    no_names.cancel();
+    while names.join_next().await.is_some() {}
+}
+
+/// Waits for the next change; for ever when there will be none.
+async fn next_change<T>(value: &mut watch::Receiver<T>) {
+    if value.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Service {
+    fn first_state(&mut self, session: Vec<MappingConfig>) {
+        let mappings = self.profile.as_ref().map(|profile| profile.mappings().to_vec()).unwrap_or_default();
+        let mut entries = self.desired.matched(mappings);
+        for config in session {
+            entries.push(Entry { id: self.desired.fresh_id(), config: Arc::new(config), is_session: true });
+        }
+        self.desired.reset(entries);
+    }
+
+    /// Binds what is desired, once somebody watches.
+    async fn begin(&mut self) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.reconcile().await;
+        }
+    }
+
+    /// Addresses of a target as they are known now.
+    pub(super) fn addresses(&mut self, host: &TargetHost) -> Addresses {
+        if matches!(host, TargetHost::Container { .. } | TargetHost::Compose { .. }) {
+            self.docker.need();
+        }
+        let view = self.docker.view();
+        let names = Arc::clone(&self.dns.borrow());
+        let resolved = addresses_for(host, &view, &names, self.kept.get(host).map(String::as_str));
+        if let Some(id) = resolved.container {
+            self.kept.insert(host.clone(), id);
+        }
+        resolved.addresses
+    }
+
+    fn docker_changed(&mut self) {
+        let state = self.docker.state();
+        self.registry.tell(|| EventKind::Docker { docker: state });
+        self.addresses_changed();
+    }
+
+    fn job_done(&mut self, job: Job) {
+        match job {
+            Job::Done => {}
+            Job::Processes(found) => {
+                self.is_asking_processes = false;
+                self.processes.extend(found);
+            }
+        }
+    }
+
+    /// Sends events that wait, at once.
+    fn flush(&mut self) {
+        let at_ms = self.registry.now_ms();
+        for subscriber in &mut self.subscribers {
+            while subscriber.flush_events(at_ms) {}
+            if let Some(room) = subscriber.wait_for_room() {
+                let registry = Arc::clone(&self.registry);
+                self.jobs.spawn(async move {
+                    room.await;
+                    registry.wake();
+                    Job::Done
+                });
+            }
+        }
+    }
+
+    /// Sends rows to those who are due.
+    fn sample(&mut self) {
+        self.subscribers.retain(|subscriber| !subscriber.is_gone());
+        let now = Instant::now();
+        if !self.subscribers.iter().any(|subscriber| subscriber.next_sample() <= now) {
+            return;
+        }
+        let snapshot = self.snapshot();
+        if self.subscribers.iter().any(Subscriber::wants_connections) {
+            self.ask_processes(&snapshot);
+        }
+        for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.next_sample() <= now) {
+            subscriber.sample(now, &snapshot, &self.registry, &self.processes);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            at_ms: self.registry.now_ms(),
+            overview: Overview {
+                revision: self.desired.revision(),
+                profile: self.profile.as_ref().map(OpenedProfile::status),
+                order: self.desired.entries().iter().map(|entry| entry.id).collect(),
+                docker: self.docker.state(),
+                undo: self.desired.undo_label().cloned(),
+                descriptors: self.engine.as_ref().map(Engine::descriptors),
+            },
+            mappings: self.mapping_rows(),
+            open: self.registry.open_connections(),
+        }
+    }
+
+    /// Looks up the processes of new local clients, in one pass and one at a time.
+    fn ask_processes(&mut self, snapshot: &Snapshot) {
+        if self.processes_asked.len() > snapshot.open.len() * 2 + 64 {
+            let open: HashSet<_> = snapshot.open.iter().map(|record| record.id).collect();
+            self.processes_asked.retain(|id| open.contains(id));
+            self.processes.retain(|id, _| open.contains(id));
+        }
+        if self.is_asking_processes {
+            return;
+        }
+        let new: Vec<_> = snapshot
+            .open
+            .iter()
+            .filter(|record| record.state().0 != ConnectionState::Closed && self.own.contains(record.client.ip()))
+            .filter(|record| self.processes_asked.insert(record.id))
+            .map(|record| (record.id, record.client, record.listener, record.protocol()))
+            .collect();
+        if new.is_empty() {
+            return;
+        }
+        self.is_asking_processes = true;
+        self.jobs.spawn(async move {
+            let found = tokio::task::spawn_blocking(move || processes(&new)).await;
+            Job::Processes(found.unwrap_or_default())
+        });
+    }
+
+    /// The engine has ended: tell the last events and leave.
+    async fn end(mut self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        self.sample_all();
+        let at_ms = self.registry.now_ms();
+        for mut subscriber in std::mem::take(&mut self.subscribers) {
+            while subscriber.has_events() && !subscriber.is_gone() {
+                if !subscriber.flush_events(at_ms)
+                    && tokio::time::timeout_at(deadline, subscriber.room()).await.is_err()
+                {
+                    break;
+                }
+            }
+        }
+        self.docker.stop().await;
+        self.jobs.shutdown().await;
+    }
+
+    fn sample_all(&mut self) {
+        let now = Instant::now();
+        let snapshot = self.snapshot();
+        for subscriber in &mut self.subscribers {
+            subscriber.sample(now, &snapshot, &self.registry, &self.processes);
+        }
+    }
+}
+
+impl DockerWatch {
+    fn new(endpoint: Result<Endpoint, EndpointError>) -> Self {
+        let (nobody, view) = watch::channel(DockerView::default());
+        Self {
+            endpoint: Some(endpoint),
+            view,
+            nobody: Some(nobody),
+            cancel: CancellationToken::new(),
+            task: JoinSet::new(),
+        }
+    }
+
+    /// Starts to look, unless it does already.
+    pub(super) fn need(&mut self) {
+        let Some(endpoint) = self.endpoint.take() else { return };
+        let (view, watching) = docker::watch(endpoint, self.cancel.clone());
+        self.view = view;
+        self.nobody = None;
+        self.task.spawn(watching);
+    }
+
+    pub(super) fn view(&self) -> DockerView {
+        self.view.borrow().clone()
+    }
+
+    pub(super) fn state(&self) -> DockerState {
+        self.view.borrow().state.clone()
+    }
+
+    async fn stop(&mut self) {
+        self.cancel.cancel();
+        while self.task.join_next().await.is_some() {}
+    }
+}
+
+/// The processes of local clients, as far as they can be seen.
+fn processes(new: &[(ConnectionId, SocketAddr, SocketAddr, Protocol)]) -> Vec<(ConnectionId, SafeText)> {
+    let mut found = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let of_protocol: Vec<_> = new.iter().filter(|(.., of)| *of == protocol).collect();
+        let pairs: Vec<_> = of_protocol.iter().map(|(_, client, listener, _)| (*client, *listener)).collect();
+        // Without an answer the column stays empty: it is help, not a duty.
+        let names = host::processes::clients(protocol, &pairs).unwrap_or_default();
+        found.extend(of_protocol.iter().zip(names).filter_map(|((id, ..), name)| Some((*id, name?))));
+    }
+    found
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("desired", &self.desired).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,210 @@
+//! The open profile: the store's blocking calls, made where blocking is allowed, and how the file stands.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use crate::host::addresses::OwnAddresses;
+use crate::model::problem::Problem;
+use crate::model::profile::{MappingConfig, Problems, Profile};
+use crate::model::untrusted::SafeText;
+use crate::model::update::ProfileStatus;
+use crate::store::{Claim, ClaimError, FileChange, LoadError, Locations, ProfileSource, SaveError, Store, Watch};
+
+/// A profile that this engine runs: claimed, read, watched.
+#[derive(Debug)]
+pub struct OpenedProfile {
+    store: Store,
+    mappings: Vec<MappingConfig>,
+    changes: mpsc::Receiver<FileChange>,
+    problem: Option<SafeText>,
+    _watch: Watch,
+    _claim: Claim,
+}
+
+/// A profile that was only read.
+#[derive(Debug)]
+pub struct ReadProfile {
+    /// The file.
+    pub path: SafeText,
+    /// Whether it is there; if not, there are no mappings.
+    pub exists: bool,
+    /// Its mappings.
+    pub mappings: Vec<MappingConfig>,
+}
+
+/// Why a profile cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The name or the file is wrong: every problem.
+    Invalid(Problems),
+    /// It is fine, but cannot be had now (another process runs it).
+    Failed(SafeText),
+}
+
+/// Why a change was not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SaveFailure {
+    /// Somebody changed the file since it was read.
+    #[error("the file was changed by somebody else in the meantime")]
+    ChangedOnDisk,
+    /// The reason, with what was tried.
+    #[error("{0}")]
+    Other(SafeText),
+}
+
+impl OpenedProfile {
+    /// Claims, reads and watches a profile. Blocks.
+    ///
+    /// # Errors
+    /// Every problem of the file, or the process that runs it.
+    pub fn open_blocking(source: ProfileSource) -> Result<Self, OpenError> {
+        Self::open_store(Store::open(source).map_err(invalid)?)
+    }
+
+    fn open_store(store: Store) -> Result<Self, OpenError> {
+        // Read before it is claimed, so that a wrong file is told as such even while another engine runs it.
+        let mappings = load(&store)?;
+        let claim = store.claim().map_err(|error: ClaimError| OpenError::Failed(SafeText::new(&error.to_string())))?;
+        // One that waits says all there is to say.
+        let (sender, changes) = mpsc::channel(1);
+        let watch = store.watch(sender).map_err(|error| OpenError::Invalid(error.problems()))?;
+        Ok(Self { store, mappings, changes, problem: None, _watch: watch, _claim: claim })
+    }
+
+    /// Reads a profile without running it. Blocks.
+    ///
+    /// # Errors
+    /// Every problem of the file.
+    pub fn read_blocking(source: ProfileSource) -> Result<ReadProfile, OpenError> {
+        let store = Store::open(source).map_err(invalid)?;
+        let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
+        Ok(ReadProfile { path: store.shown_path(), exists: loaded.exists, mappings: loaded.profile.mappings })
+    }
+
+    /// The mappings as last read.
+    pub fn mappings(&self) -> &[MappingConfig] {
+        &self.mappings
+    }
+
+    /// How the file stands.
+    pub(super) fn status(&self) -> ProfileStatus {
+        let name = match self.store.name() {
+            Some(name) => SafeText::new(name),
+            None => {
+                self.store.path().file_name().map(|name| SafeText::new(&name.to_string_lossy())).unwrap_or_default()
+            }
+        };
+        ProfileStatus { name, path: self.store.shown_path(), problem: self.problem.clone() }
+    }
+
+    /// Waits until somebody else changes the file; for ever without a profile.
+    pub(super) async fn changed(profile: Option<&mut Self>) -> Option<()> {
+        match profile {
+            Some(profile) => profile.changes.recv().await.map(|_| ()),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Writes what the desired state is to be.
+    pub(super) async fn save(&mut self, profile: Profile) -> Result<(), SaveFailure> {
+        let store = self.store.clone();
+        match spawn_blocking(move || store.save(&profile)).await {
+            Ok(Ok(())) => {
+                self.problem = None;
+                Ok(())
+            }
+            Ok(Err(SaveError::StaleOnDisk { .. })) => Err(SaveFailure::ChangedOnDisk),
+            Ok(Err(error)) => Err(SaveFailure::Other(SafeText::new(&error.to_string()))),
+            Err(_) => Err(SaveFailure::Other("saving was interrupted".into())),
+        }
+    }
+
+    /// Reads the file again. `None` when it is gone: what runs goes on, and the next change writes it anew.
+    ///
+    /// # Errors
+    /// Every problem; what runs goes on.
+    pub(super) async fn reload(&mut self) -> Result<Option<Vec<MappingConfig>>, Problems> {
+        let store = self.store.clone();
+        let loaded = spawn_blocking(move || store.load(&own_ips())).await;
+        match loaded {
+            Ok(Ok(loaded)) if !loaded.exists => {
+                self.problem = Some("the file is gone; the next change writes it again".into());
+                Ok(None)
+            }
+            Ok(Ok(loaded)) => {
+                self.problem = None;
+                self.mappings.clone_from(&loaded.profile.mappings);
+                Ok(Some(loaded.profile.mappings))
+            }
+            Ok(Err(error)) => {
+                let problems = error.problems();
+                self.refuse(&problems);
+                Err(problems)
+            }
+            Err(_) => Err(vec![Problem::new("", "reading was interrupted")]),
+        }
+    }
+
+    /// The file as it stands is not what runs.
+    pub(super) fn refuse(&mut self, problems: &[Problem]) {
+        let first = problems.first().map(ToString::to_string).unwrap_or_default();
+        let more = match problems.len() {
+            0 | 1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        self.problem = Some(SafeText::new(&format!("not applied: {first}{more}")));
+    }
+
+    /// Opens a profile by its name.
+    pub(super) async fn open_named(name: String) -> Result<Self, OpenError> {
+        spawn_blocking(move || Self::open_blocking(ProfileSource::Named(name))).await.unwrap_or_else(|_| interrupted())
+    }
+
+    /// Opens a profile that is not there yet.
+    pub(super) async fn create_named(name: String) -> Result<Self, OpenError> {
+        let opened = Self::open_named(name).await?;
+        if opened.store.path().exists() {
+            let path = opened.store.shown_path();
+            return Err(OpenError::Failed(SafeText::new(&format!("{path} is there already: choose another name"))));
+        }
+        Ok(opened)
+    }
+
+    /// The names of this user's profiles.
+    pub(super) async fn list() -> Result<Vec<String>, OpenError> {
+        let listed = spawn_blocking(|| {
+            let store = Store::open(ProfileSource::default()).map_err(invalid)?;
+            store.list().map_err(|error: LoadError| OpenError::Invalid(error.problems()))
+        });
+        listed.await.unwrap_or_else(|_| interrupted())
+    }
+}
+
+/// The folder of logs, or why there is none.
+///
+/// # Errors
+/// When this user has no home folder.
+pub fn log_folder() -> Result<PathBuf, Problem> {
+    Ok(Locations::of_this_user()?.state().to_owned())
+}
+
+fn load(store: &Store) -> Result<Vec<MappingConfig>, OpenError> {
+    let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
+    Ok(loaded.profile.mappings)
+}
+
+/// Without them the check for cycles at run time remains.
+fn own_ips() -> Vec<IpAddr> {
+    OwnAddresses::read().map(|own| own.0.iter().map(|own| own.ip).collect()).unwrap_or_default()
+}
+
+fn invalid(problem: Problem) -> OpenError {
+    OpenError::Invalid(vec![problem])
+}
+
+fn interrupted<T>() -> Result<T, OpenError> {
+    Err(OpenError::Failed("opening was interrupted".into()))
+}
