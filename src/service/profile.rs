@@ -18,6 +18,8 @@ use crate::store::{Claim, ClaimError, FileChange, LoadError, Locations, ProfileS
 pub struct OpenedProfile {
     store: Store,
     mappings: Vec<MappingConfig>,
+    /// There was a file when it was opened.
+    existed: bool,
     changes: mpsc::Receiver<FileChange>,
     problem: Option<SafeText>,
     _watch: Watch,
@@ -66,12 +68,13 @@ impl OpenedProfile {
 
     fn open_store(store: Store) -> Result<Self, OpenError> {
         // Read before it is claimed, so that a wrong file is told as such even while another engine runs it.
-        let mappings = load(&store)?;
+        let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
         let claim = store.claim().map_err(|error: ClaimError| OpenError::Failed(SafeText::new(&error.to_string())))?;
         // One that waits says all there is to say.
         let (sender, changes) = mpsc::channel(1);
         let watch = store.watch(sender).map_err(|error| OpenError::Invalid(error.problems()))?;
-        Ok(Self { store, mappings, changes, problem: None, _watch: watch, _claim: claim })
+        let (mappings, existed) = (loaded.profile.mappings, loaded.exists);
+        Ok(Self { store, mappings, existed, changes, problem: None, _watch: watch, _claim: claim })
     }
 
     /// Reads a profile without running it. Blocks.
@@ -166,7 +169,7 @@ impl OpenedProfile {
     /// Opens a profile that is not there yet.
     pub(super) async fn create_named(name: String) -> Result<Self, OpenError> {
         let opened = Self::open_named(name).await?;
-        if opened.store.path().exists() {
+        if opened.existed {
             let path = opened.store.shown_path();
             return Err(OpenError::Failed(SafeText::new(&format!("{path} is there already: choose another name"))));
         }
@@ -189,11 +192,6 @@ impl OpenedProfile {
 /// When this user has no home folder.
 pub fn log_folder() -> Result<PathBuf, Problem> {
     Ok(Locations::of_this_user()?.state().to_owned())
-}
-
-fn load(store: &Store) -> Result<Vec<MappingConfig>, OpenError> {
-    let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
-    Ok(loaded.profile.mappings)
 }
 
 /// Without them the check for cycles at run time remains.

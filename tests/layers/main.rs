@@ -93,6 +93,19 @@ const LAYERS: &[Layer] = &[
         without: &["std::fs", "std::process", "tokio::fs", "tokio::process"],
     },
     Layer {
+        module: "logging",
+        ours: &["model"],
+        crates: &["std", "tokio", "tracing", "tracing_appender", "tracing_subscriber"],
+        without: &["std::process", "tokio::fs", "tokio::net", "tokio::process"],
+    },
+    // The page of `try` stands for somebody's container: it knows nothing of ours.
+    Layer {
+        module: "sample",
+        ours: &[],
+        crates: &["std", "http_body_util", "hyper", "hyper_util", "tokio"],
+        without: &["std::fs", "std::process", "tokio::fs", "tokio::process"],
+    },
+    Layer {
         module: "headless",
         ours: CLIENT,
         crates: &["std", "jiff", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing"],
