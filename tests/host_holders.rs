@@ -1,10 +1,12 @@
 //! Who holds a port: against the kernel's own verdict, against `ss`, and against a real server.
 
+mod common;
+
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
+use common::{Need, Running, SOON, output, require, wait_until};
 use portolan::host::holders::{holder_of, holders, next_free, report};
 use portolan::model::mapping::{Family, HostPort, Listen, ListenAddress, PortRange, Protocol};
 use portolan::model::request::PortConflict;
@@ -161,38 +163,26 @@ fn sctp_is_answered_with_or_without_the_kernel_having_it() {
     assert_eq!(holders(&at([127, 0, 0, 1].into(), 80), Protocol::Sctp, &[]).expect("tables"), vec![]);
 }
 
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// `python3 -m http.server`, as a newcomer would have it running, and the port it says.
-fn http_server() -> Option<(Server, u16)> {
-    let mut child = Command::new("python3")
+fn http_server() -> (Running, u16) {
+    let child = Command::new("python3")
         .args(["-u", "-m", "http.server", "0", "--bind", "127.0.0.1"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
+        .spawn();
+    let mut server = Running(child.expect("python3 starts"));
     let mut line = String::new();
-    let read = BufReader::new(child.stdout.take()?).read_line(&mut line);
-    let server = Server(child);
-    read.ok()?;
-    let port = line.split_whitespace().skip_while(|word| *word != "port").nth(1)?.parse().ok()?;
-    Some((server, port))
+    BufReader::new(server.0.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    let port = line.split_whitespace().skip_while(|word| *word != "port").nth(1).and_then(|word| word.parse().ok());
+    (server, port.expect("it says its port"))
 }
 
 #[test]
 fn a_server_of_somebody_else_is_named_with_the_pid_that_ss_shows() {
-    let Some((server, port)) = http_server() else {
-        assert!(std::env::var_os("CI").is_none(), "python3 is missing");
-        eprintln!("skipped: python3 is missing");
+    if !require(&[Need::Python, Need::Ss]) {
         return;
-    };
+    }
+    let (server, port) = http_server();
     let listen = listen(ListenAddress::Any, port, port);
     let before = connections_to(port);
     let told = report(&listen, Protocol::Tcp, &[]).expect("tables");
@@ -205,19 +195,10 @@ fn a_server_of_somebody_else_is_named_with_the_pid_that_ss_shows() {
     assert!(TcpListener::bind(("0.0.0.0", next)).is_ok(), "{next} is not free");
     assert_eq!(connections_to(port), before, "asking who holds a port reached the server");
 
-    if let Ok(output) = Command::new("ss").args(["-Hltnp", &format!("sport = :{port}")]).output() {
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(text.contains(&format!("(\"{name}\",pid={},", server.0.id())), "ss says: {text}");
-    } else {
-        assert!(std::env::var_os("CI").is_none(), "ss is missing");
-        eprintln!("not compared: ss (iproute2) is missing");
-    }
+    let shown = output(Command::new("ss").args(["-Hltnp", &format!("sport = :{port}")]));
+    assert!(shown.contains(&format!("(\"{name}\",pid={},", server.0.id())), "ss says: {shown}");
     drop(server);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holders(&listen, Protocol::Tcp, &[]).expect("tables").is_empty() {
-        assert!(Instant::now() < deadline, "still held after its process ended");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the port is free again", SOON, || holders(&listen, Protocol::Tcp, &[]).expect("tables").is_empty());
 }
 
 /// Lines of the connection table that name this port.
