@@ -20,9 +20,9 @@ const LAST_LINE: Duration = Duration::from_millis(200);
 const INTERRUPTED: i32 = 130;
 
 /// Runs until a signal, a closed reader, or until it is clear that too little listens.
-pub(super) fn run(runtime: &Runtime, sources: Sources, options: Run) -> anyhow::Result<ExitCode> {
+pub(super) fn run(runtime: Runtime, sources: Sources, options: Run) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = logging::start(&log_folder()?);
-    let (mut running, sample) = start_service(runtime, sources, warnings, false);
+    let (mut running, sample) = start_service(&runtime, sources, warnings, false);
     let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
     let mut printer =
         on_own_thread("events", running.handle(), move |handle| headless::run(handle, speak, io::stdout()))?;
@@ -46,8 +46,10 @@ pub(super) fn run(runtime: &Runtime, sources: Sources, options: Run) -> anyhow::
             } => ended.context("the printer ended without a word"),
             () = signals.next() => std::process::exit(INTERRUPTED),
         }
-    })?;
-    match ended.context("cannot write events to stdout")? {
+    });
+    // A name look-up may be stuck in the system's resolver; nobody waits for it.
+    runtime.shutdown_background();
+    match ended?.context("cannot write events to stdout")? {
         Ended::Finished | Ended::OutputClosed => Ok(ExitCode::SUCCESS),
         Ended::NotListening(reason) => anyhow::bail!("{reason}"),
     }

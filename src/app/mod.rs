@@ -36,17 +36,17 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Err(problems) => Ok(refuse(&problems)),
         },
         Some(Command::Run(options)) => match sources::open(&cli.source)? {
-            Ok(sources) => events::run(&parts::runtime()?, sources, *options),
+            Ok(sources) => events::run(parts::runtime()?, sources, *options),
             Err(problems) => Ok(refuse(&problems)),
         },
         Some(Command::Try(options)) => {
             let runtime = parts::runtime()?;
             let (sources, hint) = sources::sample(&runtime)?;
             if is_terminal && !options.json {
-                screen::run(&runtime, sources, cli.screen, Some(hint))
+                screen::run(runtime, sources, cli.screen, Some(hint))
             } else {
                 eprintln!("{hint}");
-                events::run(&runtime, sources, *options)
+                events::run(runtime, sources, *options)
             }
         }
         None if !is_terminal => {
@@ -55,7 +55,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         None if cli.screen.demo => screen::demo(cli.screen),
         None => match sources::open(&cli.source)? {
-            Ok(sources) => screen::run(&parts::runtime()?, sources, cli.screen, None),
+            Ok(sources) => screen::run(parts::runtime()?, sources, cli.screen, None),
             Err(problems) => Ok(refuse(&problems)),
         },
     }

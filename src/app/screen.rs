@@ -21,13 +21,13 @@ type Shown = Result<Outcome, tui::Error>;
 
 /// Shows the screen until the user quits or a signal comes.
 pub(super) fn run(
-    runtime: &Runtime,
+    runtime: Runtime,
     sources: Sources,
     screen: Screen,
     hint: Option<SafeText>,
 ) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = logging::start(&log_folder()?);
-    let (running, sample) = start_service(runtime, sources, warnings, true);
+    let (running, sample) = start_service(&runtime, sources, warnings, true);
     let shutdown = CancellationToken::new();
     let ended = show(running.handle(), screen, hint, &shutdown)?;
     let outcome = runtime.block_on(async {
@@ -35,6 +35,8 @@ pub(super) fn run(
         running.shutdown(Duration::ZERO).await;
         outcome
     });
+    // A name look-up may be stuck in the system's resolver; nobody waits for it.
+    runtime.shutdown_background();
     goodbye(outcome?)
 }
 
