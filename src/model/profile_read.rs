@@ -34,9 +34,9 @@ const NEAR: usize = 2;
 /// as far as they are known, for mappings that would forward to themselves.
 pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> Result<Profile, Problems> {
     let name = file.as_str().rsplit('/').next().unwrap_or_default();
-    let read = Document::parse(bytes, &format!("{name}.bak")).map_err(|problem| vec![problem]).and_then(|document| {
-        Reader { document: &document, places: HashMap::new(), problems: Vec::new() }.read(own_addresses)
-    });
+    let read = Document::parse(bytes, &format!("{name}.bak"))
+        .map_err(|problem| vec![problem])
+        .and_then(|document| Reader { document: &document, problems: Vec::new() }.read(own_addresses));
     read.map_err(|mut problems| {
         problems.sort_by_key(|problem| problem.position);
         if problems.len() > MAX_PROBLEMS {
@@ -53,8 +53,6 @@ pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> 
 
 struct Reader<'a> {
     document: &'a Document<'a>,
-    /// Where the value at each path starts.
-    places: HashMap<String, usize>,
     problems: Problems,
 }
 
@@ -98,7 +96,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 _ => {
-                    self.scalar(value, schema, field);
+                    self.scalar(value, schema, "", field);
                 }
             }
         }
@@ -128,22 +126,19 @@ impl<'a> Reader<'a> {
         let mut fields = Fields { known: Vec::new(), broken: Vec::new() };
         for property in &object.properties {
             let (name, at) = (property.name.as_str(), property.range.start);
-            let here = join(path, SafeText::quoted(name).as_str());
+            let here = || join(path, SafeText::quoted(name).as_str());
             if let Some(first) = seen.insert(name, at) {
                 let (first, second) = (self.document.position(first), self.document.position(at));
                 let text = format!("\"{}\" appears twice ({}, {})", SafeText::quoted(name), show(first), show(second));
-                self.report(at, Problem::new(here, text).with_hint("keep one of them"));
+                self.report(at, Problem::new(here(), text).with_hint("keep one of them"));
                 if let Some((known, _)) = known_fields.get_key_value(name) {
                     fields.broken.push(known);
                 }
                 continue;
             }
             match known_fields.get_key_value(name) {
-                Some((known, schema)) => {
-                    self.places.insert(here, syntax::start(&property.value));
-                    fields.known.push((known, &property.value, schema::resolve(schema)));
-                }
-                None => self.unknown(name, at, &property.value, here, known_fields, !path.is_empty()),
+                Some((known, schema)) => fields.known.push((known, &property.value, schema::resolve(schema))),
+                None => self.unknown(name, at, &property.value, here(), known_fields, !path.is_empty()),
             }
         }
         for required in schema["required"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
@@ -204,7 +199,6 @@ impl<'a> Reader<'a> {
         schema: &'static serde_json::Value,
         path: &str,
     ) -> Option<MappingConfig> {
-        self.places.insert(path.to_owned(), syntax::start(element));
         let Value::Object(object) = element else {
             let example = r#"{"listen": "8080", "target": "web:80"}"#;
             let text = format!("expected an object such as {example}, found {}", found(element));
@@ -215,7 +209,7 @@ impl<'a> Reader<'a> {
         let Fields { known, mut broken } = self.fields(object, schema, path);
         let mut written = serde_json::Map::new();
         for (field, value, schema) in known {
-            match self.scalar(value, schema, &join(path, field)) {
+            match self.scalar(value, schema, path, field) {
                 Some(value) => {
                     written.insert(field.to_owned(), value);
                 }
@@ -245,43 +239,49 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks a value's type and limits, as the schema says them.
-    fn scalar(&mut self, value: &Value<'_>, schema: &serde_json::Value, path: &str) -> Option<serde_json::Value> {
+    fn scalar(
+        &mut self,
+        value: &Value<'_>,
+        schema: &serde_json::Value,
+        parent: &str,
+        field: &str,
+    ) -> Option<serde_json::Value> {
         let choices = choices(schema);
-        let (expected, good) = match (schema["type"].as_str(), value) {
-            _ if !choices.is_empty() => {
-                if let Value::StringLit(text) = value {
-                    if choices.contains(&text.value.as_ref()) {
-                        return Some(text.value.as_ref().into());
-                    }
-                    let field = path.rsplit('.').next().unwrap_or(path);
+        let expected = match (schema["type"].as_str(), value) {
+            _ if !choices.is_empty() => match value {
+                Value::StringLit(text) if choices.contains(&text.value.as_ref()) => {
+                    return Some(text.value.as_ref().into());
+                }
+                Value::StringLit(text) => {
                     let text = SafeText::quoted(&text.value);
                     let text = format!("unknown {field} \"{text}\": use {}", alternatives(&choices));
-                    self.report(syntax::start(value), Problem::new(path, text));
+                    self.report(syntax::start(value), Problem::new(join(parent, field), text));
                     return None;
                 }
-                (alternatives(&choices), None)
+                _ => alternatives(&choices),
+            },
+            (Some("string"), Value::StringLit(text)) => return Some(text.value.as_ref().into()),
+            (Some("boolean"), Value::BooleanLit(flag)) => return Some(flag.value.into()),
+            (Some("integer"), _) => match whole_number(value, schema) {
+                Ok(number) => return Some(number.into()),
+                Err(expected) => expected,
+            },
+            (Some("string"), Value::NumberLit(number)) if field == "listen" && !is_port(number.value) => {
+                "a whole number 1-65535".into()
             }
-            (Some("string"), Value::StringLit(text)) => ("text".into(), Some(text.value.as_ref().into())),
-            (Some("boolean"), Value::BooleanLit(flag)) => ("true or false".into(), Some(flag.value.into())),
-            (Some("integer"), _) => whole_number(value, schema),
-            (Some("string"), Value::NumberLit(number)) if path.ends_with(".listen") && !is_port(number.value) => {
-                ("a whole number 1-65535".into(), None)
-            }
-            (Some("string"), _) => ("text".into(), None),
-            (Some("boolean"), _) => ("true or false".into(), None),
-            _ => ("a list".into(), None),
+            (Some("string"), _) => "text".into(),
+            (Some("boolean"), _) => "true or false".into(),
+            _ => "a list".into(),
         };
-        if good.is_none() {
-            let problem = Problem::new(path, format!("expected {expected}, found {}", found(value)));
-            let problem = match (value, expected.as_str()) {
-                (Value::NullKeyword(_), _) => problem.with_hint("leave the field out, or give it a value"),
-                (Value::NumberLit(_) | Value::BooleanLit(_), "text") => problem.with_hint("text stands in quotes"),
-                (Value::NumberLit(_), _) if schema["type"] == "string" => problem.with_hint("in quotes: \"8080\""),
-                _ => problem,
-            };
-            self.report(syntax::start(value), problem);
-        }
-        good
+        let problem = Problem::new(join(parent, field), format!("expected {expected}, found {}", found(value)));
+        let problem = match (value, expected.as_str()) {
+            (Value::NullKeyword(_), _) => problem.with_hint("leave the field out, or give it a value"),
+            (Value::NumberLit(_) | Value::BooleanLit(_), "text") => problem.with_hint("text stands in quotes"),
+            (Value::NumberLit(_), _) if schema["type"] == "string" => problem.with_hint("in quotes: \"8080\""),
+            _ => problem,
+        };
+        self.report(syntax::start(value), problem);
+        None
     }
 
     fn report(&mut self, offset: usize, problem: Problem) {
@@ -291,25 +291,41 @@ impl<'a> Reader<'a> {
 
     /// At the value that the problem's path names, else at the mapping that it lies in.
     fn report_at_path(&mut self, problem: Problem) {
-        let parent = problem.path.rsplit_once('.').map_or("", |(parent, _)| parent);
-        let offset = self.places.get(&problem.path).or_else(|| self.places.get(parent)).copied().unwrap_or(0);
+        let offset = locate(&self.document.root, &problem.path);
         self.report(offset, problem);
     }
 }
 
-/// "expected a whole number 1-65535", and the number if it is one.
-fn whole_number(value: &Value<'_>, schema: &serde_json::Value) -> (String, Option<serde_json::Value>) {
+/// Where the value at a path such as `mappings[3].listen` starts, as far as the path can be followed.
+fn locate(root: &Value<'_>, path: &str) -> usize {
+    let mut value = root;
+    for step in path.split(['.', '[']) {
+        let below = match (value, step.strip_suffix(']')) {
+            (Value::Array(list), Some(index)) => index.parse().ok().and_then(|index: usize| list.elements.get(index)),
+            (Value::Object(object), None) => {
+                object.properties.iter().find(|property| property.name.as_str() == step).map(|property| &property.value)
+            }
+            _ => None,
+        };
+        let Some(below) = below else { break };
+        value = below;
+    }
+    syntax::start(value)
+}
+
+/// The number, or what was expected: `a whole number 1-65535`.
+fn whole_number(value: &Value<'_>, schema: &serde_json::Value) -> Result<u64, String> {
     let limit = |name: &str, default| schema[name].as_u64().unwrap_or(default);
     let (least, most) = (limit("minimum", 0), limit("maximum", u32::MAX.into()));
-    let expected =
-        if least == most { format!("the whole number {least}") } else { format!("a whole number {least}-{most}") };
     let good = match value {
         Value::NumberLit(number) if number.value.bytes().all(|byte| byte.is_ascii_digit()) => {
-            number.value.parse::<u64>().ok().filter(|number| (least..=most).contains(number))
+            number.value.parse().ok().filter(|number| (least..=most).contains(number))
         }
         _ => None,
     };
-    (expected, good.map(Into::into))
+    good.ok_or_else(|| {
+        if least == most { format!("the whole number {least}") } else { format!("a whole number {least}-{most}") }
+    })
 }
 
 /// A port may be written as a number by mistake; then only its quotes are missing.

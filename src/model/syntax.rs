@@ -47,7 +47,7 @@ impl<'a> Document<'a> {
         };
         let parsed = jsonc_parser::parse_to_ast(text, &CollectOptions::default(), &options)
             .map_err(|error| explain(&error, &places, backup))?;
-        if let Err(error) = serde_json::from_str::<serde_json::Value>(text) {
+        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
             let offset = places.offset(error.line(), error.column());
             return Err(places.put(not_json(&error, text[offset..].chars().next()), offset));
         }

@@ -132,7 +132,11 @@ pub enum ClaimError {
 
 /// The system's words, without `(os error 13)`, begun as the middle of a sentence.
 pub(super) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
+    let text = match io::Error::raw_os_error(error) {
+        Some(code) => io::Error::from_raw_os_error(code).to_string(),
+        // tempfile wraps the system's error and adds the path, which is said already.
+        None => error.get_ref().and_then(|inner| inner.source()).map_or_else(|| error.to_string(), ToString::to_string),
+    };
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();
     match chars.next() {
