@@ -72,7 +72,6 @@ async fn subscribe(story: &Story, updates: mpsc::Sender<Update>) -> Client {
     }
     let mut past = Story::new();
     past.advance_to(story.now_ms() - (PRESENT_MS - BEGINNING_MS));
-    let _ = past.next_update();
     client.send(past.full_update()).await;
     while past.now_ms() < story.now_ms() {
         past.advance_to(past.now_ms() + STEP_MS);

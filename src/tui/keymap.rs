@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::state::{Pane, State, View};
+use super::state::{Pane, State, View, Zoom};
 
 /// A key as the program understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -283,18 +283,18 @@ const TABLE: &[Binding] = &[
         A::ScrollRight,
         0,
         "columns right",
-        "scroll to the columns that this width has no room for",
+        "scroll to columns that have no room",
         |state| on_table(state) && state.can_scroll_columns(),
     ),
     bind(S::Move, &[Char('1')], A::ViewMappings, 0, "mappings", "view: mappings and their connections", always),
     bind(S::Move, &[Char('2')], A::ViewConnections, 0, "connections", "view: every connection", always),
     bind(S::Move, &[Char('4')], A::ViewEvents, 0, "events", "view: what happened", always),
     bind(S::Move, &[Enter], A::Open, 10, "open", "open the row: everything about it, exact counters", |state| {
-        on_table(state) && has_rows(state)
+        on_table(state) && has_rows(state) && state.zoom != Zoom::Detail
     }),
     bind(S::Move, &[Esc], A::Back, 11, "back", "back; clears a filter and marks", can_go_back),
     bind(S::Move, &[Char('z')], A::Zoom, 0, "zoom", "the pane alone on the screen, and back", always),
-    bind(S::Mappings, &[Char('a')], A::Add, 12, "add", "add a mapping", always),
+    bind(S::Mappings, &[Char('a')], A::Add, 12, "add", "add a mapping", |state| state.view == View::Mappings),
     bind(S::Mappings, &[Char('e')], A::Edit, 17, "edit", "edit the mapping", on_mapping),
     bind(S::Mappings, &[Char('c')], A::CopyAsNew, 0, "copy as new", "add another mapping like this one", on_mapping),
     bind(
@@ -363,15 +363,7 @@ const TABLE: &[Binding] = &[
     bind(S::Lists, &[Char('Y')], A::CopyAs, 0, "copy as", "copy the row as URL, JSON, curl or netstat line", |state| {
         on_table(state) && has_rows(state)
     }),
-    bind(
-        S::Live,
-        &[Char('f')],
-        A::Freeze,
-        14,
-        "freeze",
-        "freeze the screen and go on again; forwarding never stops",
-        always,
-    ),
+    bind(S::Live, &[Char('f')], A::Freeze, 14, "freeze", "freeze the screen, and resume; forwarding goes on", always),
     bind(S::Global, &[Char(':'), Ctrl('p')], A::Palette, 0, "palette", "every action by name, and commands", always),
     bind(S::Global, &[Char('?')], A::Help, 18, "help", "help with search", always),
     bind(S::Global, &[Char('o')], A::Profiles, 0, "profiles", "open another profile", always),

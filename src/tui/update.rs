@@ -104,7 +104,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         Msg::Update(update) => ingest::apply(state, *update),
         Msg::Answer(asked, answer) => {
             state.paint = state.paint.max(Paint::Soon);
-            answered(state, asked, *answer, &mut effects);
+            answered(state, asked, *answer);
         }
         Msg::News(severity, text) => note(state, severity, text),
         Msg::ServiceEnded => {
@@ -278,7 +278,7 @@ fn one_line(text: &str) -> String {
         .to_owned()
 }
 
-fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>, effects: &mut Vec<Effect>) {
+fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>) {
     match asked {
         Asked::Change => changed(state, answer),
         Asked::Save => form::saved(state, answer),
@@ -286,7 +286,7 @@ fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>
         Asked::Verdict(generation) => form::judged(state, generation, answer),
         Asked::Probe(target) => form::probed(state, &target, answer),
         Asked::Try(target) => actions::tried(state, &target, answer),
-        Asked::Containers => form::containers_told(state, answer, effects),
+        Asked::Containers => form::containers_told(state, answer),
         Asked::Profiles => dialogs::profiles_told(state, answer),
     }
 }

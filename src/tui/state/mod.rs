@@ -69,6 +69,8 @@ pub struct State {
     pub last_key_ms: u64,
     /// When the lists were last sorted.
     pub last_sort_ms: u64,
+    /// The lists have been sorted by figures at least once.
+    pub has_sorted: bool,
     /// When figures were last taken over.
     pub last_second_ms: u64,
     /// The rows have changed in a way that sorting could show.
@@ -220,6 +222,7 @@ impl State {
             paint: Paint::Now,
             last_key_ms: 0,
             last_sort_ms: 0,
+            has_sorted: false,
             last_second_ms: 0,
             is_unsorted: false,
             cancelled_at_ms: None,

@@ -28,7 +28,7 @@ pub(super) fn perform(state: &mut State, action: Action, effects: &mut Vec<Effec
         Action::PreviousPane => turn(state, state.panes().len() - 1),
         Action::ScrollRight => scroll(state, 1),
         Action::ScrollLeft => scroll(state, -1),
-        Action::Open => state.zoom = if state.zoom == Zoom::Detail { Zoom::None } else { Zoom::Detail },
+        Action::Open => state.zoom = Zoom::Detail,
         Action::Zoom => state.zoom = if state.zoom == Zoom::None { Zoom::Pane } else { Zoom::None },
         Action::Back => back(state),
         Action::Add => open_form(state, Form::new(), effects),

@@ -1,6 +1,8 @@
 //! The form: typing, and what the service says while one types.
 
-use crate::model::mapping::Protocol;
+use crate::model::mapping::{Mapping, Protocol};
+use crate::model::paste::read_paste;
+use crate::model::profile::WrittenMapping;
 use crate::model::request::{Reply, Request, RequestError};
 use crate::model::untrusted::SafeText;
 
@@ -155,7 +157,6 @@ pub(super) fn typed(state: &mut State, key: Key) {
         }
         field => {
             let is_host = field == Field::Host;
-            // A port followed by a colon or a space goes on to the next field, as the mapping text would.
             if let Some(input) = form.input() {
                 let before = input.value().to_owned();
                 if dialogs::edit(input, key) && input.value() != before {
@@ -174,19 +175,39 @@ fn turned<T: Copy + PartialEq>(choices: &[T], from: T, by: isize) -> T {
     choices[at.saturating_add_signed(by).min(choices.len() - 1)]
 }
 
-/// Pasted text: a whole mapping, or a piece for the field under the cursor.
+/// Pasted text: a mapping, a `docker run -p` or `ssh -L` line, or a piece for the field under the cursor.
 pub(super) fn pasted(state: &mut State, line: &str) {
+    let read = match line.parse::<Mapping>() {
+        Ok(mapping) => Some(Ok(vec![WrittenMapping::from(mapping)])),
+        Err(_) => read_paste(line),
+    };
+    match read {
+        None => {
+            for c in line.chars() {
+                typed(state, Key::Char(c));
+            }
+        }
+        Some(Ok(mappings)) => take_mappings(state, &mappings),
+        Some(Err(error)) => say(state, Severity::Error, &error.to_string()),
+    }
+}
+
+/// The first one fills the form.
+fn take_mappings(state: &mut State, mappings: &[WrittenMapping]) {
     let now_ms = state.now_ms;
-    if let Ok(mapping) = line.parse::<crate::model::mapping::Mapping>() {
-        let Some(form) = form(state) else { return };
-        form.set(&mapping.listen, &mapping.target, mapping.protocol);
-        touched(form, now_ms);
-        say(state, Severity::None, "took the mapping from what was pasted");
-        return;
+    let Some(form) = form(state) else { return };
+    let Some(first) = mappings.first() else { return };
+    let (Ok(listen), Ok(target)) = (first.listen.parse(), first.target.parse()) else { return };
+    form.set(&listen, &target, first.protocol.unwrap_or_default());
+    if let Some(name) = &first.name {
+        form.name = name.clone().into();
     }
-    for c in line.chars() {
-        typed(state, Key::Char(c));
-    }
+    touched(form, now_ms);
+    let text = match mappings.len() {
+        1 => "filled in from what was pasted".to_owned(),
+        count => format!("filled in from the first of {count} mappings that were pasted; add the others in turn"),
+    };
+    say(state, Severity::None, &text);
 }
 
 /// Asks the service about what was typed, once typing has paused.
@@ -252,7 +273,7 @@ pub(super) fn probed(state: &mut State, target: &str, answer: Result<Reply, Requ
 }
 
 /// The containers that are known.
-pub(super) fn containers_told(state: &mut State, answer: Result<Reply, RequestError>, _effects: &mut Vec<Effect>) {
+pub(super) fn containers_told(state: &mut State, answer: Result<Reply, RequestError>) {
     let Some(form) = form(state) else { return };
     if let Ok(Reply::Containers { containers, docker }) = answer {
         form.containers = containers;

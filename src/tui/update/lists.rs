@@ -123,7 +123,9 @@ pub(super) fn drop_stale(state: &mut State) -> bool {
 /// Sorts again if rows may have changed places, it is time and nobody is pressing keys.
 pub(super) fn sort_if_due(state: &mut State) -> bool {
     let is_calm = state.now_ms >= state.last_key_ms + CALM_AFTER_KEY_MS || state.last_key_ms == 0;
-    if !state.is_unsorted || !is_calm || state.now_ms < state.last_sort_ms + SORT_EVERY_MS {
+    // The first time there is nothing yet that could be moved from under anybody's eyes.
+    let is_time = state.now_ms >= state.last_sort_ms + SORT_EVERY_MS || !state.has_sorted;
+    if !state.is_unsorted || !is_calm || !is_time {
         return false;
     }
     state.is_unsorted = false;
@@ -131,6 +133,10 @@ pub(super) fn sort_if_due(state: &mut State) -> bool {
     let before = (state.mappings.order.clone(), state.connections.order.clone());
     rebuild_mappings(state);
     rebuild_connections(state);
+    if !state.has_sorted && state.last_key_ms == 0 {
+        state.connections.select(0);
+    }
+    state.has_sorted = true;
     before != (state.mappings.order.clone(), state.connections.order.clone())
 }
 

@@ -11,6 +11,9 @@ use crate::tui::state::columns::{self, ConnectionColumn, Placed};
 use crate::tui::state::layout::Lines;
 use crate::tui::state::{ConnectionItem, Pane, State, View};
 
+/// Columns of the longest `x reason`.
+const REASON: u16 = 17;
+
 /// Draws the pane.
 pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
     let state = canvas.state;
@@ -98,10 +101,9 @@ fn state_cell(
     if let Some(reason) = connection.reason {
         let start = columns.iter().find(|other| other.id == ConnectionColumn::Process).map_or(column.x, |p| p.x);
         let end = column.x + column.width;
-        let text = format::elide_end(&format!("x {}", format::close_reason(reason)), usize::from(end - start));
-        let width = u16::try_from(format::width(&text)).unwrap_or(0);
-        // At the state's own place where it fits, else further left.
-        let x = column.x.min(end - width.min(end));
+        // All reasons begin at one place, as far right as the longest of them can.
+        let x = start.max(end.saturating_sub(REASON));
+        let text = format::elide_end(&format!("x {}", format::close_reason(reason)), usize::from(end - x));
         let style = if reason.is_fine() {
             canvas.style(Role::Muted)
         } else {

@@ -65,10 +65,11 @@ struct Pen<'a, 'b> {
 impl Pen<'_, '_> {
     /// A name, a text, and what stands at the right if there is room for it.
     fn line(&mut self, name: &str, text: &str, right: &str) {
-        self.styled(name, text, right, Style::new());
+        self.styled(name, text, &[right], Style::new());
     }
 
-    fn styled(&mut self, name: &str, text: &str, right: &str, style: Style) {
+    /// Of what could stand at the right, the first that there is room for.
+    fn styled(&mut self, name: &str, text: &str, rights: &[&str], style: Style) {
         if self.y >= self.end {
             return;
         }
@@ -76,7 +77,8 @@ impl Pen<'_, '_> {
         self.canvas.text(1, self.y, name, self.canvas.style(Role::Muted));
         let room = usize::from(width.saturating_sub(10));
         let x = self.canvas.text(9, self.y, &format::elide_end(text, room), style);
-        if !right.is_empty() && usize::from(x) + 2 + format::width(right) < usize::from(width) {
+        let room = usize::from(width.saturating_sub(x + 3));
+        if let Some(right) = rights.iter().find(|right| format::width(right) <= room) {
             self.canvas.right(width - 1, self.y, right, Style::new());
         }
         self.y += 1;
@@ -101,8 +103,11 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     } else {
         age(pen.canvas.state, item)
     };
-    pen.line("client", &first, &format!("{process}{state} {age}   in  {:>digits$} B", bytes.0));
-    pen.line("target", &second, &format!("{}   out {:>digits$} B", connection.target, bytes.1));
+    let plain = Style::new();
+    let (bytes_in, bytes_out) = (format!("in  {:>digits$} B", bytes.0), format!("out {:>digits$} B", bytes.1));
+    let state_and_bytes = format!("{state} {age}   {bytes_in}");
+    pen.styled("client", &first, &[&format!("{process}{state_and_bytes}"), &state_and_bytes, &bytes_in], plain);
+    pen.styled("target", &second, &[&format!("{}   {bytes_out}", connection.target), &bytes_out], plain);
 }
 
 /// A leg, its addresses cut where the screen is too narrow for both; ports never.
@@ -173,7 +178,7 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     pen.line("target", &target_leg, &connection.target);
     pen.line("state", &state_words(item), &format!("{} {}", connection.protocol, connection.id));
     if let Some(error) = &connection.error {
-        pen.styled("error", error.as_str(), "", theme::severity(pen.canvas.state.look, Severity::Error));
+        pen.styled("error", error.as_str(), &[], theme::severity(pen.canvas.state.look, Severity::Error));
     }
     if let Some(process) = &item.row.process {
         pen.line("process", process.as_str(), "");
@@ -194,7 +199,7 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     let style = theme::severity(state.look, item.severity());
     let reason = row.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     pen.line("mapping", &row.mapping.to_string(), &row.name);
-    pen.styled("state", &format!("{}{reason}", format::mapping_state_word(row.state)), "", style);
+    pen.styled("state", &format!("{}{reason}", format::mapping_state_word(row.state)), &[], style);
     for listener in &row.listeners {
         pen.line("listen", &listener_words(listener), "");
     }
@@ -222,6 +227,9 @@ fn graphs(pen: &mut Pen<'_, '_>, meters: &Meters) {
     }
     if rows < 4 {
         graph(pen, "out/s", &meters.out, 1);
+        if rows > 1 {
+            graph(pen, "in/s", &meters.r#in, 1);
+        }
         return;
     }
     let each = (rows.saturating_sub(1) / 2).min(8);

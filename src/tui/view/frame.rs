@@ -6,7 +6,7 @@ use super::canvas::Canvas;
 use super::theme::{self, Role};
 use crate::model::container::DockerState;
 use crate::tui::format;
-use crate::tui::keymap::{self, Binding, Scope};
+use crate::tui::keymap::{self, Action, Binding, Scope};
 use crate::tui::state::{MappingItem, Overlay, Severity, State, View};
 
 /// Below the smallest size: one line.
@@ -52,11 +52,15 @@ fn sums(canvas: &mut Canvas<'_>) {
     }
     parts.push(format!("in {}", format::rate_long(sums.in_rate)));
     parts.push(format!("out {}", format::rate_long(sums.out_rate)));
-    // What does not fit is left out whole.
+    if usize::from(x) + parts.iter().map(|part| format::width(part) + 2).sum::<usize>() > usize::from(canvas.width()) {
+        parts[1] = format::count(open, "conn");
+    }
+    // What does not fit is left out whole, and what comes after it, too.
     for part in parts {
-        if usize::from(x) + 2 + format::width(&part) <= usize::from(canvas.width()) {
-            x = canvas.text(x + 2, 0, &part, Style::new());
+        if usize::from(x) + 2 + format::width(&part) > usize::from(canvas.width()) {
+            break;
         }
+        x = canvas.text(x + 2, 0, &part, Style::new());
     }
 }
 
@@ -166,14 +170,14 @@ fn keys(canvas: &mut Canvas<'_>, y: u16) {
         Overlay::Confirm(_) => &[],
         _ => &[Scope::Dialog],
     };
-    let is_palette = matches!(state.overlay, Overlay::Palette(_));
     let mut shown: Vec<&Binding> = keymap::table()
         .iter()
         .filter(|binding| binding.footer > 0 && scopes.contains(&binding.scope) && binding.works(state))
-        .filter(|binding| is_palette || binding.action != keymap::Action::DialogComplete)
+        .filter(|binding| in_dialog(&state.overlay, binding.action).is_none_or(|name| !name.is_empty()))
         .collect();
     shown.sort_by_key(|binding| binding.footer);
-    let texts: Vec<_> = shown.iter().map(|binding| (binding.keys[0].to_string(), binding.name)).collect();
+    let texts: Vec<_> =
+        shown.iter().map(|binding| (binding.keys[0].to_string(), contextual_name(state, binding))).collect();
     let width = |(key, name): &(String, &str)| format::width(key) + 1 + name.len() + 2;
     // `? help` and `q quit` stand last and stay; others give way from their left on, the later ones first.
     let mut keep: Vec<bool> = vec![true; texts.len()];
@@ -192,6 +196,28 @@ fn keys(canvas: &mut Canvas<'_>, y: u16) {
             x = canvas.text(x + 1, y, name, Style::new()) + 2;
         }
     }
+}
+
+fn contextual_name(state: &State, binding: &Binding) -> &'static str {
+    match binding.action {
+        Action::Freeze if state.frozen.is_some() => "resume",
+        action => in_dialog(&state.overlay, action).unwrap_or(binding.name),
+    }
+}
+
+/// What a key of a dialog is called in this one; nothing where it does nothing.
+fn in_dialog(overlay: &Overlay, action: Action) -> Option<&'static str> {
+    Some(match (overlay, action) {
+        (Overlay::Filter(_), Action::DialogAccept) => "keep filter",
+        (Overlay::Filter(_), Action::DialogDismiss) => "as before",
+        (Overlay::Palette(_), Action::DialogAccept) => "do",
+        (Overlay::CopyAs(_), Action::DialogAccept) => "copy",
+        (Overlay::Profiles(_), Action::DialogAccept) => "open",
+        (Overlay::Help(_), Action::DialogAccept) => "",
+        (Overlay::Palette(_), _) => return None,
+        (_, Action::DialogComplete) => "",
+        _ => return None,
+    })
 }
 
 /// One line: the latest news, else what is wrong, else the hint.
