@@ -355,7 +355,7 @@ const TABLE: &[Binding] = &[
         15,
         "filter",
         "filter the list: words, and port:8080 fam:6 state:open",
-        always,
+        |state| has_rows(state) || !state.focused_filter().is_empty(),
     ),
     bind(S::Lists, &[Char('s')], A::SortColumn, 0, "sort", "sort by the next column", on_table),
     bind(S::Lists, &[Char('S')], A::SortDirection, 0, "reverse", "sort the other way round", on_table),
@@ -363,7 +363,15 @@ const TABLE: &[Binding] = &[
     bind(S::Lists, &[Char('Y')], A::CopyAs, 0, "copy as", "copy the row as URL, JSON, curl or netstat line", |state| {
         on_table(state) && has_rows(state)
     }),
-    bind(S::Live, &[Char('f')], A::Freeze, 14, "freeze", "freeze the screen, and resume; forwarding goes on", always),
+    bind(
+        S::Live,
+        &[Char('f')],
+        A::Freeze,
+        14,
+        "freeze",
+        "freeze the screen, and resume; forwarding goes on",
+        |state| state.frozen.is_some() || !state.live.mappings.is_empty(),
+    ),
     bind(S::Global, &[Char(':'), Ctrl('p')], A::Palette, 0, "palette", "every action by name, and commands", always),
     bind(S::Global, &[Char('?')], A::Help, 18, "help", "help with search", always),
     bind(S::Global, &[Char('o')], A::Profiles, 0, "profiles", "open another profile", always),

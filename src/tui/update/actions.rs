@@ -224,7 +224,7 @@ fn suspend(state: &mut State, effects: &mut Vec<Effect>) {
         return;
     }
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!("Suspending stops forwarding too: {} will stall.", format::count(open, "connection")),
+        question: format!("Suspending stops forwarding: {} will stall.", format::count(open, "connection")),
         key: Key::Ctrl('z'),
         yes: "suspend",
         no: "stay",

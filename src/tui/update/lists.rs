@@ -78,9 +78,14 @@ pub(super) fn rebuild_connections(state: &mut State) {
     state.connections.order = rows.into_iter().map(|(_, id)| id).collect();
 }
 
-/// Closed connections come last; equal ones stand as they came.
+/// Closed connections come last, and where figures of the moment count, the latest of them first; equal ones
+/// stand as they came.
 fn connection_key(item: &ConnectionItem, sort: ConnectionSort, descending: bool) -> (bool, u128) {
+    use ConnectionSort::{Age, InRate, OutRate, State};
     let connection = &item.row.connection;
+    if let (Some(at_ms), OutRate | InRate | Age | State) = (item.closed_at_ms(), sort) {
+        return (true, u128::MAX - u128::from(at_ms));
+    }
     let rate = |rate: Option<f64>| rate.unwrap_or(0.0).to_bits();
     let value = match sort {
         ConnectionSort::OutRate => u128::from(rate(item.figures.out_rate)),
@@ -133,10 +138,12 @@ pub(super) fn sort_if_due(state: &mut State) -> bool {
     let before = (state.mappings.order.clone(), state.connections.order.clone());
     rebuild_mappings(state);
     rebuild_connections(state);
+    // Nobody has chosen a row yet: the detail shows the busiest.
     if !state.has_sorted && state.last_key_ms == 0 {
         state.connections.select(0);
     }
-    state.has_sorted = true;
+    // Without a rate there was nothing to sort by.
+    state.has_sorted |= state.live.connections.values().any(|item| item.figures.out_rate.is_some());
     before != (state.mappings.order.clone(), state.connections.order.clone())
 }
 

@@ -213,9 +213,8 @@ fn in_dialog(overlay: &Overlay, action: Action) -> Option<&'static str> {
         (Overlay::Palette(_), Action::DialogAccept) => "do",
         (Overlay::CopyAs(_), Action::DialogAccept) => "copy",
         (Overlay::Profiles(_), Action::DialogAccept) => "open",
-        (Overlay::Help(_), Action::DialogAccept) => "",
         (Overlay::Palette(_), _) => return None,
-        (_, Action::DialogComplete) => "",
+        (Overlay::Help(_), Action::DialogAccept) | (_, Action::DialogComplete) => "",
         _ => return None,
     })
 }

@@ -1,0 +1,278 @@
+//! The form, the palette, profiles.
+
+use portolan::model::request::Request;
+use portolan::tui::keymap::Key;
+use portolan::tui::state::Overlay;
+use portolan::tui::update::{Effect, Msg};
+
+use crate::player::Player;
+
+fn added(player: &Player) -> Vec<(String, String, bool)> {
+    player
+        .asked
+        .iter()
+        .filter_map(|(_, call)| match &call.request {
+            Request::Add { mapping, even_if_busy } => {
+                Some((mapping.listen.clone(), mapping.target.clone(), *even_if_busy))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn form_with_a_port_in_use() {
+    let mut player = Player::new(80, 24);
+    player.types("a80");
+    player.pause();
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web");
+    player.pause();
+    player.press(Key::Down);
+    insta::assert_snapshot!(player.picture());
+}
+
+#[test]
+fn form_filled_in() {
+    let mut player = Player::new(80, 24);
+    player.types("a8081");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web");
+    player.press(Key::Down);
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.pause();
+    insta::assert_snapshot!(player.picture());
+}
+
+#[test]
+fn a_mapping_is_added_through_the_form() {
+    let mut player = Player::new(80, 24);
+    player.types("a8081");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web_2");
+    player.press(Key::Tab);
+    player.types("80");
+    player.press(Key::Enter);
+    assert_eq!(added(&player), [("localhost:8081".to_owned(), "web_2:80".to_owned(), false)]);
+    assert!(player.news().contains("Only this machine can connect; e opens it to the network"), "{}", player.news());
+    let selected = player.state.selected_mapping().expect("the new one is selected");
+    assert_eq!(selected.row.mapping.to_string(), "localhost:8081:web_2:80");
+}
+
+#[test]
+fn a_port_in_use_is_refused_first_and_kept_the_second_time() {
+    let mut player = Player::new(80, 24);
+    player.types("a80");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web_2");
+    player.press(Key::Tab);
+    player.types("80");
+    player.press(Key::Enter);
+    assert!(matches!(player.state.overlay, Overlay::Form(_)), "the first save is refused");
+    assert!(player.picture().contains("80/tcp is in use by nginx (pid 123, www)"), "{}", player.picture());
+    player.press(Key::Enter);
+    assert_eq!(
+        added(&player).iter().map(|(_, _, even_if_busy)| *even_if_busy).collect::<Vec<_>>(),
+        [false, true],
+        "the second one keeps it"
+    );
+    let selected = player.state.selected_mapping().expect("selected");
+    assert_eq!(portolan::tui::format::mapping_state_word(selected.row.state), "failed");
+}
+
+#[test]
+fn another_port_is_another_first_save() {
+    let mut player = Player::new(80, 24);
+    player.types("a80");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web_2");
+    player.press(Key::Tab);
+    player.types("80");
+    player.press(Key::Enter);
+    player.press(Key::Backspace);
+    player.press(Key::Backspace);
+    player.types("5432");
+    player.press(Key::Enter);
+    assert_eq!(added(&player).last().map(|(_, _, even)| *even), Some(false), "refused for 80, not for 5432");
+}
+
+#[test]
+fn ctrl_n_takes_the_next_free_port() {
+    let mut player = Player::new(80, 24);
+    player.types("a80");
+    player.press(Key::Ctrl('n'));
+    player.pause();
+    assert!(player.picture().contains("^n takes 81 (free)"), "{}", player.picture());
+    player.press(Key::Ctrl('n'));
+    player.pause();
+    let form = player.state.form().expect("open");
+    assert_eq!(form.port.value(), "81");
+    assert!(player.picture().contains("ok free"), "{}", player.picture());
+}
+
+#[test]
+fn typing_asks_once_it_pauses_and_never_probes_on_its_own() {
+    let mut player = Player::new(80, 24);
+    player.types("a8080");
+    assert!(!player.asked.iter().any(|(_, call)| matches!(call.request, Request::WhoHolds { .. })));
+    player.pause();
+    let holds = player.asked.iter().filter(|(_, call)| matches!(call.request, Request::WhoHolds { .. })).count();
+    assert_eq!(holds, 1, "once for four keys");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web_1");
+    player.press(Key::Tab);
+    player.types("80");
+    player.pause();
+    let probes =
+        |player: &Player| player.asked.iter().filter(|(_, call)| matches!(call.request, Request::Probe { .. })).count();
+    assert_eq!(probes(&player), 0, "not before the field is left");
+    player.press(Key::Tab);
+    assert_eq!(probes(&player), 1);
+}
+
+#[test]
+fn an_invalid_target_is_told_at_its_field() {
+    let mut player = Player::new(80, 24);
+    player.types("a8081");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web/x");
+    player.press(Key::Tab);
+    player.types("99999");
+    player.pause();
+    let picture = player.picture();
+    assert!(picture.lines().any(|line| line.starts_with("   !! ")), "{picture}");
+}
+
+#[test]
+fn a_pasted_docker_line_fills_the_form() {
+    for (pasted, listen, target) in [
+        ("docker run -d -p 8088:80 nginx", "8088", "80"),
+        ("any:9090:web_2:80", "9090", "80"),
+        ("ssh -L 5433:localhost:5432 host", "5433", "5432"),
+    ] {
+        let mut player = Player::new(80, 24);
+        player.types("a");
+        player.tell(Msg::Paste(pasted.to_owned()));
+        let form = player.state.form().expect("open");
+        assert_eq!((form.port.value(), form.target_port.value()), (listen, target), "{pasted}");
+    }
+}
+
+#[test]
+fn a_pasted_piece_goes_into_the_field_as_one_clean_line() {
+    let mut player = Player::new(80, 24);
+    player.types("a");
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.tell(Msg::Paste("web\n\x1b[2J_1\u{202e}".to_owned()));
+    assert_eq!(player.state.form().expect("open").host.value(), "web [2J_1");
+}
+
+#[test]
+fn edit_starts_from_what_there_is_and_keeps_connections_where_nothing_moved() {
+    let mut player = Player::new(80, 24);
+    player.types("e");
+    let form = player.state.form().expect("open");
+    assert_eq!((form.port.value(), form.host.value(), form.target_port.value()), ("8080", "web_1", "80"));
+    player.press(Key::Enter);
+    assert!(matches!(player.state.overlay, Overlay::None));
+    assert_eq!(player.state.live.open_of(portolan::model::id::MappingId(1)), 5);
+}
+
+#[test]
+fn a_copy_takes_the_place_of_nothing() {
+    let mut player = Player::new(80, 24);
+    player.types("c");
+    player.pause();
+    assert!(player.picture().contains("is in use by mapping web"), "{}", player.picture());
+    player.press(Key::Ctrl('n'));
+    player.press(Key::Enter);
+    assert_eq!(player.state.mappings.order.len(), 5);
+}
+
+#[test]
+fn commands_of_the_palette() {
+    type Is = fn(&Request) -> bool;
+    let table: [(&str, Is); 5] = [
+        ("add 8181:web_2:80", |request| matches!(request, Request::Add { .. })),
+        ("edit api any:9000:api_1:9000", |request| matches!(request, Request::Edit { .. })),
+        ("delete web-tls", |request| matches!(request, Request::Remove { .. })),
+        ("open staging", |request| matches!(request, Request::OpenProfile { .. })),
+        ("saveas mine", |request| matches!(request, Request::SaveAs { .. })),
+    ];
+    for (line, expected) in table {
+        let mut player = Player::new(80, 24);
+        player.types(":");
+        player.types(line);
+        player.press(Key::Enter);
+        let (_, call) = player.asked.last().expect("asked");
+        assert!(expected(&call.request), "{line}: {:?}", call.request);
+        assert!(matches!(player.state.overlay, Overlay::None), "{line}");
+    }
+}
+
+#[test]
+fn a_wrong_command_stays_with_its_reason() {
+    for (line, reason) in
+        [("add 8080", "expected"), ("delete nobody", "no mapping is named nobody"), ("fly", "no such command: fly")]
+    {
+        let mut player = Player::new(100, 24);
+        player.types(":");
+        player.types(line);
+        player.press(Key::Enter);
+        assert!(player.picture().contains(reason), "{line}:\n{}", player.picture());
+    }
+}
+
+#[test]
+fn the_palette_completes_and_runs_actions_by_name() {
+    let mut player = Player::new(80, 24);
+    player.types(":del");
+    player.press(Key::Tab);
+    player.types("web-");
+    player.press(Key::Tab);
+    match &player.state.overlay {
+        Overlay::Palette(palette) => assert_eq!(palette.input.value(), "delete web-tls"),
+        other => panic!("{other:?}"),
+    }
+    player.press(Key::Esc);
+    player.types(":freeze");
+    player.press(Key::Enter);
+    assert!(player.state.frozen.is_some());
+    player.types(":quit");
+    player.press(Key::Enter);
+    player.types("q");
+    assert_eq!(player.outside, [Effect::Quit]);
+}
+
+#[test]
+fn palette() {
+    let mut player = Player::new(80, 24);
+    player.types(":so");
+    insta::assert_snapshot!(player.picture());
+}
+
+#[test]
+fn help() {
+    let mut player = Player::new(80, 24);
+    player.types("?");
+    insta::assert_snapshot!(player.picture());
+}
+
+#[test]
+fn another_profile_is_opened_from_the_list() {
+    let mut player = Player::new(80, 24);
+    player.types("oj");
+    assert!(player.picture().contains("staging"));
+    player.press(Key::Enter);
+    assert!(player.line(0).contains("portolan empty"), "{}", player.line(0));
+    assert!(player.picture().contains("No mapping yet"), "{}", player.picture());
+}

@@ -1,0 +1,189 @@
+//! Sorting, filtering, freezing, and rows that come and go.
+
+use portolan::model::id::ConnectionId;
+use portolan::tui::keymap::Key;
+use portolan::tui::state::{Paint, Severity};
+use portolan::tui::update::Msg;
+
+use crate::player::Player;
+
+#[test]
+fn a_filter_leaves_what_it_says() {
+    let table = [
+        ("fam:4", vec!["198.51.100.7:60090", "198.51.100.7:60112"], vec!["[::1]:41534"]),
+        ("curl 41534", vec!["[::1]:41534"], vec!["198.51.100.7"]),
+        ("state:half", vec!["198.51.100.7:60090"], vec!["198.51.100.7:60112"]),
+        ("port:51544", vec!["[2001:db8:2::41]:51544"], vec!["[2001:db8:2::41]:51520"]),
+    ];
+    for (filter, shown, hidden) in table {
+        let mut player = Player::new(80, 24);
+        player.types("2/");
+        player.types(filter);
+        let picture = player.picture();
+        let list: String = picture.lines().skip(4).take(12).collect::<Vec<_>>().join("\n");
+        for text in shown {
+            assert!(list.contains(text), "{filter}: {text} is not in\n{picture}");
+        }
+        for text in hidden {
+            assert!(!list.contains(text), "{filter}: {text} is in\n{picture}");
+        }
+        player.press(Key::Esc);
+        assert!(player.state.connections.filter.is_empty(), "escape goes back to what was");
+    }
+}
+
+#[test]
+fn a_kept_filter_stands_in_the_title_until_escape() {
+    let mut player = Player::new(80, 24);
+    player.types("/web");
+    player.press(Key::Enter);
+    assert!(player.line(2).contains("/web"), "{}", player.line(2));
+    assert_eq!(player.state.mappings.order.len(), 2);
+    player.press(Key::Esc);
+    assert_eq!(player.state.mappings.order.len(), 4);
+}
+
+#[test]
+fn rows_are_not_sorted_under_a_hand() {
+    let mut player = Player::new(80, 24);
+    player.types("2");
+    let before = player.state.connections.order.clone();
+    // Keys keep coming for ten seconds while rates change; the rows there were stay where they were.
+    for _ in 0..40 {
+        player.press(Key::Down);
+        player.advance(250);
+        let now: Vec<_> = player.state.connections.order.iter().copied().filter(|id| before.contains(id)).collect();
+        let still: Vec<_> = before.iter().copied().filter(|id| now.contains(id)).collect();
+        assert_eq!(now, still);
+    }
+}
+
+#[test]
+fn the_selection_follows_its_connection_through_churn() {
+    let mut player = Player::new(80, 24);
+    player.press(Key::Tab);
+    player.press(Key::Down);
+    let selected = player.state.connections.selected.expect("a row");
+    for _ in 0..20 {
+        player.advance(1_000);
+        assert_eq!(player.state.connections.selected, Some(selected));
+        assert!(player.picture().contains(&format!(
+            "client  {}",
+            player.state.selected_connection().expect("there").row.connection.client
+        )));
+    }
+}
+
+#[test]
+fn a_closed_row_stays_ten_seconds_with_its_reason_and_comes_back_with_x() {
+    let mut player = Player::new(80, 40);
+    // A curl opens 5 s into each 7 s and finishes 1.5 s later.
+    player.advance(7_000);
+    let closed: Vec<ConnectionId> = player
+        .state
+        .connections
+        .order
+        .iter()
+        .copied()
+        .filter(|id| player.state.live.connections[id].is_closed())
+        .collect();
+    let last = *closed.last().expect("one has just finished");
+    assert!(player.picture().contains("x finished"));
+    player.advance(1_000);
+    assert!(player.state.connections.order.contains(&last));
+    player.advance(10_000);
+    assert!(!player.state.connections.order.contains(&last), "it has had its ten seconds");
+    player.types("x");
+    assert!(player.state.connections.order.contains(&last), "x shows it again");
+    player.types("x");
+    assert!(!player.state.connections.order.contains(&last));
+}
+
+#[test]
+fn a_frozen_screen_changes_nothing_but_the_line_that_says_so() {
+    let mut player = Player::new(80, 24);
+    player.types("f");
+    let before: Vec<String> = player.picture().lines().map(str::to_owned).collect();
+    player.advance(12_000);
+    let after: Vec<String> = player.picture().lines().map(str::to_owned).collect();
+    for (y, (before, after)) in before.iter().zip(&after).enumerate() {
+        if y != 1 {
+            assert_eq!(before, after);
+        }
+    }
+    assert!(after[1].contains("FROZEN 12s, 2 new") || after[1].contains("FROZEN 12s, 3 new"), "{}", after[1]);
+    player.types("f");
+    assert!(player.line(1).ends_with("LIVE"));
+    assert_ne!(player.picture().lines().map(str::to_owned).collect::<Vec<_>>()[4..], after[4..]);
+}
+
+#[test]
+fn counters_alone_are_drawn_once_a_second() {
+    let mut player = Player::new(80, 24);
+    let mut paints = 0;
+    // From one event of the story to the next only counters move.
+    player.advance(2_500);
+    for _ in 0..8 {
+        player.state.paint = Paint::None;
+        player.advance(250);
+        paints += u32::from(player.state.paint != Paint::None);
+    }
+    assert_eq!(paints, 2, "two seconds");
+}
+
+#[test]
+fn idle_mappings_need_no_drawing() {
+    let mut player = Player::new(80, 24);
+    player.types("jjjj");
+    player.advance(20_000);
+    assert!(player.state.connections.order.is_empty(), "a stopped mapping is selected");
+    // The service has nothing to tell: only the clock goes on.
+    let now_ms = player.state.now_ms;
+    for second in 1..10 {
+        player.tell(Msg::Clock(now_ms + second * 1_000));
+    }
+    player.state.paint = Paint::None;
+    for second in 10..20 {
+        player.tell(Msg::Clock(now_ms + second * 1_000));
+        assert_eq!(player.state.paint, Paint::None);
+    }
+}
+
+#[test]
+fn errors_that_nobody_looked_at_are_counted_beside_the_events() {
+    let mut player = Player::new(80, 24);
+    assert!(player.line(1).contains("4 Events (1 error)"), "{}", player.line(1));
+    player.types("41");
+    assert!(!player.line(1).contains("error"), "{}", player.line(1));
+}
+
+#[test]
+fn a_list_that_goes_on_says_so() {
+    let mut player = Player::new(80, 24);
+    player.advance(2_500);
+    assert!(player.picture().contains("6 of 8"), "{}", player.picture());
+    player.press(Key::Tab);
+    player.types("G");
+    assert!(player.picture().contains("3-8 of 8"), "{}", player.picture());
+}
+
+#[test]
+fn sorting_says_by_what_and_which_way() {
+    let mut player = Player::new(80, 24);
+    assert!(player.line(2).contains("profile ^"), "{}", player.line(2));
+    player.types("s");
+    assert!(player.line(2).contains("listen ^"), "{}", player.line(2));
+    assert!(player.line(4).contains(":5353"));
+    player.types("S");
+    assert!(player.line(2).contains("listen v"));
+    assert!(player.line(4).contains(":9000"), "{}", player.line(4));
+}
+
+#[test]
+fn severity_is_told_by_marks() {
+    let player = Player::new(80, 24);
+    let marks: Vec<Severity> =
+        player.state.mappings.order.iter().map(|id| player.state.live.mappings[id].severity()).collect();
+    assert_eq!(marks, [Severity::None, Severity::Warn, Severity::Error, Severity::None]);
+    assert!(player.line(6).starts_with(" !!"), "{}", player.line(6));
+}
