@@ -1,4 +1,36 @@
 //! portolan maps host ports to containers and shows what flows through them.
+//!
+//! Desired state goes down, updates come up, nothing goes sideways:
+//!
+//! ```text
+//!     profile.json <──> store ──┐                       ┌── tui (screen)
+//!     Docker, DNS, processes ──> service ── forward ──> │
+//!                               (one owner)  (engine)   └── headless (run)
+//! ```
+//!
+//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen and `run` are two equal
+//! clients of one [`service::Handle`]: requests go in ([`model::request`]), updates come out
+//! ([`model::update`]), all of it plain serialisable data. The screen itself touches no file, no Docker and no
+//! socket; [`demo`] stands in for the service, and the screen cannot tell.
+//!
+//! Which room a line lives in, and what it may know (held by `tests/layers`):
+//!
+//! | room | what | knows |
+//! |---|---|---|
+//! | [`model`] | plain data and pure decisions: the mapping grammar, profiles, requests, updates, events | nothing of ours, no I/O, no clock |
+//! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model` |
+//! | [`store`] | profile files: found, read, locked, written, watched | `model` |
+//! | [`docker`] | the Docker API as model types | `model` |
+//! | [`host`] | what this machine says of itself: who holds a port, its addresses | `model` |
+//! | [`service`] | the owner of them all | all of these |
+//! | [`headless`] | `run`: events as lines | `model`, the handle |
+//! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
+//! | [`demo`] | a simulated service | `model`, the handle |
+//! | [`cli`], [`app`] | arguments as typed; the composition root | everything |
+//!
+//! A connection is a pipeline in [`forward`]: accept, gate, address, dial, relay. What the service is told to
+//! change is checked as a whole, written to the profile, and only then made.
+
 pub mod app;
 pub mod cli;
 pub mod demo;
