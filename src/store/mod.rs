@@ -28,8 +28,7 @@ use crate::model::profile::Profile;
 use crate::model::profile_read::read_profile;
 use crate::model::untrusted::SafeText;
 
-/// One profile file. Cheap to clone; clones share what they know of the file. Keep it for the whole run, also
-/// while another profile is open: it remembers that the backup was made.
+/// One profile file. Cheap to clone; clones share what they know of the file.
 #[derive(Clone, Debug)]
 pub struct Store {
     source: ProfileSource,
@@ -55,8 +54,6 @@ struct Memory {
     known: Option<Content>,
     /// What the watcher told of last, unless it was read and understood since.
     told: Option<Content>,
-    /// This run has kept its backup.
-    backed_up: bool,
 }
 
 impl Store {

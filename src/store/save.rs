@@ -1,10 +1,12 @@
 //! Writing a profile so that it is always the old or the new one, whole, and nobody else's change is lost.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access, geteuid};
@@ -48,9 +50,7 @@ pub(super) fn save(place: &Place, content: Vec<u8>, memory: &mut Memory) -> Resu
             return Ok(());
         }
         refuse_read_only(&path, metadata)?;
-        if !memory.backed_up {
-            write_atomically(&backup_of(&path), current, Some(metadata))?;
-        }
+        back_up(&path, current, metadata)?;
     }
     remove_leftovers(&path);
     write_atomically(&path, &content, current.as_ref().map(|(_, metadata)| metadata))?;
@@ -58,9 +58,21 @@ pub(super) fn save(place: &Place, content: Vec<u8>, memory: &mut Memory) -> Resu
     if let Err(error) = folder_file.sync_all() {
         tracing::warn!(folder = %super::error::shown(folder), %error, "cannot sync the folder of the profile");
     }
-    memory.backed_up = true;
     memory.known = Some(Content::Bytes(content));
     memory.told = None;
+    Ok(())
+}
+
+/// Keeps the file as it was when this run first changed it. A run is this process: a profile that is closed and
+/// opened again keeps its first backup.
+fn back_up(path: &Path, content: &[u8], metadata: &Metadata) -> Result<(), SaveError> {
+    static DONE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let file = path.canonicalize().map_err(SaveError::unwritable(path))?;
+    let done = || DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !done().contains(&file) {
+        write_atomically(&backup_of(path), content, Some(metadata))?;
+        done().insert(file);
+    }
     Ok(())
 }
 

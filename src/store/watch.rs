@@ -209,9 +209,8 @@ mod tests {
     #[test]
     fn only_other_content_than_the_last_known_is_told() {
         let bytes = |text: &str| Content::Bytes(text.as_bytes().to_vec());
-        let told_of = |known: Option<Content>, told: Option<Content>, now: &Content| {
-            judge(&Memory { known, told, backed_up: false }, now)
-        };
+        let told_of =
+            |known: Option<Content>, told: Option<Content>, now: &Content| judge(&Memory { known, told }, now);
         let a = || Some(bytes("a"));
         assert_eq!(told_of(a(), None, &bytes("a")), None);
         assert_eq!(told_of(a(), None, &bytes("b")), Some(FileChange::Edited));
