@@ -76,7 +76,7 @@ pub fn watch(
     watch_with(endpoint, Timing::default(), cancel)
 }
 
-/// As [`watch`], with other durations.
+/// As [`watch()`], with other durations.
 pub fn watch_with(
     endpoint: Result<Endpoint, EndpointError>,
     timing: Timing,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::{Counters, Counts, MappingMeter};
 use super::udp::FlowSources;
-use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
+use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side, to_the_millisecond};
 use crate::model::id::ConnectionId;
 use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
@@ -126,7 +126,7 @@ impl Registry {
             kill: CancellationToken::new(),
             protocol,
             opened: Instant::now(),
-            opened_at: Timestamp::now(),
+            opened_at: to_the_millisecond(Timestamp::now()),
             target_leg: OnceLock::new(),
             state: AtomicU8::new(0),
             kill_reason: OnceLock::new(),

@@ -289,9 +289,9 @@ pub struct ConnectionTraffic {
 }
 
 impl Event {
-    /// An event of this moment's `time`.
+    /// An event of that time, to the millisecond, which is what crosses to other processes.
     pub fn new(time: Timestamp, kind: EventKind) -> Self {
-        Self { time, kind }
+        Self { time: to_the_millisecond(time), kind }
     }
 }
 
@@ -300,6 +300,11 @@ impl CloseReason {
     pub fn is_fine(self) -> bool {
         matches!(self, Self::Finished | Self::IdleTimeout | Self::Shutdown | Self::Killed | Self::MappingRemoved)
     }
+}
+
+/// The time without what is finer than a millisecond.
+pub fn to_the_millisecond(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
 fn milliseconds<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {

@@ -58,7 +58,7 @@ impl fmt::Display for EventKind {
             Self::Docker { docker } => match docker {
                 DockerState::Unknown => write!(f, "docker: not asked yet"),
                 DockerState::Connected => write!(f, "docker: connected"),
-                DockerState::Unavailable { reason } => write!(f, "docker: {reason}"),
+                DockerState::Unavailable { reason } => write!(f, "docker: {reason}; mappings by address still work"),
             },
             Self::Warning { message } => write!(f, "warning: {message}"),
             Self::Lost { count } => write!(f, "lost: {count} events, since this reader was too slow"),

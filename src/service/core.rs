@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::desired::{Desired, Entry};
@@ -33,7 +33,10 @@ use crate::model::mapping::{Protocol, TargetHost};
 use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 use crate::model::update::Overview;
+use crate::store::Store;
 
+/// How often the holder of a port that was in use is looked at again: it may have changed hands.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// How long the last events may take to reach a client that reads slowly, before the service ends without it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,8 @@ pub(super) struct Service {
     pub(super) registry: Arc<Registry>,
     pub(super) desired: Desired,
     pub(super) profile: Option<OpenedProfile>,
+    /// Profiles that were open earlier in this run, by name: as many as the user opens.
+    pub(super) closed: HashMap<String, Store>,
     pub(super) known: HashMap<MappingId, Known>,
     pub(super) docker: DockerWatch,
     pub(super) resolver: Resolver,
@@ -159,6 +164,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         registry,
         desired: Desired::default(),
         profile: options.profile,
+        closed: HashMap::new(),
         known: HashMap::new(),
         docker: DockerWatch::new(options.docker),
         dns: resolver.changes(),
@@ -178,6 +184,8 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         service.docker.need();
     }
     let mut stopping: JoinSet<()> = JoinSet::new();
+    let mut look_again = interval(LOOK_AGAIN);
+    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = Arc::clone(&service.registry);
     loop {
         let next_sample = service.subscribers.iter().map(Subscriber::next_sample).min();
@@ -201,6 +209,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
             () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
                 service.sample();
             }
+            _ = look_again.tick() => service.look_again().await,
             Some(job) = service.jobs.join_next() => service.job_done(job.unwrap_or(Job::Done)),
             Ok(()) = drain_asked.changed(), if stopping.is_empty() => {
                 let drain = drain_asked.borrow_and_update().unwrap_or_default();

@@ -66,6 +66,16 @@ impl OpenedProfile {
         Self::open_store(Store::open(source).map_err(invalid)?)
     }
 
+    /// Ends the claim and the watch; what is left knows whether this run has kept a backup of the file.
+    pub(super) fn close(self) -> (String, Store) {
+        (self.store.name().unwrap_or_default().to_owned(), self.store)
+    }
+
+    /// Whether it is the profile of that name.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.store.name() == Some(name)
+    }
+
     fn open_store(store: Store) -> Result<Self, OpenError> {
         // Read before it is claimed, so that a wrong file is told as such even while another engine runs it.
         let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
@@ -161,14 +171,18 @@ impl OpenedProfile {
         self.problem = Some(SafeText::new(&format!("not applied: {first}{more}")));
     }
 
-    /// Opens a profile by its name.
-    pub(super) async fn open_named(name: String) -> Result<Self, OpenError> {
-        spawn_blocking(move || Self::open_blocking(ProfileSource::Named(name))).await.unwrap_or_else(|_| interrupted())
+    /// Opens a profile by its name; `store` is what an earlier opening in this run has left.
+    pub(super) async fn open_named(name: String, store: Option<Store>) -> Result<Self, OpenError> {
+        let opening = spawn_blocking(move || match store {
+            Some(store) => Self::open_store(store),
+            None => Self::open_blocking(ProfileSource::Named(name)),
+        });
+        opening.await.unwrap_or_else(|_| interrupted())
     }
 
     /// Opens a profile that is not there yet.
     pub(super) async fn create_named(name: String) -> Result<Self, OpenError> {
-        let opened = Self::open_named(name).await?;
+        let opened = Self::open_named(name, None).await?;
         if opened.existed {
             let path = opened.store.shown_path();
             return Err(OpenError::Failed(SafeText::new(&format!("{path} is there already: choose another name"))));

@@ -234,6 +234,17 @@ impl Service {
         }
     }
 
+    /// Who holds a port that a mapping misses may be another process by now.
+    pub(super) async fn look_again(&mut self) {
+        let is_busy = |known: &&Known| {
+            known.status.listeners.iter().any(|listener| matches!(listener.error, Some(ListenError::InUse { .. })))
+        };
+        let busy: Vec<MappingId> = self.known.values().filter(is_busy).map(|known| known.status.id).collect();
+        for id in busy {
+            self.tell_status(id).await;
+        }
+    }
+
     /// Says `ready`, once, when every enabled mapping has bound or failed.
     fn tell_ready(&mut self) {
         let enabled = || self.desired.entries().iter().filter(|entry| entry.config.enabled);

@@ -1,4 +1,4 @@
-//! The state of the screen: plain data, changed by [`super::update`] alone and read by [`super::view`].
+//! The state of the screen: plain data, changed by [`super::update()`] alone and read by [`super::view`].
 //!
 //! No clock, no terminal, no service in here. Lists hold ids, so a row stays selected wherever it moves.
 

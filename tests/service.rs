@@ -1,0 +1,349 @@
+//! The service as its clients see it: requests in, updates out, the profile always as desired.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portolan::docker::Endpoint;
+use portolan::model::event::MappingState;
+use portolan::model::id::{MappingId, Revision};
+use portolan::model::profile::{MappingConfig, WrittenMapping};
+use portolan::model::request::{Call, Reply, Request, RequestError};
+use portolan::model::update::{Interest, MappingRow, Update};
+use portolan::service::{Handle, OpenedProfile, Options, Running, Subscription};
+use portolan::store::ProfileSource;
+use serde::{Serialize, de::DeserializeOwned};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct World {
+    running: Running,
+    handle: Handle,
+    folder: TempDir,
+    _warnings: mpsc::Sender<portolan::model::untrusted::SafeText>,
+}
+
+impl World {
+    /// A service on an empty profile file.
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::on(folder).await
+    }
+
+    async fn on(folder: TempDir) -> Self {
+        let path = folder.path().join("profile.json");
+        let profile = tokio::task::spawn_blocking(move || OpenedProfile::open_blocking(ProfileSource::File(path)))
+            .await
+            .expect("it does not panic")
+            .expect("a usable profile");
+        let (sender, warnings) = mpsc::channel(1);
+        let docker = Endpoint::parse(&format!("unix://{}", folder.path().join("none.sock").display()), false);
+        let running = Running::start(Options {
+            profile: Some(profile),
+            session: Vec::new(),
+            docker,
+            always_docker: false,
+            descriptor_limit: 4_000,
+            warnings,
+        });
+        Self { handle: running.handle(), running, folder, _warnings: sender }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("profile.json")
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.file()).unwrap_or_default()
+    }
+
+    async fn rows(&self) -> Rows {
+        let interest = Interest { mappings: true, connections: true, sample_ms: 20, ..Interest::default() };
+        Rows { subscription: self.handle.subscribe(interest).await.expect("it runs"), rows: Vec::new() }
+    }
+
+    async fn add(&self, mapping: WrittenMapping) -> MappingId {
+        match self.handle.request(Request::Add { mapping, even_if_busy: false }).await {
+            Ok(Reply::Done { ids, .. }) => ids[0],
+            other => panic!("not added: {other:?}"),
+        }
+    }
+
+    async fn end(self) {
+        self.running.shutdown(Duration::ZERO).await;
+    }
+}
+
+/// The rows as a client keeps them.
+struct Rows {
+    subscription: Subscription,
+    rows: Vec<MappingRow>,
+}
+
+impl Rows {
+    /// Takes updates until the rows fit.
+    async fn wait(&mut self, what: &str, fits: impl Fn(&[MappingRow]) -> bool) -> &[MappingRow] {
+        while !fits(&self.rows) {
+            let update = timeout(SOON, self.subscription.next())
+                .await
+                .unwrap_or_else(|_| panic!("never {what}: {:?}", self.rows))
+                .expect("the service runs");
+            self.take(&through_json(&update));
+        }
+        &self.rows
+    }
+
+    fn take(&mut self, update: &Update) {
+        if update.is_full {
+            self.rows.clear();
+        }
+        self.rows.retain(|row| !update.mappings_removed.contains(&row.id));
+        for row in &update.mappings {
+            match self.rows.iter_mut().find(|old| old.id == row.id) {
+                Some(old) => old.clone_from(row),
+                None => self.rows.push(row.clone()),
+            }
+        }
+    }
+}
+
+/// What a client behind a socket would get.
+fn through_json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) -> T {
+    let text = serde_json::to_string(value).expect("it is data");
+    let back = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    assert_eq!(&back, value);
+    back
+}
+
+fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("accept works");
+            std::thread::spawn(move || {
+                let mut buffer = [0; 1024];
+                while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..count]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+fn written(listen: &str, target: &str) -> WrittenMapping {
+    WrittenMapping { listen: listen.into(), target: target.into(), ..WrittenMapping::default() }
+}
+
+fn echoes(stream: &mut TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
+}
+
+fn is_up(row: &MappingRow) -> bool {
+    row.state == MappingState::Up
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_change_is_in_the_file_at_once_and_undo_takes_it_back() {
+    let world = World::new().await;
+    let target = echo_server().to_string();
+    let mut rows = world.rows().await;
+    let id = world.add(WrittenMapping { name: Some("web".into()), ..written("auto", &target) }).await;
+    assert!(world.text().contains("\"web\""), "{}", world.text());
+    rows.wait("up", |rows| rows.iter().any(is_up)).await;
+    let edited = WrittenMapping { name: Some("page".into()), ..written("auto", &target) };
+    world.handle.request(Request::Edit { id, mapping: edited, even_if_busy: false }).await.expect("it is valid");
+    assert!(world.text().contains("\"page\"") && !world.text().contains("\"web\""), "{}", world.text());
+    world.handle.request(Request::Stop { ids: vec![id] }).await.expect("it is there");
+    assert!(world.text().contains("\"enabled\": false"), "{}", world.text());
+    rows.wait("stopped", |rows| rows.iter().any(|row| row.state == MappingState::Stopped)).await;
+    world.handle.request(Request::Remove { ids: vec![id] }).await.expect("it is there");
+    assert!(!world.text().contains("page"), "{}", world.text());
+    rows.wait("gone", <[MappingRow]>::is_empty).await;
+    for expected in ["\"enabled\": false", "\"page\"", "\"web\""] {
+        world.handle.request(Request::Undo).await.expect("there is something to undo");
+        assert!(world.text().contains(expected), "{expected} is not in {}", world.text());
+    }
+    let row = rows.wait("up again", |rows| rows.iter().any(|row| is_up(row) && row.name == "web")).await[0].clone();
+    assert_eq!(row.id, id, "an undone delete brings the same mapping back");
+    world.handle.request(Request::Undo).await.expect("the add can be undone");
+    let nothing = world.handle.request(Request::Undo).await;
+    assert!(matches!(nothing, Err(RequestError::Failed { .. })), "{nothing:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_made_from_an_old_revision_is_refused() {
+    let world = World::new().await;
+    let call = |expected| Call {
+        expected: Some(expected),
+        request: Request::Add { mapping: written("auto", "127.0.0.1:9"), even_if_busy: false },
+    };
+    let refused = world.handle.call(through_json(&call(Revision(999)))).await;
+    let Err(RequestError::Stale { current }) = refused else { panic!("{refused:?}") };
+    let before = world.text();
+    let done = world.handle.call(call(current)).await.expect("the revision is current");
+    through_json(&done);
+    assert_ne!(world.text(), before);
+    let again = world.handle.call(call(current)).await;
+    assert!(matches!(again, Err(RequestError::Stale { .. })), "{again:?}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_problem_of_a_mapping_is_told_and_nothing_changes() {
+    let world = World::new().await;
+    let mapping = WrittenMapping {
+        name: Some("no/slash".into()),
+        connect_timeout: Some("5".into()),
+        ..written("70000", "web:0")
+    };
+    let refused = world.handle.request(Request::Add { mapping, even_if_busy: false }).await;
+    let Err(RequestError::Invalid { problems }) = through_json_error(refused) else { panic!("it is invalid") };
+    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths.len(), 4, "{problems:?}");
+    for path in ["name", "listen", "target", "connect_timeout"] {
+        assert!(paths.contains(&path), "{path} is not among {paths:?}");
+    }
+    assert_eq!(world.text(), "");
+    world.end().await;
+}
+
+fn through_json_error(result: Result<Reply, RequestError>) -> Result<Reply, RequestError> {
+    result.map_err(|error| through_json(&error))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_in_use_is_refused_with_its_holder_then_kept_as_failed_and_comes_up_when_free() {
+    let world = World::new().await;
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port();
+    let mapping = written(&format!("127.0.0.1:{port}"), "127.0.0.1:9");
+    let refused = world.handle.request(Request::Add { mapping: mapping.clone(), even_if_busy: false }).await;
+    let Err(RequestError::PortInUse { report }) = through_json_error(refused) else { panic!("the port is in use") };
+    assert_eq!(report.conflicts[0].address, SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    assert!(report.next_free.is_some_and(|free| free != port));
+    let mut rows = world.rows().await;
+    world.handle.request(Request::Add { mapping, even_if_busy: true }).await.expect("it is kept all the same");
+    let failed = rows.wait("failed", |rows| rows.iter().any(|row| row.state == MappingState::Failed)).await;
+    let reason = failed[0].reason.clone().expect("a reason");
+    assert!(reason.as_str().contains("in use by"), "{reason}");
+    drop(taken);
+    rows.wait("up once the port is free", |rows| rows.iter().any(is_up)).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mappings_that_change_places_are_both_up_and_a_third_keeps_its_connections() {
+    let world = World::new().await;
+    let target = echo_server();
+    let (first, second) = (free_port(), free_port());
+    let of = |name: &str, listen: String| {
+        let name = Some(name.to_owned());
+        WrittenMapping { name, ..written(&listen, &target.to_string()) }
+    };
+    let a = world.add(of("a", format!("127.0.0.1:{first}"))).await;
+    let b = world.add(of("b", format!("127.0.0.1:{second}"))).await;
+    world.add(of("third", "auto".into())).await;
+    let mut rows = world.rows().await;
+    let third = rows.wait("all up", |rows| rows.len() == 3 && rows.iter().all(is_up)).await;
+    let bound = third.iter().find(|row| row.name == "third").and_then(|row| row.listeners[0].bound).expect("bound");
+    let mut staying = TcpStream::connect(bound).expect("it listens");
+    assert!(echoes(&mut staying));
+    let swapped =
+        world.text().replace(&format!(":{first}"), ":0x").replace(&format!(":{second}"), &format!(":{first}"));
+    std::fs::write(world.file(), swapped.replace(":0x", &format!(":{second}"))).expect("it can be written");
+    // By the rule of hand edits a listener keeps its mapping: what looks like two moves is two renames.
+    let name_of = |rows: &[MappingRow], id| rows.iter().find(|row| row.id == id).map(|row| row.name.clone());
+    rows.wait("swapped", |rows| name_of(rows, a).as_deref() == Some("b") && rows.iter().all(is_up)).await;
+    assert!(echoes(&mut staying));
+    // The same through requests moves the listeners.
+    let by_request = of("b2", format!("127.0.0.1:{second}"));
+    let busy = world.handle.request(Request::Edit { id: a, mapping: by_request, even_if_busy: false }).await;
+    assert!(matches!(busy, Err(RequestError::Invalid { .. })), "two mappings on one port: {busy:?}");
+    world.handle.request(Request::Remove { ids: vec![a, b] }).await.expect("they are there");
+    assert!(echoes(&mut staying));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_does_not_resolve_waits_and_resets_its_clients() {
+    let world = World::new().await;
+    world.add(written("auto", "host/no-such-name.invalid:80")).await;
+    world.add(written("auto", "web_1:80")).await;
+    let mut rows = world.rows().await;
+    let waiting = rows
+        .wait("waiting with the reason", |rows| {
+            rows.len() == 2 && rows.iter().all(|row| row.state == MappingState::Waiting && row.reason.is_some())
+        })
+        .await;
+    let bound = waiting[0].listeners[0].bound.expect("a waiting mapping is bound");
+    let mut client = TcpStream::connect(bound).expect("it listens");
+    let error = client.read(&mut [0; 1]).expect_err("it is reset at once");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    rows.wait("docker is named", |rows| {
+        rows.iter().any(|row| row.reason.as_ref().is_some_and(|reason| reason.as_str().contains("none.sock")))
+    })
+    .await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_comes_late_gets_everything_and_what_closed_before() {
+    let world = World::new().await;
+    world.add(written("auto", &echo_server().to_string())).await;
+    let mut rows = world.rows().await;
+    let bound = rows.wait("up", |rows| rows.iter().any(is_up)).await[0].listeners[0].bound.expect("bound");
+    let mut closed = TcpStream::connect(bound).expect("it listens");
+    assert!(echoes(&mut closed));
+    drop(closed);
+    let mut staying = TcpStream::connect(bound).expect("it listens");
+    assert!(echoes(&mut staying));
+    rows.wait("counted", |rows| rows[0].connections_total == 2 && rows[0].connections == 1).await;
+    let mut late = world.rows().await;
+    let update = timeout(SOON, late.subscription.next()).await.expect("at once").expect("it runs");
+    assert!(update.is_full && update.seq == 1);
+    assert_eq!(update.mappings.len(), 1);
+    let states: Vec<bool> = update.connections.iter().map(|row| row.closed_at_ms.is_some()).collect();
+    assert_eq!(states.iter().filter(|closed| **closed).count(), 1, "{:?}", update.connections);
+    assert_eq!(states.len(), 2);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_that_is_opened_again_is_as_it_was_left() {
+    let world = World::new().await;
+    let target = echo_server().to_string();
+    world.add(WrittenMapping { name: Some("one".into()), ..written("auto", &target) }).await;
+    let id = world.add(WrittenMapping { name: Some("two".into()), ..written("any:auto", &target) }).await;
+    world.handle.request(Request::Stop { ids: vec![id] }).await.expect("it is there");
+    let (text, folder) = (world.text(), world.folder);
+    world.running.shutdown(Duration::ZERO).await;
+    let world = World::on(folder).await;
+    let mut rows = world.rows().await;
+    let rows = rows
+        .wait("as it was", |rows| rows.len() == 2 && rows.iter().all(|row| row.state != MappingState::Starting))
+        .await;
+    let states: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.state)).collect();
+    assert_eq!(states, [("one", MappingState::Up), ("two", MappingState::Stopped)]);
+    assert_eq!(world.text(), text);
+    world.end().await;
+}
+
+#[test]
+fn an_argument_becomes_a_mapping_with_a_made_up_name() {
+    let config = MappingConfig::from_argument("8080:127.0.0.1:80").expect("it is valid");
+    assert_eq!((config.name.as_str(), config.name_is_given), ("8080-tcp", false));
+}
