@@ -30,7 +30,7 @@ impl Engine {
         let container = Container { engine: self.clone(), name: name.to_owned() };
         // Of a run that was killed between start and end.
         let _ = self.docker(&["rm", "--force", name]).output();
-        output(self.docker(&["run", "--detach", "--init", "--name", name, "portolan-test"]).args(command));
+        output(self.docker(&["run", "--detach", "--name", name, "portolan-test"]).args(command));
         container
     }
 

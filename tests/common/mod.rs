@@ -7,7 +7,9 @@
 
 pub mod docker;
 pub mod netns;
+pub mod peers;
 pub mod program;
+pub mod screen;
 pub mod terminal;
 
 use std::fmt::Write as _;

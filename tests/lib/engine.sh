@@ -82,7 +82,7 @@ engine_image() {
     local root=$engine_dir/image applet
     mkdir -p "$root/bin" "$root/tmp" "$root/www"
     cp "$(command -v busybox)" "$root/bin/busybox"
-    for applet in sh cat echo httpd ip mkdir nc printf sleep; do
+    for applet in cat chmod echo hostname httpd mkdir nc printf sh sleep; do
         ln -s busybox "$root/bin/$applet"
     done
     tar -C "$root" -c . | docker -H "$1" import - portolan-test >/dev/null

@@ -1,0 +1,316 @@
+//! What the screen shows at each size, and how it comes and goes.
+
+mod common;
+
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::peers::{Web, get};
+use common::program::{Home, PORTOLAN};
+use common::screen::{Screen, free_port, pane_of};
+use common::terminal::Terminal;
+use common::{Need, SOON, output, require, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A profile whose rows need no port of this machine.
+const STOPPED: &str = r#"{ "version": 1, "mappings": [
+    { "name": "web", "listen": "any:48080", "target": "192.0.2.10:80", "enabled": false },
+    { "name": "api", "listen": "localhost:49000", "target": "192.0.2.10:9000", "enabled": false },
+    { "name": "tls", "listen": "[2001:db8:1111:2222:3333:4444:5555:6666]:48443",
+      "target": "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:38443", "enabled": false },
+    { "name": "dns", "listen": "localhost:45353", "target": "192.0.2.10:53", "protocol": "udp", "enabled": false }
+] }"#;
+
+fn with_stopped_mappings() -> Home {
+    let home = Home::new();
+    home.write_profile("default", STOPPED);
+    home
+}
+
+#[test]
+fn at_80_columns_every_essential_is_there_and_no_port_is_cut() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    let screen = Screen::open(&home, None, &[]);
+    screen.wait_for_row("MAPPINGS", &["45353"]);
+    let text = screen.text();
+    for essential in ["STATE", "LISTEN", "TARGET", "CONNS", "? help"] {
+        assert!(text.contains(essential), "{essential} is missing:\n{text}");
+    }
+    let rows = screen.pane("MAPPINGS");
+    for (listen, target) in [(":48080", ":80"), (":49000", ":9000"), (":48443", ":38443"), (":45353", ":53")] {
+        let is_whole =
+            |row: &&String| row.contains(listen) && row.split_whitespace().any(|word| word.ends_with(target));
+        assert!(rows.iter().any(|row| is_whole(&row)), "{listen} to {target} in\n{text}");
+    }
+    screen.quit();
+}
+
+/// The listen side of the selected mapping.
+fn selected(screen: &Screen) -> Option<String> {
+    let rows = screen.pane("MAPPINGS");
+    let row = rows.iter().find(|row| row.starts_with('>'))?;
+    row.split_whitespace().find(|word| word.contains(':')).map(|word| word.trim_end_matches("/tcp").to_owned())
+}
+
+#[test]
+fn columns_come_with_the_width_and_the_selection_stays_through_every_size() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    let screen = Screen::open(&home, None, &[]);
+    screen.wait_for_row("MAPPINGS", &["45353"]);
+    screen.keys(&["g", "j"]);
+    screen.wait_for_row("MAPPINGS", &[">", "localhost:49000"]);
+    assert!(!screen.text().contains("TARGET ADDRESS"));
+
+    let start = Instant::now();
+    screen.terminal.resize(160, 50);
+    screen
+        .terminal
+        .wait_for("the target address column", 10 * Duration::from_secs(1), |text| text.contains("TARGET ADDRESS"));
+    println!("the column was there after {:?}", start.elapsed());
+    assert_eq!(selected(&screen).as_deref(), Some("localhost:49000"));
+
+    screen.terminal.resize(30, 8);
+    screen.terminal.wait_for("one line", SOON, |text| !text.contains("LISTEN") && text.contains("portolan"));
+    screen.terminal.resize(80, 24);
+    screen.terminal.wait_for_text("? help");
+    screen.wait_for_row("MAPPINGS", &["45353"]);
+    assert_eq!(selected(&screen).as_deref(), Some("localhost:49000"));
+    screen.quit();
+}
+
+#[test]
+fn help_finds_every_binding_that_the_program_lists() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    let listed = output(home.command(None).args(["keys", "--json"]));
+    let bindings: Vec<serde_json::Value> = serde_json::from_str(&listed).expect("keys --json prints a list");
+    assert!(bindings.len() > 30, "only {} bindings", bindings.len());
+
+    let screen = Screen::open_with((160, 50), &home, None, &[], &[]);
+    screen.keys(&["?"]);
+    screen.terminal.wait_for_text("HELP");
+    screen.terminal.type_text("freeze");
+    let text = screen.terminal.wait_for("the freeze row alone", SOON, |text| {
+        pane_of(text, "HELP").iter().any(|row| row.contains("freeze the screen")) && !text.contains("sort by the next")
+    });
+    assert!(!text.contains("undo"), "{text}");
+
+    for binding in bindings {
+        let help = binding["help"].as_str().expect("each binding has its help");
+        let key = binding["keys"][0].as_str().expect("each binding has a key");
+        screen.keys(&["C-u"]);
+        screen.terminal.type_text(help);
+        screen.terminal.wait_for(&format!("{key}: {help}"), SOON, |text| {
+            pane_of(text, "HELP").iter().any(|row| row.contains(help) && row.split_whitespace().any(|word| word == key))
+        });
+    }
+    screen.keys(&["Escape"]);
+    screen.wait_for_row("MAPPINGS", &["45353"]);
+    screen.quit();
+}
+
+#[test]
+fn frozen_the_picture_stands_still_and_forwarding_goes_on() {
+    if !require(&[Need::Tmux, Need::Python, Need::Curl]) {
+        return;
+    }
+    let home = Home::new();
+    let web = Web::start(None, "127.0.0.1", 0);
+    let port = free_port();
+    let screen = Screen::open(&home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())]);
+    screen.wait_for_row("MAPPINGS", &[&port.to_string(), "up"]);
+    let url = format!("http://[::1]:{port}/data/5000");
+    get(None, &url);
+    screen.wait_for_row("CONNECTIONS", &["v6-v4", "x "]);
+
+    screen.keys(&["f"]);
+    let frozen = screen.terminal.wait_for_text("FROZEN");
+    // What happens meanwhile would show: more connections, other ages.
+    let start = Instant::now();
+    let mut count = 0;
+    while start.elapsed() < Duration::from_secs(3) {
+        assert_eq!(get(None, &url).len(), 5000);
+        count += 1;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(count > 3);
+    let later = screen.terminal.wait_for("the count of what is new", SOON, |text| {
+        text.lines().any(|line| line.contains("FROZEN") && !line.contains(" 0 new"))
+    });
+    let differ: Vec<_> = frozen.lines().zip(later.lines()).filter(|(before, after)| before != after).collect();
+    assert!(differ.iter().all(|(_, after)| after.contains("FROZEN")), "{differ:#?}");
+    screen.keys(&["f"]);
+    screen.terminal.wait_for_text("LIVE");
+    screen.quit();
+}
+
+#[test]
+fn without_colour_no_colour_is_sent_and_the_selection_still_shows() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    let colours = |environment: &[(&str, &str)]| {
+        let screen = Screen::open_with((80, 24), &home, None, &[], environment);
+        screen.wait_for_row("MAPPINGS", &[">"]);
+        let text = screen.terminal.screen_with_escapes();
+        let row = text.lines().find(|line| line.contains("48080")).expect("the first row is shown").to_owned();
+        screen.quit();
+        let codes: Vec<u16> = text
+            .split("\u{1b}[")
+            .skip(1)
+            .filter_map(|rest| rest.split_once('m'))
+            .flat_map(|(codes, _)| codes.split(';').filter_map(|code| code.parse().ok()).collect::<Vec<_>>())
+            .filter(|code| matches!(code, 30..=38 | 40..=48 | 90..=107))
+            .collect();
+        (codes, row)
+    };
+    let (with, _) = colours(&[]);
+    assert!(!with.is_empty(), "without NO_COLOR there are colours, else this test sees nothing");
+    let (without, row) = colours(&[("NO_COLOR", "1")]);
+    assert!(without.is_empty(), "{without:?}");
+    assert!(row.contains('>') && row.contains("\u{1b}[7m") || row.contains(";7m"), "{row:?}");
+}
+
+#[test]
+fn in_ascii_no_byte_above_127_is_sent() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    for (arguments, environment) in [(&["--ascii"][..], &[][..]), (&[], &[("LANG", "C"), ("LC_ALL", "C")])] {
+        let screen = Screen::open_with((160, 50), &home, None, arguments, environment);
+        let raw = home.path().join("raw");
+        screen.terminal.command(&["pipe-pane", "-o", &format!("cat >>'{}'", raw.display())]);
+        for keys in [&["C-l"][..], &["2"], &["4"], &["1"], &["a"], &["Escape"], &["?"], &["Escape"], &["C-l"]] {
+            screen.keys(keys);
+            let sent = |path: &std::path::Path| std::fs::read(path).map_or(0, |bytes| bytes.len());
+            let before = sent(&raw);
+            // Each key draws something.
+            wait_for("the picture that a key asks for", SOON, || (sent(&raw) > before || before > 0).then_some(()));
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        wait_for("the last picture", SOON, || {
+            let bytes = std::fs::read(&raw).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains("MAPPINGS").then_some(())
+        });
+        let bytes = std::fs::read(&raw).expect("the terminal's bytes were kept");
+        let above: Vec<_> = String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_ascii()).collect();
+        assert!(above.is_empty(), "{above:?} with {arguments:?} {environment:?}");
+        screen.quit();
+        std::fs::remove_file(&raw).expect("it was there");
+    }
+}
+
+/// A shell in a terminal, with the program's environment set.
+fn shell(home: &Home) -> Terminal {
+    let mut shell = Command::new("bash");
+    shell.args(["--norc", "--noprofile", "-i"]).envs(home.environment()).env("PS1", "shell$ ").current_dir(home.path());
+    let terminal = Terminal::start(80, 24, &shell);
+    terminal.wait_for_text("shell$");
+    terminal.type_text(&format!("cd {}; stty -a >before; clear\n", home.path().display()));
+    terminal.wait_for("an empty screen", SOON, |text| text.trim() == "shell$");
+    terminal
+}
+
+/// The program that the shell runs.
+fn program_of(terminal: &Terminal) -> u32 {
+    let shell = terminal.pid();
+    wait_for("the shell's child", SOON, || {
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    })
+}
+
+/// Whether the terminal is as the shell had it: no alternate screen, no mouse mode, a cursor, the same `stty`.
+fn assert_given_back(terminal: &Terminal, home: &Home, when: &str) {
+    let flags = terminal.command(&["display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"]);
+    assert_eq!(flags.trim(), "0 0 1", "alternate screen, mouse, cursor {when}");
+    terminal.type_text("stty -a >after; echo wrote-$((40 + 2))\n");
+    terminal.wait_for_text("wrote-42");
+    let read = |name: &str| std::fs::read_to_string(home.path().join(name)).expect("stty wrote it");
+    assert_eq!(read("after"), read("before"), "stty {when}");
+}
+
+#[test]
+fn suspended_ten_times_it_gives_the_terminal_back_and_repaints() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    let terminal = shell(&home);
+    terminal.type_text(&format!("{PORTOLAN}\n"));
+    terminal.wait_for_text("? help");
+    for round in 0..10 {
+        terminal.keys(&["C-z"]);
+        terminal.wait_for("the shell's word that it stopped", SOON, |text| {
+            text.contains("Stopped") && !text.contains("? help")
+        });
+        assert_given_back(&terminal, &home, &format!("after ^z number {round}"));
+        terminal.type_text("clear; fg\n");
+        terminal.wait_for("the screen again", SOON, |text| text.contains("? help") && text.contains("45353"));
+    }
+    terminal.keys(&["q"]);
+    terminal.wait_for("the shell again", SOON, |text| !text.contains("? help") && text.contains("shell$"));
+    assert_given_back(&terminal, &home, "after q");
+}
+
+#[test]
+fn ended_by_a_signal_it_leaves_a_terminal_that_works_and_a_message_that_can_be_read() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+        let home = with_stopped_mappings();
+        let terminal = shell(&home);
+        let port = free_port();
+        terminal.type_text(&format!("{PORTOLAN} -p {port}:127.0.0.1:9; echo ended with $?\n"));
+        terminal.wait_for_text("? help");
+        let program = i32::try_from(program_of(&terminal)).expect("a pid");
+        kill(Pid::from_raw(program), signal).expect("the program runs");
+        let text =
+            terminal.wait_for("the shell again", SOON, |text| text.contains("ended with ") && !text.contains("? help"));
+        assert!(text.contains("Stopped 1 mapping"), "{signal}: {text}");
+        assert_given_back(&terminal, &home, &format!("after {signal}"));
+    }
+}
+
+#[test]
+fn the_demo_shows_the_same_screen_each_time_without_a_word_of_it_in_the_screens_code() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = Home::new();
+    let picture = || {
+        let screen = Screen::open_with((160, 50), &home, None, &["--demo"], &[]);
+        // The picture for the documentation is the frozen one of a fixed moment; here the rows must be the same.
+        screen.wait_for_row("CONNECTIONS", &["v6-v4"]);
+        let rows = screen.pane("MAPPINGS");
+        screen.quit();
+        rows.iter()
+            .map(|row| {
+                row.split_whitespace().take(4).fold(String::new(), |mut line, word| {
+                    let _ = write!(line, "{word} ");
+                    line
+                })
+            })
+            .collect::<Vec<_>>()
+    };
+    let first = picture();
+    assert!(first.len() > 2, "{first:?}");
+    assert_eq!(picture(), first);
+
+    let sources = format!("{}/src/tui", env!("CARGO_MANIFEST_DIR"));
+    let found = Command::new("grep").args(["-rniw", "demo", &sources]).output().expect("grep runs");
+    assert!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
+}

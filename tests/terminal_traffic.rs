@@ -1,0 +1,127 @@
+//! Connections on the screen: both families, both legs, how they end, and what deleting does to them.
+
+mod common;
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use common::netns::Namespace;
+use common::peers::{Web, curl, established, get};
+use common::program::Home;
+use common::screen::{Screen, free_port};
+use common::{Need, Running, SOON, output, require, wait_for};
+
+/// A request whose answer lasts until `/release` is asked for.
+fn hold(namespace: Option<&Namespace>, family: &str, url: &str) -> Running {
+    let child: Child =
+        curl(namespace, &["-N", "--max-time", "120", family, url]).stdout(Stdio::null()).spawn().expect("curl starts");
+    Running(child)
+}
+
+#[test]
+fn each_family_has_its_row_and_both_legs_are_those_that_ss_lists() {
+    if !require(&[Need::Namespaces, Need::Tmux, Need::Python, Need::Curl, Need::Ss]) {
+        return;
+    }
+    let host = Namespace::new("host");
+    let web = Web::start(Some(&host), "127.0.0.1", 3000);
+    let home = Home::new();
+    // Wide enough for both legs of any address.
+    let screen = Screen::open_with((120, 30), &home, Some(&host), &["-p", "any:8080:127.0.0.1:3000"], &[]);
+    screen.wait_for_row("MAPPINGS", &["any:8080", "up", "net"]);
+
+    for (family, url, families) in
+        [("-6", "http://[::1]:8080/hold", "v6-v4"), ("-4", "http://127.0.0.1:8080/hold", "v4-v4")]
+    {
+        let client = hold(Some(&host), family, url);
+        screen.wait_for_row("CONNECTIONS", &[families, "open"]);
+        let dialled = url.trim_start_matches("http://").trim_end_matches("/hold");
+        let (near, far) = wait_for("both legs in ss", SOON, || {
+            let all = established(Some(&host));
+            // Each connection is listed at both its ends, since all is on one host: ours accepts on 8080, dials 3000.
+            let near = all.iter().find(|(local, _)| local == dialled)?.clone();
+            let far = all.iter().find(|(_, peer)| peer == "127.0.0.1:3000")?.clone();
+            Some((near, far))
+        });
+        let detail = screen.wait_for_row("DETAIL", &["client", &near.1]);
+        assert!(detail.contains(&format!("{} -> {}", near.1, near.0)), "{detail}\nss: {near:?}");
+        let detail = screen.wait_for_row("DETAIL", &["target", &far.0]);
+        assert!(detail.contains(&format!("{} -> {}", far.0, far.1)), "{detail}\nss: {far:?}");
+        drop(client);
+        // It is gone from the list of the open ones, so that the next one is selected by itself.
+        screen.wait_for_no_row(SOON, "CONNECTIONS", &[families, "open"]);
+        screen.wait_for_no_row(SOON, "CONNECTIONS", &[families]);
+    }
+    drop(web);
+    screen.quit();
+}
+
+#[test]
+fn a_finished_connection_stays_for_ten_seconds_with_its_reason_and_comes_back_on_demand() {
+    if !require(&[Need::Tmux, Need::Python, Need::Curl]) {
+        return;
+    }
+    let home = Home::new();
+    let web = Web::start(None, "127.0.0.1", 0);
+    let port = free_port();
+    let screen = Screen::open(&home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())]);
+    screen.wait_for_row("MAPPINGS", &[&port.to_string(), "up"]);
+    let client = output(curl(None, &["-o", "/dev/null", "-w", "%{local_port}"]).arg(format!("http://[::1]:{port}/")));
+    let finished = Instant::now();
+    let client = format!("]:{client} ");
+
+    let row = screen.wait_for_row("CONNECTIONS", &[&client, "x finished"]);
+    println!("its row came after {:?}: {row}", finished.elapsed());
+    while finished.elapsed() < Duration::from_secs(7) {
+        screen.wait_for_row_within(Duration::from_millis(500), "CONNECTIONS", &[&client, "x finished"]);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    screen.wait_for_no_row(SOON, "CONNECTIONS", &[&client]);
+    let gone = finished.elapsed();
+    assert!(gone > Duration::from_secs(9), "gone after {gone:?}");
+    println!("it was gone after {gone:?}");
+    screen.keys(&["x"]);
+    screen.wait_for_row("CONNECTIONS", &[&client, "x finished"]);
+    screen.quit();
+}
+
+#[test]
+fn deleting_asks_with_the_number_of_connections_and_can_be_undone() {
+    if !require(&[Need::Tmux, Need::Python, Need::Curl]) {
+        return;
+    }
+    let home = Home::new();
+    let web = Web::start(None, "127.0.0.1", 0);
+    let port = free_port();
+    let screen = Screen::open(&home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())]);
+    let listen = format!("localhost:{port}");
+    screen.wait_for_row("MAPPINGS", &[&listen, "up"]);
+    let clients: Vec<_> = (0..3).map(|_| hold(None, "-6", &format!("http://[::1]:{port}/hold"))).collect();
+    screen.terminal.wait_for("three connections", SOON, |text| text.contains("3 open"));
+
+    screen.keys(&["d"]);
+    screen.terminal.wait_for("the question", SOON, |text| text.lines().any(|line| line.contains("3 connections")));
+    screen.keys(&["Escape"]);
+    screen.terminal.wait_for("no question", SOON, |text| text.contains("? help") && !text.contains("3 connections"));
+    screen.wait_for_row("MAPPINGS", &[&listen, "up"]);
+    for mut client in clients {
+        assert!(client.0.try_wait().expect("curl can be waited for").is_none(), "esc has ended a connection");
+    }
+
+    let mut held = hold(None, "-6", &format!("http://[::1]:{port}/hold"));
+    screen.terminal.wait_for("a connection", SOON, |text| text.contains("1 open"));
+    screen.keys(&["d"]);
+    screen.terminal.wait_for("the question", SOON, |text| text.lines().any(|line| line.contains("1 connection")));
+    screen.keys(&["d"]);
+    screen.wait_for_no_row(SOON, "MAPPINGS", &[&listen]);
+    let end = wait_for("the connection is reset", SOON, || held.0.try_wait().expect("curl can be waited for"));
+    // 56: reset while receiving; never a clean end, which would make a cut answer look whole.
+    assert_eq!(end.code(), Some(56));
+    let refused = curl(None, &[&format!("http://[::1]:{port}/")]).status().expect("curl starts");
+    assert_eq!(refused.code(), Some(7), "nobody listens any more");
+
+    screen.keys(&["u"]);
+    screen.wait_for_row("MAPPINGS", &[&listen, "up"]);
+    assert_eq!(get(None, &format!("http://[::1]:{port}/")).trim(), "127.0.0.1");
+    screen.quit();
+}
