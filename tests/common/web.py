@@ -9,6 +9,7 @@ import http.server
 import sys
 import threading
 
+# What every answer to /hold waits for that began after the last /release.
 released = threading.Event()
 
 
@@ -16,18 +17,21 @@ class Application(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
+        global released
         if self.path == "/headers":
             self.answer(str(self.headers).encode())
         elif self.path == "/hold":
+            waiting = released
             self.send_response(200)
             self.send_header("Content-Length", "10")
             self.end_headers()
             self.wfile.write(b"begin")
             self.wfile.flush()
-            released.wait(120)
+            waiting.wait(120)
             self.wfile.write(b"-end\n")
         elif self.path == "/release":
             released.set()
+            released = threading.Event()
             self.answer(b"")
         elif self.path.startswith("/data/"):
             self.answer(b"x" * int(self.path[len("/data/"):]))
