@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use super::netns::Namespace;
-use super::{Running, output};
+use super::{Running, SOON, output, wait_for};
 
 /// `web.py` on an address.
 #[derive(Debug)]
@@ -46,23 +46,30 @@ pub struct LineClient {
 }
 
 impl LineClient {
-    /// Connects.
+    /// Connects to something that sends lines back, once it does.
     #[track_caller]
     pub fn connect(namespace: Option<&Namespace>, address: &str, port: u16) -> Self {
-        let mut command = python(namespace, include_str!("line_client.py"));
-        command.args([address, &port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("python3 starts");
-        let input = child.stdin.take().expect("stdin is piped");
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut client = Self { _process: Running(child), input, output };
-        assert_eq!(client.line(), "connected");
-        client
+        wait_for("somebody who sends lines back", SOON, || {
+            let mut command = python(namespace, include_str!("line_client.py"));
+            command
+                .args([address, &port.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null());
+            let mut child = command.spawn().expect("python3 starts");
+            let input = child.stdin.take().expect("stdin is piped");
+            let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+            let mut client = Self { _process: Running(child), input, output };
+            // A forwarder takes the connection first and tells afterwards that its target does not.
+            (client.line() == "connected" && client.exchange("hello") == "hello").then_some(client)
+        })
     }
 
     /// Sends a line and gives the line that comes back.
     #[track_caller]
     pub fn exchange(&mut self, line: &str) -> String {
-        writeln!(self.input, "{line}").expect("the client reads its input");
+        // A client that has ended says no more, which is what its caller sees.
+        let _ = writeln!(self.input, "{line}");
         self.line()
     }
 
