@@ -49,7 +49,7 @@ fn a_port_in_use_is_told_with_its_holder_and_saved_only_when_asked_twice() {
     assert!(!home.profile("default").exists(), "nothing was saved");
 
     screen.keys(&["Enter"]);
-    screen.wait_for_row("MAPPINGS", &[&format!("localhost:{port}"), "half"]);
+    screen.wait_for_row("MAPPINGS", &[&format!(":{port}"), "half"]);
     assert_eq!(read_profile(&home.profile("default"))["mappings"][0]["listen"], format!("localhost:{port}"));
     screen.quit();
 }
@@ -63,7 +63,7 @@ fn after_quitting_the_file_is_json_and_the_same_rows_come_back() {
     let ports = [free_port(), free_port(), free_port()];
     let screen = Screen::open(&home, None, &[]);
     for port in ports {
-        screen.add(&format!("{port}:192.0.2.1:80"), &format!("localhost:{port}"), "up");
+        screen.add(&format!("{port}:192.0.2.1:80"), &format!(":{port}"), "up");
     }
     let rows = |screen: &Screen| -> BTreeSet<String> {
         // The header is a row, too; what differs by the moment is left out.
@@ -75,7 +75,7 @@ fn after_quitting_the_file_is_json_and_the_same_rows_come_back() {
     };
     let before = rows(&screen);
     screen.quit();
-    let said = screen.text();
+    let said = screen.terminal.scrollback();
     assert!(said.contains("Stopped 3 mappings") && said.contains("portolan run"), "{said}");
     assert_eq!(read_profile(&home.profile("default"))["mappings"].as_array().map(Vec::len), Some(3));
 
@@ -137,7 +137,7 @@ fn from_an_empty_profile_to_a_restart_everything_is_as_it_was_left() {
     screen.keys(&["Tab"]);
     screen.terminal.wait_for_text("127.0.0.1:3000 answers");
     screen.keys(&["Enter"]);
-    screen.wait_for_row("MAPPINGS", &["any:8080", "up", "net", "127.0.0.1:3000"]);
+    screen.wait_for_row("MAPPINGS", &["any:8080", "up", "net", ":3000"]);
     // Through the palette, for this machine alone.
     screen.add("9090:127.0.0.1:3000", "localhost:9090", "up");
 
@@ -147,13 +147,12 @@ fn from_an_empty_profile_to_a_restart_everything_is_as_it_was_left() {
     {
         assert_eq!(get(Some(&host), &format!("http://{address}:{port}/data/12345")).len(), 12_345);
         screen.keys(&["2"]);
-        screen.wait_for_row("CONNECTIONS", &[families, "x finished", &format!("{address}:{port}")[..0]]);
+        screen.wait_for_row("CONNECTIONS", &[families, "x finished", &format!("{address}:{port}")]);
         screen.keys(&["1"]);
     }
     for listen in ["any:8080", "localhost:9090"] {
-        let row = screen.wait_for_row("MAPPINGS", &[listen, "ok "]);
         // Two answers of 12,345 bytes and their heads.
-        assert!(row.contains("24.9k") || row.contains("24.8k") || row.contains("25."), "{row}");
+        screen.wait_for_row("MAPPINGS", &[listen, "ok ", "24.9k"]);
     }
 
     // Edited, deleted, and the delete undone.

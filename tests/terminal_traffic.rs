@@ -30,28 +30,32 @@ fn each_family_has_its_row_and_both_legs_are_those_that_ss_lists() {
     let screen = Screen::open_with((120, 30), &home, Some(&host), &["-p", "any:8080:127.0.0.1:3000"], &[]);
     screen.wait_for_row("MAPPINGS", &["any:8080", "up", "net"]);
 
-    for (family, url, families) in
-        [("-6", "http://[::1]:8080/hold", "v6-v4"), ("-4", "http://127.0.0.1:8080/hold", "v4-v4")]
-    {
-        let client = hold(Some(&host), family, url);
-        screen.wait_for_row("CONNECTIONS", &[families, "open"]);
-        let dialled = url.trim_start_matches("http://").trim_end_matches("/hold");
-        let (near, far) = wait_for("both legs in ss", SOON, || {
-            let all = established(Some(&host));
-            // Each connection is listed at both its ends, since all is on one host: ours accepts on 8080, dials 3000.
-            let near = all.iter().find(|(local, _)| local == dialled)?.clone();
-            let far = all.iter().find(|(_, peer)| peer == "127.0.0.1:3000")?.clone();
-            Some((near, far))
+    // The pane of connections, where the selection is moved.
+    screen.keys(&["Tab"]);
+    let (mut clients, mut sources) = (Vec::new(), Vec::new());
+    for (family, address, families) in [("-6", "[::1]:8080", "v6-v4"), ("-4", "127.0.0.1:8080", "v4-v4")] {
+        clients.push(hold(Some(&host), family, &format!("http://{address}/hold")));
+        let row = screen.wait_for_row("CONNECTIONS", &[families, "open"]);
+        // All is on one host, so each connection is listed at both its ends; ours accepts on 8080 and dials 3000.
+        let near = wait_for("the client's leg in ss", SOON, || {
+            established(Some(&host)).into_iter().find(|(local, _)| local == address)
         });
-        let detail = screen.wait_for_row("DETAIL", &["client", &near.1]);
-        assert!(detail.contains(&format!("{} -> {}", near.1, near.0)), "{detail}\nss: {near:?}");
-        let detail = screen.wait_for_row("DETAIL", &["target", &far.0]);
-        assert!(detail.contains(&format!("{} -> {}", far.0, far.1)), "{detail}\nss: {far:?}");
-        drop(client);
-        // It is gone from the list of the open ones, so that the next one is selected by itself.
-        screen.wait_for_no_row(SOON, "CONNECTIONS", &[families, "open"]);
-        screen.wait_for_no_row(SOON, "CONNECTIONS", &[families]);
+        assert!(row.contains(&format!("{} ", near.1)), "{row}\nss: {near:?}");
+        screen.keys(&["G"]);
+        screen.wait_for_row("DETAIL", &["client", &format!("{} -> {}", near.1, near.0)]);
+        let detail = screen.wait_for_row("DETAIL", &["target", "127.0.0.1:3000"]);
+        let far = detail.split_whitespace().nth(1).expect("the source stands after the word").to_owned();
+        assert!(detail.contains(&format!("{far} -> 127.0.0.1:3000")), "{detail}");
+        let listed = established(Some(&host));
+        assert!(listed.contains(&(far.clone(), "127.0.0.1:3000".to_owned())), "{far} in {listed:?}");
+        sources.push(far);
     }
+    // Each client has a leg of its own towards the target.
+    assert_ne!(sources[0], sources[1]);
+    get(Some(&host), "http://127.0.0.1:3000/release");
+    screen.wait_for_row("CONNECTIONS", &["v6-v4", "x finished"]);
+    screen.wait_for_row("CONNECTIONS", &["v4-v4", "x finished"]);
+    drop(clients);
     drop(web);
     screen.quit();
 }
@@ -94,29 +98,32 @@ fn deleting_asks_with_the_number_of_connections_and_can_be_undone() {
     let web = Web::start(None, "127.0.0.1", 0);
     let port = free_port();
     let screen = Screen::open(&home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())]);
-    let listen = format!("localhost:{port}");
+    // Its address may be cut at this width, its port never.
+    let listen = format!(":{port}");
     screen.wait_for_row("MAPPINGS", &[&listen, "up"]);
-    let clients: Vec<_> = (0..3).map(|_| hold(None, "-6", &format!("http://[::1]:{port}/hold"))).collect();
+    let mut clients: Vec<_> = (0..3).map(|_| hold(None, "-6", &format!("http://[::1]:{port}/hold"))).collect();
     screen.terminal.wait_for("three connections", SOON, |text| text.contains("3 open"));
 
     screen.keys(&["d"]);
-    screen.terminal.wait_for("the question", SOON, |text| text.lines().any(|line| line.contains("3 connections")));
+    screen.terminal.wait_for("the question", SOON, |text| text.lines().any(|line| line.contains("3 open connections")));
     screen.keys(&["Escape"]);
-    screen.terminal.wait_for("no question", SOON, |text| text.contains("? help") && !text.contains("3 connections"));
+    screen
+        .terminal
+        .wait_for("no question", SOON, |text| text.contains("? help") && !text.contains("3 open connections"));
     screen.wait_for_row("MAPPINGS", &[&listen, "up"]);
-    for mut client in clients {
+    for client in &mut clients {
         assert!(client.0.try_wait().expect("curl can be waited for").is_none(), "esc has ended a connection");
     }
 
-    let mut held = hold(None, "-6", &format!("http://[::1]:{port}/hold"));
-    screen.terminal.wait_for("a connection", SOON, |text| text.contains("1 open"));
     screen.keys(&["d"]);
-    screen.terminal.wait_for("the question", SOON, |text| text.lines().any(|line| line.contains("1 connection")));
+    screen.terminal.wait_for("the question", SOON, |text| text.lines().any(|line| line.contains("3 open connections")));
     screen.keys(&["d"]);
     screen.wait_for_no_row(SOON, "MAPPINGS", &[&listen]);
-    let end = wait_for("the connection is reset", SOON, || held.0.try_wait().expect("curl can be waited for"));
-    // 56: reset while receiving; never a clean end, which would make a cut answer look whole.
-    assert_eq!(end.code(), Some(56));
+    for client in &mut clients {
+        let end = wait_for("the connection is reset", SOON, || client.0.try_wait().expect("curl can be waited for"));
+        // 56: reset while receiving; never a clean end, which would make a cut answer look whole.
+        assert_eq!(end.code(), Some(56));
+    }
     let refused = curl(None, &[&format!("http://[::1]:{port}/")]).status().expect("curl starts");
     assert_eq!(refused.code(), Some(7), "nobody listens any more");
 

@@ -49,6 +49,12 @@ impl Terminal {
         output(self.tmux().args(["capture-pane", "-p"]))
     }
 
+    /// What is on the screen and what has scrolled out of it, with lines that were wrapped made whole.
+    #[track_caller]
+    pub fn scrollback(&self) -> String {
+        output(self.tmux().args(["capture-pane", "-p", "-J", "-S", "-"]))
+    }
+
     /// What is on the screen, with the sequences for its colours.
     #[track_caller]
     pub fn screen_with_escapes(&self) -> String {
@@ -93,16 +99,23 @@ impl Terminal {
         self.wait_for(&format!("{text:?} on the screen"), super::SOON, |screen| screen.contains(text))
     }
 
-    /// The exit status of the program, once it has ended.
+    /// The exit status of the program, once it has ended; as a shell has it, 128 and the signal after a signal.
     pub fn exit_status(&self) -> Option<i32> {
-        let text = output(self.tmux().args(["display-message", "-p", "#{pane_dead} #{pane_dead_status}"]));
-        let (dead, status) = text.trim_end_matches('\n').split_once(' ')?;
-        if dead == "1" && status.is_empty() {
+        let format = "#{pane_dead} #{pane_dead_status} #{pane_dead_signal}";
+        let text = output(self.tmux().args(["display-message", "-p", format]));
+        let mut words = text.trim_end_matches('\n').split(' ');
+        if words.next() != Some("1") {
+            return None;
+        }
+        let mut number = || words.next().and_then(|word| word.parse::<i32>().ok());
+        let (status, signal) = (number(), number());
+        let ended = signal.map(|signal| 128 + signal).or(status);
+        if ended.is_none() {
             // tmux 3.3 can miss the end of a program that came with its last output; the end of another child of
             // its makes it look again.
             output(self.tmux().args(["run-shell", "-b", "true"]));
         }
-        (dead == "1").then(|| status.parse().ok())?
+        ended
     }
 
     /// Waits until the program has ended and gives its exit status.
