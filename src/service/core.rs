@@ -33,7 +33,6 @@ use crate::model::mapping::{Protocol, TargetHost};
 use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 use crate::model::update::Overview;
-use crate::store::Store;
 
 /// How often the holder of a port that was in use is looked at again: it may have changed hands.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -70,8 +69,6 @@ pub(super) struct Service {
     pub(super) registry: Arc<Registry>,
     pub(super) desired: Desired,
     pub(super) profile: Option<OpenedProfile>,
-    /// Profiles that were open earlier in this run, by name: as many as the user opens.
-    pub(super) closed: HashMap<String, Store>,
     pub(super) known: HashMap<MappingId, Known>,
     pub(super) docker: DockerWatch,
     pub(super) resolver: Resolver,
@@ -164,7 +161,6 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         registry,
         desired: Desired::default(),
         profile: options.profile,
-        closed: HashMap::new(),
         known: HashMap::new(),
         docker: DockerWatch::new(options.docker),
         dns: resolver.changes(),

@@ -63,20 +63,7 @@ impl OpenedProfile {
     /// # Errors
     /// Every problem of the file, or the process that runs it.
     pub fn open_blocking(source: ProfileSource) -> Result<Self, OpenError> {
-        Self::open_store(Store::open(source).map_err(invalid)?)
-    }
-
-    /// Ends the claim and the watch; what is left knows whether this run has kept a backup of the file.
-    pub(super) fn close(self) -> (String, Store) {
-        (self.store.name().unwrap_or_default().to_owned(), self.store)
-    }
-
-    /// Whether it is the profile of that name.
-    pub(super) fn is_named(&self, name: &str) -> bool {
-        self.store.name() == Some(name)
-    }
-
-    fn open_store(store: Store) -> Result<Self, OpenError> {
+        let store = Store::open(source).map_err(invalid)?;
         // Read before it is claimed, so that a wrong file is told as such even while another engine runs it.
         let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
         let claim = store.claim().map_err(|error: ClaimError| OpenError::Failed(SafeText::new(&error.to_string())))?;
@@ -85,6 +72,11 @@ impl OpenedProfile {
         let watch = store.watch(sender).map_err(|error| OpenError::Invalid(error.problems()))?;
         let (mappings, existed) = (loaded.profile.mappings, loaded.exists);
         Ok(Self { store, mappings, existed, changes, problem: None, _watch: watch, _claim: claim })
+    }
+
+    /// Whether it is the profile of that name.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.store.name() == Some(name)
     }
 
     /// Reads a profile without running it. Blocks.
@@ -171,18 +163,14 @@ impl OpenedProfile {
         self.problem = Some(SafeText::new(&format!("not applied: {first}{more}")));
     }
 
-    /// Opens a profile by its name; `store` is what an earlier opening in this run has left.
-    pub(super) async fn open_named(name: String, store: Option<Store>) -> Result<Self, OpenError> {
-        let opening = spawn_blocking(move || match store {
-            Some(store) => Self::open_store(store),
-            None => Self::open_blocking(ProfileSource::Named(name)),
-        });
-        opening.await.unwrap_or_else(|_| interrupted())
+    /// Opens a profile by its name.
+    pub(super) async fn open_named(name: String) -> Result<Self, OpenError> {
+        spawn_blocking(move || Self::open_blocking(ProfileSource::Named(name))).await.unwrap_or_else(|_| interrupted())
     }
 
     /// Opens a profile that is not there yet.
     pub(super) async fn create_named(name: String) -> Result<Self, OpenError> {
-        let opened = Self::open_named(name, None).await?;
+        let opened = Self::open_named(name).await?;
         if opened.existed {
             let path = opened.store.shown_path();
             return Err(OpenError::Failed(SafeText::new(&format!("{path} is there already: choose another name"))));

@@ -226,8 +226,7 @@ impl Service {
         if self.profile.as_ref().is_some_and(|profile| profile.is_named(name)) {
             return Ok(done(Vec::new(), &format!("{name} is open")));
         }
-        let left = self.closed.get(name).cloned();
-        let opened = OpenedProfile::open_named(name.to_owned(), left).await.map_err(open_error)?;
+        let opened = OpenedProfile::open_named(name.to_owned()).await.map_err(open_error)?;
         self.desired_from(opened).await?;
         Ok(done(Vec::new(), &format!("opened {name}")))
     }
@@ -235,18 +234,10 @@ impl Service {
     async fn desired_from(&mut self, opened: OpenedProfile) -> Result<(), RequestError> {
         let entries = self.desired.matched(opened.mappings().to_vec());
         let entries = self.checked(entries)?;
-        self.keep_open(opened);
+        self.profile = Some(opened);
         self.desired.reset(entries);
         self.reconcile().await;
         Ok(())
-    }
-
-    /// Takes another profile as the open one; what the old one leaves is kept for when it is opened again.
-    fn keep_open(&mut self, opened: OpenedProfile) {
-        if let Some(old) = self.profile.replace(opened) {
-            let (name, store) = old.close();
-            self.closed.insert(name, store);
-        }
     }
 
     async fn save_as(&mut self, name: &str) -> Answer {
@@ -258,7 +249,7 @@ impl Service {
             .await
             .map_err(|failure| RequestError::Failed { message: SafeText::new(&format!("not saved: {failure}")) })?;
         let path = created.status().path;
-        self.keep_open(created);
+        self.profile = Some(created);
         self.desired.reset(entries);
         Ok(done(Vec::new(), &format!("saved in {path}")))
     }
