@@ -18,6 +18,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::mapping::{HostPort, ListenAddress, Protocol};
 use crate::model::untrusted::SafeText;
+use crate::tui::format;
 
 pub use dialog::Overlay;
 pub use form::Form;
@@ -314,7 +315,7 @@ impl State {
     /// Whether the focused table has more columns to the right.
     pub fn can_scroll_columns(&self) -> bool {
         match self.focus() {
-            Pane::Mappings => columns::mappings(self.size.0, self.mappings.column_skip).1,
+            Pane::Mappings => columns::mappings(self.size.0, self.wanted(), self.mappings.column_skip).1,
             Pane::Connections => columns::connections(self.size.0, self.connections.column_skip).1,
             Pane::Events => false,
         }
@@ -344,6 +345,28 @@ impl State {
         match &self.overlay {
             Overlay::Form(form) => Some(form),
             _ => None,
+        }
+    }
+
+    /// How wide the list's columns would have to be for nothing to be cut.
+    pub fn wanted(&self) -> columns::Wanted {
+        let widest = |text: fn(&Self, &MappingItem) -> String| {
+            let items = self.mappings.order.iter().filter_map(|id| self.world().mappings.get(id));
+            let widest = items.map(|item| format::width(&text(self, item))).max().unwrap_or(0);
+            u16::try_from(widest).unwrap_or(u16::MAX)
+        };
+        columns::Wanted {
+            listen: widest(Self::listen_text),
+            target: widest(|_, item| item.row.mapping.target.to_string()),
+        }
+    }
+
+    /// The listen side as its column says it: narrow screens leave `/tcp` out, and `auto` says which port it took.
+    pub fn listen_text(&self, item: &MappingItem) -> String {
+        let text = format::listen(&item.row.mapping, self.size.0 >= 80);
+        match item.row.listeners.iter().find_map(|listener| listener.bound) {
+            Some(bound) if text.contains(":auto") => text.replace(":auto", &format!(":{}", bound.port())),
+            _ => text,
         }
     }
 

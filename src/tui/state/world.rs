@@ -308,3 +308,29 @@ impl World {
         item.closed_at_ms().is_none_or(|at| at + CLOSED_STAYS_MS > self.service_ms(screen_ms))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_after_a_silence_are_not_spread_over_the_silence() {
+        let mut meters = Meters::new(64, 200);
+        meters.sample(1_000, 0, (0, 0), (0, 0));
+        meters.sample(61_000, 60_000, (0, 0), (10, 5_000));
+        assert_eq!(meters.figures(61_100, (10, 5_000)).out_rate, Some(5_000.0));
+        assert_eq!(meters.figures(64_000, (10, 5_000)).out_rate, None, "idle again");
+    }
+
+    #[test]
+    fn a_steady_connection_has_its_rate_between_samples_too() {
+        let mut meters = Meters::new(64, 950);
+        for step in 0_u64..20 {
+            let (before, now) = (step.saturating_sub(1) * 250, step * 250);
+            meters.sample(1_000 + now, 1_000 + before, (before, before * 4), (now, now * 4));
+        }
+        for now_ms in [5_000, 5_250, 5_500, 5_750] {
+            assert_eq!(meters.figures(now_ms, (0, 0)).out_rate, Some(4_000.0), "{now_ms}");
+        }
+    }
+}

@@ -11,10 +11,14 @@ use super::super::state::world::{self, EventItem, Moment, Severity};
 use super::super::state::{ConnectionItem, Listed, MappingItem, Paint, State, World};
 use super::lists;
 
+/// Counters that change after a silence are taken to have changed within so long.
+const QUIET_MS: u64 = 1_000;
+
 /// Applies an update to the live world, and to the lists unless they are frozen.
 pub(super) fn apply(state: &mut State, update: Update) {
     let world = &mut state.live;
-    let before_ms = world.at.service_ms;
+    // Who has nothing to tell sends nothing: what changed now has changed within the last moment.
+    let before_ms = world.at.service_ms.max(update.at_ms.saturating_sub(QUIET_MS));
     if update.is_full {
         let events = std::mem::take(&mut world.events);
         *world =

@@ -23,7 +23,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
     let (name, _) = list.sort.name_and_next();
     let rest = rest(state, Pane::Mappings, "(bytes/s)");
     canvas.rule(lines.y, "MAPPINGS", &rest, &format!("{name} {}", arrow(list.descending)), has_focus);
-    let (columns, _) = columns::mappings(canvas.width(), list.column_skip);
+    let (columns, _) = columns::mappings(canvas.width(), state.wanted(), list.column_skip);
     let muted = canvas.style(Role::Muted);
     for column in &columns {
         heading(canvas, lines.y + 1, column, muted);
@@ -129,7 +129,7 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
             };
             (format::mapping_state(row.state).to_owned(), role)
         }
-        C::Listen => plain(columns::fitted(&listen(state, item), column, true)),
+        C::Listen => plain(columns::fitted(&state.listen_text(item), column, true)),
         C::Who if row.mapping.is_exposed() => ("net".to_owned(), Role::Exposed),
         C::Who => plain("me".to_owned()),
         C::Target => plain(columns::fitted(&row.mapping.target.to_string(), column, true)),
@@ -163,17 +163,6 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
         }
         // Drawn by the row.
         C::Graph => plain(String::new()),
-    }
-}
-
-/// The listen side; `auto` says which port it took.
-fn listen(state: &State, item: &MappingItem) -> String {
-    let with_tcp = state.size.0 >= 80;
-    let text = format::listen(&item.row.mapping, with_tcp);
-    let bound = item.row.listeners.iter().find_map(|listener| listener.bound);
-    match bound {
-        Some(bound) if text.contains(":auto") => text.replace(":auto", &format!(":{}", bound.port())),
-        _ => text,
     }
 }
 
