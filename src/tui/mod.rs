@@ -58,7 +58,7 @@ pub struct Options {
 pub enum Outcome {
     /// The user quit, or the program was told to end.
     Quit {
-        /// To be printed now that the terminal is given back.
+        /// To be printed now that the terminal is given back; empty when the terminal has stopped reading.
         message: String,
     },
 }
@@ -109,8 +109,9 @@ pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) 
         expected_stops: 0,
     };
     session.drive(&mut screen, Box::pin(input), shutdown).await?;
-    drop(screen);
-    Ok(Outcome::Quit { message: farewell(&session.state) })
+    // Who does not read must not be written to: that would wait for ever.
+    let message = if screen.leave() { farewell(&session.state) } else { String::new() };
+    Ok(Outcome::Quit { message })
 }
 
 struct Session {

@@ -3,7 +3,9 @@
 //! Bytes go out through a thread of their own, so a terminal that stops reading stops that thread alone: no
 //! frame is drawn until the one before has been taken, and giving the terminal back waits 200 ms at most.
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -67,7 +69,9 @@ impl Screen {
     /// Takes the terminal.
     pub(super) fn enter(size: (u16, u16)) -> io::Result<Self> {
         HOOK.call_once(install_hook);
-        let output = Arc::new(Output::start()?);
+        // Its own descriptor: std's stdout has a lock, which a stuck write would hold for ever.
+        let terminal = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let output = Arc::new(Output::start(terminal)?);
         output.enter()?;
         *lock(&ENTERED) = Some(Arc::clone(&output));
         let area = Rect::new(0, 0, size.0, size.1);
@@ -83,6 +87,12 @@ impl Screen {
         if !bytes.is_empty() {
             self.output.send(bytes);
         }
+    }
+
+    /// Gives the terminal back; false when it did not take that.
+    pub(super) fn leave(self) -> bool {
+        self.output.leave();
+        self.output.is_idle()
     }
 
     fn resize(&mut self, size: (u16, u16)) -> io::Result<()> {
@@ -153,12 +163,12 @@ impl Drop for Screen {
 }
 
 impl Output {
-    fn start() -> io::Result<Self> {
+    fn start(terminal: File) -> io::Result<Self> {
         let (writes, receiver) = sync_channel(PENDING_WRITES);
         let progress = Arc::new(Progress::default());
         let taken = Arc::clone(&progress);
         // Ends when its sender is gone. It is not joined: a terminal that does not read would hold it for ever.
-        thread::Builder::new().name("terminal".to_owned()).spawn(move || write_all(&receiver, &taken))?;
+        thread::Builder::new().name("terminal".to_owned()).spawn(move || write_all(terminal, &receiver, &taken))?;
         Ok(Self { writes, progress, thread: thread::current().id(), is_entered: AtomicBool::new(false) })
     }
 
@@ -209,12 +219,10 @@ impl Output {
     }
 }
 
-fn write_all(writes: &Receiver<Vec<u8>>, progress: &Progress) {
+fn write_all(mut terminal: File, writes: &Receiver<Vec<u8>>, progress: &Progress) {
     while let Ok(bytes) = writes.recv() {
-        let mut stdout = io::stdout().lock();
         // A terminal that is gone is noticed by its input ending, or by SIGHUP.
-        let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
-        drop(stdout);
+        let _ = terminal.write_all(&bytes);
         *lock(&progress.pending) -= 1;
         progress.changed.notify_all();
     }
@@ -242,4 +250,41 @@ fn install_hook() {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_does_not_read_is_left_after_a_moment() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let output = Output::start(File::from(OwnedFd::from(writer))).expect("a thread");
+        output.is_entered.store(true, Ordering::Relaxed);
+        // More than a pipe holds, so that the write never ends.
+        output.send(vec![b'x'; 1 << 20]);
+        assert!(!output.is_idle(), "no frame is drawn meanwhile");
+        let started = Instant::now();
+        output.leave();
+        let waited = started.elapsed();
+        assert!(waited >= PATIENCE && waited < 5 * PATIENCE, "{waited:?}");
+        drop(reader);
+    }
+
+    #[test]
+    fn a_terminal_that_reads_gets_everything_before_it_is_left() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let output = Output::start(File::from(OwnedFd::from(writer))).expect("a thread");
+        output.is_entered.store(true, Ordering::Relaxed);
+        output.send(b"the last frame".to_vec());
+        output.leave();
+        assert!(output.is_idle());
+        drop(output);
+        let mut read = String::new();
+        io::Read::read_to_string(&mut reader, &mut read).expect("the writer has ended");
+        assert!(read.starts_with("the last frame") && read.contains("\x1b[?1049l"), "{read:?}");
+    }
 }
