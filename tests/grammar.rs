@@ -9,6 +9,8 @@ use jsonschema::Validator;
 use portolan::model::mapping::{
     HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, ScopedIp, Target, TargetHost,
 };
+use portolan::model::paste::read_paste;
+use portolan::model::profile::MappingConfig;
 use portolan::model::schema::schema;
 use portolan::model::untrusted::acts_on_a_terminal;
 use proptest::prelude::*;
@@ -316,6 +318,20 @@ proptest! {
             let shown = outcome.unwrap_or_else(|error| error.to_string());
             prop_assert!(!shown.chars().any(acts_on_a_terminal), "{}", shown);
             prop_assert!(shown.chars().count() < 1500);
+        }
+    }
+
+    #[test]
+    fn no_pasted_text_panics_and_what_it_gives_is_usable(text in prop_oneof![
+        any::<String>(),
+        r#"(sudo )?docker (--x y )?run [-a-zA-Z0-9:/=.'" \[\]\\\n]{0,60}"#,
+        r#"ssh [-a-zA-Z0-9:/=.@*'" \[\]]{0,60}"#,
+        r"(docker run|ssh) -(p|L|dp|NL|-publish) ?[0-9:a-z\[\]/-]{0,30} [a-z]{0,5}",
+    ]) {
+        if let Some(Ok(mappings)) = read_paste(&text) {
+            for written in mappings {
+                prop_assert!(MappingConfig::from_written(&written).is_ok(), "{:?}", written);
+            }
         }
     }
 

@@ -1,0 +1,195 @@
+//! Fault 21, where text enters by files and arguments: 200 hostile strings in every field, none of whose bytes
+//! reaches a terminal.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
+use std::fs;
+
+use portolan::model::grammar::GrammarError;
+use portolan::model::mapping::{Listen, Mapping, Protocol, Target};
+use portolan::model::paste::read_paste;
+use portolan::model::problem::Problem;
+use portolan::model::profile::{MappingConfig, WrittenMapping};
+use portolan::model::profile_read::read_profile;
+use portolan::model::untrusted::{SafeText, acts_on_a_terminal};
+use portolan::store::{Locations, ProfileSource, Store};
+use serde_json::{Value, json};
+
+/// What moves a cursor, sets a title or a clipboard, switches modes, hides, reorders or breaks lines.
+const ACTS: &[&str] = &[
+    "\x1b[2J",
+    "\x1b[31m",
+    "\x1b[1;1H",
+    "\x1b[?1049h",
+    "\x1b[?2004l",
+    "\x1b[6n",
+    "\x1b]0;title\x07",
+    "\x1b]52;c;cm0=\x07",
+    "\x1b]8;;http://x\x1b\\",
+    "\x1bP+q544e\x1b\\",
+    "\x1b_x\x1b\\",
+    "\x1b^x\x1b\\",
+    "\x1bc",
+    "\x1b",
+    "\x1b[",
+    "\u{9b}2J",
+    "\u{9d}0;t\u{9c}",
+    "\u{90}x\u{9c}",
+    "\u{85}",
+    "\u{7f}",
+    "\0",
+    "\x07",
+    "\x08\x08\x08",
+    "\t",
+    "\n",
+    "\r",
+    "\r\n",
+    "\x0b",
+    "\x0c",
+    "\x0e",
+    "\u{ad}",
+    "\u{200b}",
+    "\u{200e}",
+    "\u{202a}",
+    "\u{202e}",
+    "\u{2028}",
+    "\u{2029}",
+    "\u{2066}",
+    "\u{feff}",
+    "\u{e0041}",
+];
+
+fn hostile() -> Vec<String> {
+    let placed: [fn(&str) -> String; 5] = [
+        |act| act.to_owned(),
+        |act| format!("{act}web"),
+        |act| format!("web{act}"),
+        |act| format!("we{act}b{act}"),
+        |act| act.repeat(100),
+    ];
+    let strings: Vec<String> = ACTS.iter().flat_map(|act| placed.iter().map(move |place| place(act))).collect();
+    assert_eq!(strings.len(), 200);
+    strings
+}
+
+fn assert_harmless(shown: &str, input: &str) {
+    let acting = shown.chars().find(|c| acts_on_a_terminal(*c));
+    assert_eq!(acting, None, "{input:?} gave {shown:?}");
+}
+
+fn assert_all_harmless(problems: &[Problem], input: &str) {
+    for problem in problems {
+        assert_harmless(&problem.to_string(), input);
+    }
+}
+
+#[test]
+fn no_field_of_a_profile_lets_hostile_text_through() {
+    let fields = [
+        "name",
+        "listen",
+        "target",
+        "protocol",
+        "enabled",
+        "connect_timeout",
+        "idle_timeout",
+        "half_close_timeout",
+        "max_connections",
+        "identity",
+        "trusted_cidrs",
+    ];
+    for text in hostile() {
+        let mut profiles: Vec<Value> = fields
+            .iter()
+            .map(|field| {
+                let mut mapping = json!({ "listen": "8080", "target": "web:80" });
+                mapping[field] = if *field == "trusted_cidrs" { json!([text]) } else { json!(text) };
+                json!({ "version": 1, "mappings": [mapping] })
+            })
+            .collect();
+        let mut unknown = json!({ "listen": "8080", "target": "web:80" });
+        unknown[&text] = json!(1);
+        profiles.push(json!({ "version": 1, "mappings": [unknown, text] }));
+        profiles.push(json!({ "version": text, "mappings": text }));
+        let mut at_the_top = json!({ "version": 1 });
+        at_the_top[&text] = json!(text);
+        profiles.push(at_the_top);
+        profiles.push(json!(text));
+        for (index, half) in ["any:{}", "{}:80", "[{}]:80", "host/{}:80", "compose/a/{}:80"].iter().enumerate() {
+            let field = if index < 1 { "listen" } else { "target" };
+            let mut mapping = json!({ "listen": "8080", "target": "web:80" });
+            mapping[field] = json!(half.replace("{}", &text));
+            profiles.push(json!({ "version": 1, "mappings": [mapping] }));
+        }
+        for profile in profiles {
+            let problems = read_profile(profile.to_string().as_bytes(), &SafeText::new(&text), &[]).unwrap_err();
+            assert!(!problems.is_empty());
+            assert_all_harmless(&problems, &text);
+        }
+        // As the text of the file itself, where JSON does not escape it.
+        for raw in [text.clone(), format!("{{\"version\": 1, \"mappings\": [{{\"name\": \"{text}\"}}]}}")] {
+            if let Err(problems) = read_profile(raw.as_bytes(), &"p.json".into(), &[]) {
+                assert_all_harmless(&problems, &text);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_mapping_text_lets_hostile_text_through() {
+    fn answer<T: std::fmt::Display>(read: Result<T, GrammarError>) -> String {
+        read.map_or_else(|error| error.to_string(), |value| value.to_string())
+    }
+    for text in hostile() {
+        for form in [
+            "{}",
+            "{}:80",
+            "8080:{}",
+            "{}:8080:web:80",
+            "8080:{}:80",
+            "8080:web:{}",
+            "8080:web:80/{}",
+            "[{}]:80:web:80",
+        ] {
+            let mapping = form.replace("{}", &text);
+            assert_harmless(&answer(mapping.parse::<Mapping>()), &mapping);
+            assert_harmless(&answer(mapping.parse::<Listen>()), &mapping);
+            assert_harmless(&answer(mapping.parse::<Target>()), &mapping);
+            assert_harmless(&answer(mapping.parse::<Protocol>()), &mapping);
+            assert_harmless(&MappingConfig::from_argument(&mapping).unwrap_err().to_string(), &mapping);
+            let paste = [format!("docker run -p {mapping} web"), format!("ssh -L {mapping} host")];
+            for paste in paste {
+                if let Some(Err(error)) = read_paste(&paste) {
+                    assert_harmless(&error.to_string(), &paste);
+                }
+            }
+        }
+        let written =
+            WrittenMapping { name: Some(text.clone()), idle_timeout: Some(text.clone()), ..Default::default() };
+        let problems = MappingConfig::from_written(&written).unwrap_err();
+        assert_all_harmless(&problems, &text);
+    }
+}
+
+#[test]
+fn no_path_lets_hostile_text_through() {
+    let home = tempfile::tempdir().unwrap();
+    let locations = || Locations::new(home.path().join("config"), home.path().join("state"));
+    for text in hostile() {
+        let named = Store::open_in(ProfileSource::Named(text.clone()), locations()).unwrap_err();
+        assert_harmless(&named.to_string(), &text);
+        if text.contains(['\0', '/']) || text.len() > 200 {
+            continue;
+        }
+        let path = home.path().join(&text);
+        fs::write(&path, "{}").unwrap();
+        let store = Store::open_in(ProfileSource::File(path), locations()).unwrap();
+        let error = store.load(&[]).unwrap_err();
+        assert_harmless(&error.to_string(), &text);
+        assert_all_harmless(&error.problems(), &text);
+        assert_harmless(&store.save(&portolan::model::profile::Profile::default()).unwrap_err().to_string(), &text);
+        let _held = store.claim().unwrap();
+        assert_harmless(&store.claim().unwrap_err().to_string(), &text);
+        assert_harmless(store.shown_path().as_str(), &text);
+    }
+}
