@@ -5,16 +5,22 @@ mod sockets;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portolan::model::event::{CloseReason, ConnectionState, Side};
-use sockets::{Bench, Server, connect, noise, reset, try_connect};
+use portolan::forward::context::Addresses;
+use portolan::forward::engine::Notice;
+use portolan::model::event::{CloseReason, ConnectionState, MappingState, Side};
+use portolan::model::id::MappingId;
+use portolan::model::update::LastOutcome;
+use socket2::{Domain, Socket, Type};
+use sockets::{Bench, PATIENCE, Server, bound, closed_port, config, connect, noise, reset, try_connect, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 /// Bytes each way of each of the 200 connections: a fifth of the 10 MiB that are meant, for a debug build.
 const HALF_CLOSE_BYTES: usize = 2 * 1024 * 1024;
@@ -166,6 +172,401 @@ async fn a_late_reset_destroys_nothing_of_a_complete_reply_to_a_slow_client() {
     bench.closed(500).await;
     assert_eq!(bench.reasons(), [CloseReason::TargetReset; 500]);
     bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_of_the_client_reaches_the_target_after_all_its_bytes() {
+    const SIZE: usize = 300_000;
+    let bench = Bench::start();
+    let (received, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start("127.0.0.1", move |mut stream| {
+        let received = received.clone();
+        async move {
+            // The client has long reset when this side begins to read.
+            sleep(Duration::from_millis(100)).await;
+            let mut request = Vec::new();
+            let end = stream.read_to_end(&mut request).await;
+            received.send((request, end.map_err(|error| error.kind()))).expect("the test waits");
+        }
+    })
+    .await;
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let request = Arc::new(noise(5, SIZE));
+    for _ in 0..50 {
+        let mut stream = connect(listener).await;
+        stream.write_all(&request).await.expect("the request is taken");
+        // The bytes have left the client once all of them are on their way to the target.
+        until("bytes", || {
+            let record = bench.registry.open_connections().pop()?;
+            (record.counters.read().bytes_in == SIZE as u64).then_some(())
+        })
+        .await;
+        reset(stream);
+        let (got, end) = requests.recv().await.expect("the target's view");
+        assert!(got == *request, "{} of {SIZE} bytes", got.len());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset));
+        bench.closed(1).await;
+    }
+    assert_eq!(bench.reasons(), [CloseReason::ClientReset; 50]);
+    bench.shutdown().await;
+}
+
+/// What the two ends have done before one of them resets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// The one that resets has ended its sending: no reading tells of its reset any more.
+    EndedByResetter,
+    /// The other one has ended its sending.
+    EndedByOther,
+    /// The other one does not read, and what was sent to it fills every buffer.
+    OtherIsStuck,
+    /// The one that resets does not read, and what was sent to it fills every buffer.
+    ResetterIsStuck,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_is_noticed_and_passed_on_in_every_state() {
+    let cases =
+        [Before::Nothing, Before::EndedByResetter, Before::EndedByOther, Before::OtherIsStuck, Before::ResetterIsStuck];
+    for before in cases {
+        for client_resets in [true, false] {
+            let bench = Bench::start();
+            let (accepted, mut streams) = tokio::sync::mpsc::unbounded_channel();
+            let server = Server::start("127.0.0.1", move |stream| {
+                let accepted = accepted.clone();
+                async move { accepted.send(stream).expect("the test waits") }
+            })
+            .await;
+            let listener = bench.map(1, "[::1]", server.address).await;
+            let client = connect(listener).await;
+            let target = streams.recv().await.expect("the target's side");
+            let (mut resetter, mut other) = if client_resets { (client, target) } else { (target, client) };
+            let registry = &bench.registry;
+            let half_closed = |side| {
+                until("a half-close", move || {
+                    let record = registry.open_connections().pop()?;
+                    (record.state() == (ConnectionState::HalfClosed, Some(side))).then_some(())
+                })
+            };
+            let sides = if client_resets { [Side::Client, Side::Target] } else { [Side::Target, Side::Client] };
+            match before {
+                Before::Nothing => {}
+                Before::EndedByResetter => {
+                    resetter.shutdown().await.expect("ended");
+                    half_closed(sides[0]).await;
+                }
+                Before::EndedByOther => {
+                    other.shutdown().await.expect("ended");
+                    half_closed(sides[1]).await;
+                }
+                Before::OtherIsStuck => fill(&mut resetter).await,
+                Before::ResetterIsStuck => fill(&mut other).await,
+            }
+            let started = Instant::now();
+            reset(resetter);
+            // Who has read an end already is told of the reset when he sends.
+            let end = match before {
+                Before::EndedByResetter => timeout(PATIENCE, write_on(&mut other)).await,
+                _ => timeout(PATIENCE, read_all(&mut other)).await,
+            };
+            let told = matches!(end, Ok(Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)));
+            assert!(told, "{before:?}, client resets: {client_resets}: {end:?}");
+            // What is stuck may take its 5 s; nothing else may.
+            assert!(started.elapsed() < Duration::from_secs(4), "{before:?}: {:?}", started.elapsed());
+            bench.closed(1).await;
+            let reason = if client_resets { CloseReason::ClientReset } else { CloseReason::TargetReset };
+            assert_eq!(bench.reasons(), [reason], "{before:?}");
+            bench.shutdown().await;
+        }
+    }
+}
+
+/// Writes until nothing more is taken.
+async fn fill(stream: &mut TcpStream) {
+    let block = vec![7; 1024 * 1024];
+    while let Ok(taken) = timeout(Duration::from_millis(300), stream.write(&block)).await {
+        taken.expect("taken");
+    }
+}
+
+/// Waits for a reset that no reading tells of, without sending a byte before it is there.
+async fn write_on(stream: &mut TcpStream) -> Option<ErrorKind> {
+    read_all(stream).await;
+    let error = loop {
+        if let Some(error) = stream.take_error().expect("a socket") {
+            break error;
+        }
+        sleep(Duration::from_millis(2)).await;
+    };
+    Some(error.kind())
+}
+
+/// Reads to the end; the error that it ended with.
+async fn read_all(stream: &mut TcpStream) -> Option<ErrorKind> {
+    let mut sink = Vec::new();
+    stream.read_to_end(&mut sink).await.err().map(|error| error.kind())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stuck_peer_does_not_take_is_given_up_after_five_seconds() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |mut stream| async move {
+        fill(&mut stream).await;
+        reset(stream);
+    })
+    .await;
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let stream = connect(listener).await;
+    let record = until("a connection", || bench.registry.open_connections().pop()).await;
+    until("the reset", || (record.state().0 == ConnectionState::Closing).then_some(())).await;
+    let started = Instant::now();
+    bench.closed(1).await;
+    assert!(started.elapsed() > Duration::from_millis(4500), "{:?}", started.elapsed());
+    assert_eq!(bench.reasons(), [CloseReason::TargetReset]);
+    drop(stream);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_reaches_the_client_at_once() {
+    let mut bench = Bench::start();
+    for (id, ip) in [(1, "127.0.0.1"), (2, "::1")] {
+        let target = closed_port(ip).await;
+        let listener = bench.map(id, "[::1]", target).await;
+        for _ in 0..20 {
+            let started = Instant::now();
+            expect_reset(listener).await;
+            assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        }
+        let result = bench.status(id).meter.last_result().expect("attempts");
+        assert_eq!((result.outcome, result.failures, result.attempts), (LastOutcome::Refused, 3, 3));
+        let notice = timeout(PATIENCE, bench.notices.recv()).await.expect("a notice");
+        assert!(matches!(notice, Some(Notice::TargetFailed(told)) if told == MappingId(id)), "{notice:?}");
+    }
+    bench.closed(40).await;
+    assert_eq!(bench.reasons(), [CloseReason::TargetRefused; 40]);
+    bench.shutdown().await;
+}
+
+/// Connects and reads; nothing but a reset will do.
+async fn expect_reset(listener: SocketAddr) {
+    let kind = match try_connect(listener).await {
+        Ok(mut stream) => timeout(PATIENCE, read_all(&mut stream)).await.expect("an end"),
+        Err(error) => Some(error.kind()),
+    };
+    assert_eq!(kind, Some(ErrorKind::ConnectionReset));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unreachable_target_and_one_without_address_reset_the_client() {
+    let bench = Bench::start();
+    // A multicast address has no route for TCP on any host.
+    let multicast = "224.0.0.1:9".parse().expect("an address");
+    let status = bench.apply(1, &config("[::1]:auto:host/web:9"), &[multicast]).await;
+    expect_reset(bound(&status)).await;
+    let server = Server::echo("127.0.0.1").await;
+    let waiting = Addresses::Waiting { reason: "container web_1 is stopped: the mapping waits".into() };
+    let status = bench.apply_to(2, &config(&format!("auto:web_1:{}", server.address.port())), waiting).await;
+    assert_eq!(status.state, MappingState::Waiting);
+    expect_reset(bound(&status)).await;
+    bench.closed(2).await;
+    assert_eq!(bench.reasons(), [CloseReason::TargetUnreachable; 2]);
+
+    bench.engine.set_addresses(MappingId(2), Addresses::Known(vec![server.address]));
+    bench.state(2, MappingState::Up).await;
+    let mut stream = connect(bound(&status)).await;
+    stream.write_all(b"there").await.expect("taken");
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).await.expect("an echo");
+    bench.engine.set_addresses(MappingId(2), Addresses::Waiting { reason: "gone".into() });
+    bench.state(2, MappingState::Waiting).await;
+    stream.write_all(b"still").await.expect("an established connection is left alone");
+    stream.read_exact(&mut reply).await.expect("an echo");
+    assert_eq!(&reply, b"still");
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_swallows_connections_times_out_for_all_its_addresses_together() {
+    let bench = Bench::start();
+    // A full backlog: the kernel drops further attempts without a word.
+    let swallows = |ip: [u8; 4], port| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from((ip, port)).into()).expect("a free port");
+        socket.listen(0).expect("listens");
+        socket
+    };
+    let first = swallows([127, 0, 0, 1], 0);
+    let target = first.local_addr().expect("an address").as_socket().expect("an IP address");
+    let second = swallows([127, 0, 0, 2], target.port());
+    let beside = SocketAddr::from(([127, 0, 0, 2], target.port()));
+    let _queued = [connect(target).await, connect(beside).await];
+    let mut swallowing = config(&format!("[::1]:auto:{target}"));
+    swallowing.connect_timeout = Duration::from_secs(1);
+    let status = bench.apply(1, &swallowing, &[target, beside]).await;
+    let mut clients = JoinSet::new();
+    for _ in 0..200 {
+        let listener = bound(&status);
+        clients.spawn(async move {
+            let started = Instant::now();
+            expect_reset(listener).await;
+            assert!(started.elapsed() > Duration::from_millis(900), "{:?}", started.elapsed());
+        });
+    }
+    clients.join_all().await;
+    bench.closed(200).await;
+    assert_eq!(bench.reasons(), [CloseReason::ConnectTimeout; 200]);
+    drop((first, second));
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_address_is_tried_and_the_one_that_worked_is_tried_first_from_then_on() {
+    let bench = Bench::start();
+    let server = Server::echo("127.0.0.1").await;
+    let dead = SocketAddr::from(([127, 0, 0, 9], server.address.port()));
+    let mapping = config(&format!("[::1]:auto:host/web:{}", server.address.port()));
+    let status = bench.apply(1, &mapping, &[dead, server.address]).await;
+    for _ in 0..3 {
+        let stream = connect(bound(&status)).await;
+        let record =
+            until("both legs", || bench.registry.open_connections().pop().filter(|r| r.source().is_some())).await;
+        assert_eq!(record.connection().target_address, Some(server.address));
+        drop(stream);
+        bench.closed(1).await;
+    }
+    // Only a dial that fails on all addresses counts as failed.
+    let result = bench.status(1).meter.last_result().expect("attempts");
+    assert_eq!((result.outcome, result.failures), (LastOutcome::Ok, 0));
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_close_timeout_ends_a_stuck_connection_and_any_byte_renews_it() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |mut stream| async move {
+        let mut kind = [0];
+        stream.read_exact(&mut kind).await.expect("the client says what it wants");
+        if &kind == b"d" {
+            for _ in 0..16 {
+                sleep(Duration::from_millis(500)).await;
+                stream.write_all(b".").await.expect("taken");
+            }
+        } else {
+            let mut sink = Vec::new();
+            let _ = stream.read_to_end(&mut sink).await;
+            // Half-closed by the client; now it never answers.
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let mut mapping = config(&format!("[::1]:auto:{}", server.address));
+    mapping.half_close_timeout = Duration::from_secs(2);
+    let status = bench.apply(1, &mapping, &[server.address]).await;
+    let mut dripping = connect(bound(&status)).await;
+    let mut stuck = connect(bound(&status)).await;
+    dripping.write_all(b"d").await.expect("taken");
+    stuck.write_all(b"s").await.expect("taken");
+    let started = Instant::now();
+    dripping.shutdown().await.expect("ended");
+    stuck.shutdown().await.expect("ended");
+    let mut sink = Vec::new();
+    let end = timeout(Duration::from_secs(20), stuck.read_to_end(&mut sink)).await.expect("gone");
+    assert_eq!(end.expect_err("a timeout is no clean end").kind(), ErrorKind::ConnectionReset);
+    let waited = started.elapsed();
+    assert!((Duration::from_millis(1900)..Duration::from_secs(20)).contains(&waited), "{waited:?}");
+    let mut drops = Vec::new();
+    dripping.read_to_end(&mut drops).await.expect("8 s of drops, a quarter of the limit apart, then an end");
+    assert_eq!(drops.len(), 16);
+    bench.closed(2).await;
+    assert_eq!(bench.reasons(), [CloseReason::HalfCloseTimeout, CloseReason::Finished]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_timeout_ends_a_silent_connection_and_no_other() {
+    let bench = Bench::start();
+    let server = Server::echo("127.0.0.1").await;
+    let mut mapping = config(&format!("[::1]:auto:{}", server.address));
+    mapping.idle_timeout = Some(Duration::from_secs(1));
+    let status = bench.apply(1, &mapping, &[server.address]).await;
+    let mut silent = connect(bound(&status)).await;
+    let mut busy = connect(bound(&status)).await;
+    let mut reply = [0];
+    for _ in 0..10 {
+        busy.write_all(b"x").await.expect("taken");
+        busy.read_exact(&mut reply).await.expect("an echo");
+        sleep(Duration::from_millis(250)).await;
+    }
+    assert_eq!(timeout(PATIENCE, read_all(&mut silent)).await.expect("gone"), Some(ErrorKind::ConnectionReset));
+    busy.write_all(b"x").await.expect("taken");
+    busy.read_exact(&mut reply).await.expect("2.5 s later still an echo");
+    drop(busy);
+    bench.closed(2).await;
+    assert_eq!(bench.reasons(), [CloseReason::IdleTimeout, CloseReason::Finished]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_connection_is_reset_on_both_sides_while_connecting_and_while_open() {
+    let bench = Bench::start();
+    let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start("127.0.0.1", move |mut stream| {
+        let ended = ended.clone();
+        async move { ended.send(read_all(&mut stream).await).expect("the test waits") }
+    })
+    .await;
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let mut stream = connect(listener).await;
+    let record = until("both legs", || bench.registry.open_connections().pop().filter(|r| r.source().is_some())).await;
+    assert!(bench.engine.kill(record.id));
+    assert_eq!(read_all(&mut stream).await, Some(ErrorKind::ConnectionReset));
+    assert_eq!(ends.recv().await.expect("the target's view"), Some(ErrorKind::ConnectionReset));
+    bench.closed(1).await;
+    assert!(!bench.engine.kill(record.id), "it is closed");
+
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    full.listen(0).expect("listens");
+    let target = full.local_addr().expect("an address").as_socket().expect("an IP address");
+    let _queued = connect(target).await;
+    let listener = bench.map(2, "[::1]", target).await;
+    let mut stream = connect(listener).await;
+    let record = until("a connection", || bench.registry.open_connections().pop()).await;
+    assert_eq!(record.state().0, ConnectionState::Connecting);
+    assert!(bench.engine.kill(record.id));
+    assert_eq!(read_all(&mut stream).await, Some(ErrorKind::ConnectionReset));
+    bench.closed(2).await;
+    assert_eq!(bench.reasons(), [CloseReason::Killed; 2]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shutdown_closes_listeners_at_once_drains_and_then_resets_what_is_left() {
+    let bench = Bench::start();
+    let server = Server::echo("127.0.0.1").await;
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let mut finishing = connect(listener).await;
+    let mut staying = connect(listener).await;
+    for stream in [&mut finishing, &mut staying] {
+        stream.write_all(b"x").await.expect("taken");
+        stream.read_exact(&mut [0]).await.expect("an echo");
+    }
+    let registry = Arc::clone(&bench.registry);
+    let started = Instant::now();
+    let mut ending = JoinSet::new();
+    ending.spawn(bench.engine.shutdown(Duration::from_secs(2)));
+    until("a closed port", || std::net::TcpStream::connect(listener).is_err().then_some(())).await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    finishing.write_all(b"y").await.expect("a drained connection goes on");
+    finishing.read_exact(&mut [0]).await.expect("an echo");
+    finishing.shutdown().await.expect("ended");
+    assert_eq!(read_all(&mut finishing).await, None);
+    assert_eq!(read_all(&mut staying).await, Some(ErrorKind::ConnectionReset));
+    ending.join_next().await.expect("one task").expect("shut down");
+    let reasons: Vec<_> = registry.closed_since(0).0.iter().filter_map(|record| record.connection().reason).collect();
+    assert_eq!(reasons, [CloseReason::Finished, CloseReason::Shutdown]);
 }
 
 /// Bytes that wait in the send queue of each IPv4 connection, by local and peer port.
