@@ -131,7 +131,18 @@ pub(crate) struct Server {
 
 impl Server {
     /// On a port of its own of `ip`.
-    pub(crate) async fn start<F>(ip: &str, handle: impl Fn(TcpStream) -> F + Clone + Send + 'static) -> Self
+    pub(crate) async fn start<F>(ip: &str, handle: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::start_knowing_peers(ip, move |stream, _| handle(stream)).await
+    }
+
+    /// As [`Server::start`]; `handle` is told the peer's address, which a socket that was reset has forgotten.
+    pub(crate) async fn start_knowing_peers<F>(
+        ip: &str,
+        handle: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -143,8 +154,8 @@ impl Server {
             loop {
                 tokio::select! {
                     accepted = listener.accept() => {
-                        let (stream, _) = accepted.expect("accepting works");
-                        connections.spawn(handle.clone()(stream));
+                        let (stream, peer) = accepted.expect("accepting works");
+                        connections.spawn(handle(stream, peer));
                     }
                     Some(ended) = connections.join_next() => ended.expect("the server's part went well"),
                 }
