@@ -34,8 +34,7 @@ async fn half_close_keeps_the_reply_flowing() {
         stream.read_to_end(&mut request).await.expect("the whole request");
         request.reverse();
         stream.write_all(&request).await.expect("the reply is taken");
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     let request = Arc::new(noise(1, HALF_CLOSE_BYTES));
     let mut expected = request.to_vec();
@@ -76,8 +75,7 @@ async fn half_close_by_the_target_keeps_the_request_flowing() {
             stream.read_to_end(&mut request).await.expect("the whole request");
             received.send(request).expect("the test waits");
         }
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     let mut stream = connect(listener).await;
     let mut reply = Vec::new();
@@ -106,8 +104,7 @@ async fn a_reset_of_the_target_reaches_the_client_after_all_its_bytes() {
             stream.write_all(&sent).await.expect("taken");
             reset(stream);
         }
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     for round in 0..25 {
         let mut clients = JoinSet::new();
@@ -149,8 +146,7 @@ async fn a_late_reset_destroys_nothing_of_a_complete_reply_to_a_slow_client() {
             delivered(&stream, &mut queues).await;
             reset(stream);
         }
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     let mut clients = JoinSet::new();
     for number in 0..500 {
@@ -188,8 +184,7 @@ async fn a_reset_of_the_client_reaches_the_target_after_all_its_bytes() {
             let end = stream.read_to_end(&mut request).await;
             received.send((request, end.map_err(|error| error.kind()))).expect("the test waits");
         }
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     let request = Arc::new(noise(5, SIZE));
     for _ in 0..50 {
@@ -236,8 +231,7 @@ async fn a_reset_is_noticed_and_passed_on_in_every_state() {
             let server = Server::start("127.0.0.1", move |stream| {
                 let accepted = accepted.clone();
                 async move { accepted.send(stream).expect("the test waits") }
-            })
-            .await;
+            });
             let listener = bench.map(1, "[::1]", server.address).await;
             let client = connect(listener).await;
             let target = streams.recv().await.expect("the target's side");
@@ -314,8 +308,7 @@ async fn what_a_stuck_peer_does_not_take_is_given_up_after_five_seconds() {
     let server = Server::start("127.0.0.1", |mut stream| async move {
         fill(&mut stream).await;
         reset(stream);
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     let stream = connect(listener).await;
     let record = until("a connection", || bench.registry.open_connections().pop()).await;
@@ -365,7 +358,7 @@ async fn an_unreachable_target_and_one_without_address_reset_the_client() {
     let multicast = "224.0.0.1:9".parse().expect("an address");
     let status = bench.apply(1, &config("[::1]:auto:host/web:9"), &[multicast]).await;
     expect_reset(bound(&status)).await;
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let waiting = Addresses::Waiting { reason: "container web_1 is stopped: the mapping waits".into() };
     let status = bench.apply_to(2, &config(&format!("auto:web_1:{}", server.address.port())), waiting).await;
     assert_eq!(status.state, MappingState::Waiting);
@@ -424,7 +417,7 @@ async fn a_target_that_swallows_connections_times_out_for_all_its_addresses_toge
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_address_is_tried_and_the_one_that_worked_is_tried_first_from_then_on() {
     let bench = Bench::start();
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let dead = SocketAddr::from(([127, 0, 0, 9], server.address.port()));
     let mapping = config(&format!("[::1]:auto:host/web:{}", server.address.port()));
     let status = bench.apply(1, &mapping, &[dead, server.address]).await;
@@ -459,8 +452,7 @@ async fn half_close_timeout_ends_a_stuck_connection_and_any_byte_renews_it() {
             // Half-closed by the client; now it never answers.
             std::future::pending::<()>().await;
         }
-    })
-    .await;
+    });
     let mut mapping = config(&format!("[::1]:auto:{}", server.address));
     mapping.half_close_timeout = Duration::from_secs(2);
     let status = bench.apply(1, &mapping, &[server.address]).await;
@@ -487,7 +479,7 @@ async fn half_close_timeout_ends_a_stuck_connection_and_any_byte_renews_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_timeout_ends_a_silent_connection_and_no_other() {
     let bench = Bench::start();
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let mut mapping = config(&format!("[::1]:auto:{}", server.address));
     mapping.idle_timeout = Some(Duration::from_secs(1));
     let status = bench.apply(1, &mapping, &[server.address]).await;
@@ -515,8 +507,7 @@ async fn a_killed_connection_is_reset_on_both_sides_while_connecting_and_while_o
     let server = Server::start("127.0.0.1", move |mut stream| {
         let ended = ended.clone();
         async move { ended.send(read_all(&mut stream).await).expect("the test waits") }
-    })
-    .await;
+    });
     let listener = bench.map(1, "[::1]", server.address).await;
     let mut stream = connect(listener).await;
     let record = until("both legs", || bench.registry.open_connections().pop().filter(|r| r.source().is_some())).await;
@@ -545,7 +536,7 @@ async fn a_killed_connection_is_reset_on_both_sides_while_connecting_and_while_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_closes_listeners_at_once_drains_and_then_resets_what_is_left() {
     let bench = Bench::start();
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let listener = bench.map(1, "[::1]", server.address).await;
     let mut finishing = connect(listener).await;
     let mut staying = connect(listener).await;

@@ -72,7 +72,7 @@ async fn each_family_has_a_socket_of_its_own_and_conflicts_name_the_family() {
         ("[::]", true, "0.0.0.0", MappingState::Up, &[(V4, false)]),
         ("127.0.0.2", true, "localhost", MappingState::Up, &[(V4, false), (V6, false)]),
     ];
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     for (other, v6_only, listen, state, expected) in cases {
         let bench = Bench::start();
         let port = free_port().await;
@@ -98,7 +98,7 @@ async fn each_family_has_a_socket_of_its_own_and_conflicts_name_the_family() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mapping_takes_no_more_than_it_says() {
     let bench = Bench::start();
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let port = free_port().await;
     for (listen, beside) in
         [("[::]", "0.0.0.0"), ("0.0.0.0", "[::]"), ("[::1]", "127.0.0.1"), ("localhost", "127.0.0.2")]
@@ -115,7 +115,7 @@ async fn a_mapping_takes_no_more_than_it_says() {
 async fn clients_of_both_families_reach_targets_of_both() {
     let bench = Bench::start();
     for (id, ip) in [(1, "127.0.0.1"), (2, "::1")] {
-        let server = Server::echo(ip).await;
+        let server = Server::echo(ip);
         let mapping = config(&format!("any:auto:{}", server.address));
         let status = bench.apply(id, &mapping, &[server.address]).await;
         let listeners = all_bound(&status);
@@ -143,7 +143,7 @@ async fn a_range_binds_whole_or_not_at_all_in_each_family() {
     // An address of this test alone, so that its ports are free.
     let busy: SocketAddr = "127.0.77.2:20007".parse().expect("an address");
     let holder = occupy(busy, true).expect("free");
-    let target = Server::echo("127.0.0.1").await.address;
+    let target = Server::echo("127.0.0.1").address;
     let mapping = config("127.0.77.2:20000-20010:127.0.0.1:300-310");
     let status = bench.apply(1, &mapping, &[target]).await;
     assert_eq!(status.state, MappingState::Failed);
@@ -163,7 +163,7 @@ async fn a_range_binds_whole_or_not_at_all_in_each_family() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_stays_keeps_its_connections_while_its_range_moves() {
     let bench = Bench::start();
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let target = server.address.port();
     let range = |first: u16, last: u16| {
         let offset = target - (20025 - first);
@@ -188,7 +188,7 @@ async fn a_port_that_stays_keeps_its_connections_while_its_range_moves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_that_leaves_a_listener_as_it_is_keeps_its_connections() {
     let bench = Bench::start();
-    let (one, two) = (Server::echo("127.0.0.1").await, Server::echo("127.0.0.1").await);
+    let (one, two) = (Server::echo("127.0.0.1"), Server::echo("127.0.0.1"));
     let mut mapping = config(&format!("localhost:auto:{}", one.address));
     let status = bench.apply(1, &mapping, &[one.address]).await;
     let (v4, v6) = (all_bound(&status)[0], all_bound(&status)[1]);
@@ -232,7 +232,7 @@ async fn an_edit_that_leaves_a_listener_as_it_is_keeps_its_connections() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_mapping_is_closed_at_once_and_its_port_is_free_again() {
     let bench = Bench::start();
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let port = free_port().await;
     let mapping = config(&format!("localhost:{port}:{}", server.address));
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("our descriptors").count();
@@ -266,7 +266,7 @@ async fn ten_thousand_ports_are_one_mapping() {
         return;
     }
     let bench = Bench::with(hard - 500, None);
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let mut mapping = config(&format!("127.0.77.4:20000-29999:127.0.0.1:{}", "1-10000"));
     mapping.connect_timeout = Duration::from_secs(1);
     let before = resident_kb();
@@ -325,7 +325,7 @@ async fn what_cannot_be_listened_on_is_said_in_the_words_of_the_manual() {
         assert_eq!(text.as_deref(), Some("this kernel has no SCTP (try: modprobe sctp)"));
     }
     let refused = Addresses::Refused { reason: "would forward to itself: :1 -> :1".into() };
-    let server = Server::echo("127.0.0.1").await;
+    let server = Server::echo("127.0.0.1");
     let mapping = config(&format!("localhost:auto:host/web:{}", server.address.port()));
     let status = bench.apply(3, &mapping, &[server.address]).await;
     let listener = bound(&status);

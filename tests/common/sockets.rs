@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portolan::forward::context::Addresses;
@@ -17,7 +18,7 @@ use portolan::model::id::MappingId;
 use portolan::model::mapping::Mapping;
 use portolan::model::profile::MappingConfig;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -126,53 +127,63 @@ pub(crate) async fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -
 /// A server that handles each connection by `handle`, until dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    /// Connections that were reset before they were accepted.
+    pub(crate) aborted: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
 
 impl Server {
     /// On a port of its own of `ip`.
-    pub(crate) async fn start<F>(ip: &str, handle: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    pub(crate) fn start<F>(ip: &str, handle: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        Self::start_knowing_peers(ip, move |stream, _| handle(stream)).await
+        Self::start_knowing_peers(ip, move |stream, _| handle(stream))
     }
 
     /// As [`Server::start`]; `handle` is told the peer's address, which a socket that was reset has forgotten.
-    pub(crate) async fn start_knowing_peers<F>(
-        ip: &str,
-        handle: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static,
-    ) -> Self
+    pub(crate) fn start_knowing_peers<F>(ip: &str, handle: impl Fn(TcpStream, SocketAddr) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = TcpListener::bind((ip, 0)).await.expect("a free port");
+        let address = SocketAddr::new(ip.parse().expect("an address"), 0);
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.expect("a socket");
+        socket.bind(address).expect("a free port");
+        // Room for bursts: an overflow would delay connections by a second.
+        let listener = socket.listen(4096).expect("listens");
         let address = listener.local_addr().expect("an address");
+        let aborted = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&aborted);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 tokio::select! {
-                    accepted = listener.accept() => {
-                        let (stream, peer) = accepted.expect("accepting works");
-                        connections.spawn(handle(stream, peer));
-                    }
+                    accepted = listener.accept() => match accepted {
+                        Ok((stream, peer)) => {
+                            connections.spawn(handle(stream, peer));
+                        }
+                        // Reset before it was accepted.
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {
+                            counted.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Err(error) => panic!("accepting fails: {error}"),
+                    },
                     Some(ended) = connections.join_next() => ended.expect("the server's part went well"),
                 }
             }
         });
-        Self { address, tasks }
+        Self { address, aborted, tasks }
     }
 
     /// Sends back what it gets, and ends after the client.
-    pub(crate) async fn echo(ip: &str) -> Self {
+    pub(crate) fn echo(ip: &str) -> Self {
         Self::start(ip, |mut stream| async move {
             let (mut read, mut write) = stream.split();
             // A reset is a possible end here.
             let _ = tokio::io::copy(&mut read, &mut write).await;
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut write).await;
         })
-        .await
     }
 }
 

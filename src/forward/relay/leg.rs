@@ -10,11 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
-use socket2::SockRef;
+use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 
 use crate::forward::sys;
+
+/// `BPF_RET | BPF_K`: a filter's verdict, how much of a packet to keep.
+const RETURN_CONSTANT: u16 = 0x06;
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -114,9 +117,18 @@ impl Leg {
         sys::unacknowledged(self).unwrap_or(0)
     }
 
-    /// Payload bytes that have never left this host.
-    pub(crate) fn unsent(&self) -> u64 {
-        sys::unsent(self).unwrap_or(0).saturating_sub(u64::from(self.ended.load(Relaxed)))
+    /// Payload bytes that will never have left this host when the leg is reset now. The leg is deaf afterwards:
+    /// acknowledgements that still came in would let the kernel send some of them before the reset.
+    pub(crate) fn silence(&self) -> u64 {
+        // Other protocols than TCP cannot tell; what they had queued stays counted.
+        let unsent = || sys::unsent(self).unwrap_or(0).saturating_sub(u64::from(self.ended.load(Relaxed)));
+        if unsent() == 0 {
+            return 0;
+        }
+        let drop_all = SockFilter::new(RETURN_CONSTANT, 0, 0, 0);
+        // Fails at most for want of memory; then the count may be off by what is sent in this instant.
+        let _ = SockRef::from(self).attach_filter(&[drop_all]);
+        unsent()
     }
 
     /// Closes in order: what was sent is still delivered, then the end.

@@ -48,8 +48,8 @@ pub(crate) async fn run(client: Leg, target: Leg, connection: &OpenConnection, t
         target.finish();
     } else {
         // A reset throws away what is still queued here; it was counted when the socket took it.
-        record.counters.take_back(Direction::In, target.unsent());
-        record.counters.take_back(Direction::Out, client.unsent());
+        record.counters.take_back(Direction::In, target.silence());
+        record.counters.take_back(Direction::Out, client.silence());
     }
     outcome
 }
