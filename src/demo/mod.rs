@@ -5,6 +5,7 @@
 
 mod cast;
 mod requests;
+mod rows;
 mod story;
 
 use std::time::{Duration, Instant};

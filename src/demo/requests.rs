@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::cast;
-use super::story::{Actor, Story, addresses, clash, same_protocol};
+use super::rows::{addresses, clash, same_protocol};
+use super::story::{Actor, Story};
 use crate::model::container::DockerState;
 use crate::model::event::{CloseReason, EventKind};
 use crate::model::id::MappingId;

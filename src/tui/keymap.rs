@@ -3,11 +3,13 @@
 //! A binding knows when it works now ([`Binding::works`]); a key is offered only then. Letters typed into a line
 //! of text are no bindings, and neither are the letters with which a question is answered: the question shows them.
 
+mod table;
+
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::state::{Pane, State, View, Zoom};
+use super::state::{State, View};
 
 /// A key as the program understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,232 +195,53 @@ impl Binding {
 
 /// Every binding that this release has.
 pub fn table() -> &'static [Binding] {
-    TABLE
+    table::TABLE
 }
 
 /// The first binding of these scopes that has this key and works now.
 pub fn find(scopes: &[Scope], key: Key, state: &State) -> Option<&'static Binding> {
-    TABLE.iter().find(|binding| scopes.contains(&binding.scope) && binding.keys.contains(&key) && binding.works(state))
+    table::TABLE
+        .iter()
+        .find(|binding| scopes.contains(&binding.scope) && binding.keys.contains(&key) && binding.works(state))
 }
-
-const fn bind(
-    scope: Scope,
-    keys: &'static [Key],
-    action: Action,
-    footer: u8,
-    name: &'static str,
-    help: &'static str,
-    works: fn(&State) -> bool,
-) -> Binding {
-    Binding { scope, keys, action, name, help, footer, works }
-}
-
-fn always(_: &State) -> bool {
-    true
-}
-
-fn has_rows(state: &State) -> bool {
-    state.focused_len() > 0
-}
-
-fn several_panes(state: &State) -> bool {
-    state.panes().len() > 1
-}
-
-fn on_mapping(state: &State) -> bool {
-    state.focus() == Pane::Mappings && state.selected_mapping().is_some()
-}
-
-fn on_connection(state: &State) -> bool {
-    state.focus() == Pane::Connections && state.selected_connection().is_some()
-}
-
-fn shows_connections(state: &State) -> bool {
-    state.panes().contains(&Pane::Connections)
-}
-
-fn on_table(state: &State) -> bool {
-    state.focus() != Pane::Events
-}
-
-fn can_go_back(state: &State) -> bool {
-    state.can_go_back()
-}
-
-fn can_undo(state: &State) -> bool {
-    state.live.overview.undo.is_some()
-}
-
-fn can_browse(state: &State) -> bool {
-    on_mapping(state) && state.url().is_some() && state.look.can_browse
-}
-
-fn can_try(state: &State) -> bool {
-    on_mapping(state) && state.selected_mapping().is_some_and(super::state::MappingItem::is_tcp)
-}
-
-fn can_take_port(state: &State) -> bool {
-    state.form().is_some_and(|form| form.free_port().is_some())
-}
-
-use Action as A;
-use Key::{BackTab, Char, Ctrl, Down, End, Enter, Esc, Home, Left, PageDown, PageUp, Right, Tab, Up};
-use Scope as S;
-
-const TABLE: &[Binding] = &[
-    bind(S::Move, &[Char('j'), Down], A::Down, 0, "down", "next row", has_rows),
-    bind(S::Move, &[Char('k'), Up], A::Up, 0, "up", "row above", has_rows),
-    bind(S::Move, &[Char('g'), Home], A::Top, 0, "top", "first row", has_rows),
-    bind(S::Move, &[Char('G'), End], A::Bottom, 0, "bottom", "last row", has_rows),
-    bind(S::Move, &[Ctrl('d'), PageDown], A::PageDown, 0, "page down", "a page down", has_rows),
-    bind(S::Move, &[Ctrl('u'), PageUp], A::PageUp, 0, "page up", "a page up", has_rows),
-    bind(S::Move, &[Tab], A::NextPane, 0, "next pane", "to the next pane", several_panes),
-    bind(S::Move, &[BackTab], A::PreviousPane, 0, "previous pane", "to the pane before", several_panes),
-    bind(S::Move, &[Char('h'), Left], A::ScrollLeft, 0, "columns left", "scroll the columns back", |state| {
-        on_table(state) && state.column_skip() > 0
-    }),
-    bind(
-        S::Move,
-        &[Char('l'), Right],
-        A::ScrollRight,
-        0,
-        "columns right",
-        "scroll to columns that have no room",
-        |state| on_table(state) && state.can_scroll_columns(),
-    ),
-    bind(S::Move, &[Char('1')], A::ViewMappings, 0, "mappings", "view: mappings and their connections", always),
-    bind(S::Move, &[Char('2')], A::ViewConnections, 0, "connections", "view: every connection", always),
-    bind(S::Move, &[Char('4')], A::ViewEvents, 0, "events", "view: what happened", always),
-    bind(S::Move, &[Enter], A::Open, 10, "open", "open the row: everything about it, exact counters", |state| {
-        on_table(state) && has_rows(state) && state.zoom != Zoom::Detail
-    }),
-    bind(S::Move, &[Esc], A::Back, 11, "back", "back; clears a filter and marks", can_go_back),
-    bind(S::Move, &[Char('z')], A::Zoom, 0, "zoom", "the pane alone on the screen, and back", always),
-    bind(S::Mappings, &[Char('a')], A::Add, 12, "add", "add a mapping", |state| state.view == View::Mappings),
-    bind(S::Mappings, &[Char('e')], A::Edit, 17, "edit", "edit the mapping", on_mapping),
-    bind(S::Mappings, &[Char('c')], A::CopyAsNew, 0, "copy as new", "add another mapping like this one", on_mapping),
-    bind(
-        S::Mappings,
-        &[Char('d')],
-        A::Delete,
-        13,
-        "delete",
-        "delete the mapping, or the marked ones; asks while connections are open",
-        on_mapping,
-    ),
-    bind(
-        S::Mappings,
-        &[Char('u')],
-        A::Undo,
-        0,
-        "undo",
-        "take the last change back: listeners return, dropped connections do not",
-        can_undo,
-    ),
-    bind(
-        S::Mappings,
-        &[Char('t')],
-        A::StartStop,
-        0,
-        "start/stop",
-        "start or stop the mapping, or the marked ones; asks while connections are open",
-        on_mapping,
-    ),
-    bind(S::Mappings, &[Char(' ')], A::Mark, 0, "mark", "mark the mapping, for d and t", on_mapping),
-    bind(S::Mappings, &[Char('r')], A::TryTarget, 0, "try target", "connect to the target once, now", can_try),
-    bind(S::Mappings, &[Char('O')], A::Browse, 0, "browser", "open the mapping in the browser", can_browse),
-    bind(
-        S::Mappings,
-        &[Char('0')],
-        A::ZeroCounters,
-        0,
-        "zero counters",
-        "count bytes and errors from here; again: from the start",
-        on_mapping,
-    ),
-    bind(S::Connections, &[Char('K')], A::ResetConnection, 13, "reset", "reset the connection (asks)", |state| {
-        on_connection(state) && state.selected_connection().is_some_and(|item| !item.is_closed())
-    }),
-    bind(
-        S::Connections,
-        &[Char('x')],
-        A::ShowClosed,
-        0,
-        "closed",
-        "show and hide the connections that have closed (the last 5,000)",
-        shows_connections,
-    ),
-    bind(
-        S::Lists,
-        &[Char('/')],
-        A::Filter,
-        15,
-        "filter",
-        "filter the list: words, and port:8080 fam:6 state:open",
-        |state| has_rows(state) || !state.focused_filter().is_empty(),
-    ),
-    bind(S::Lists, &[Char('s')], A::SortColumn, 0, "sort", "sort by the next column", on_table),
-    bind(S::Lists, &[Char('S')], A::SortDirection, 0, "reverse", "sort the other way round", on_table),
-    bind(S::Lists, &[Char('y')], A::CopyRow, 16, "copy", "copy the row", has_rows),
-    bind(S::Lists, &[Char('Y')], A::CopyAs, 0, "copy as", "copy the row as URL, JSON, curl or netstat line", |state| {
-        on_table(state) && has_rows(state)
-    }),
-    bind(
-        S::Live,
-        &[Char('f')],
-        A::Freeze,
-        14,
-        "freeze",
-        "freeze the screen, and resume; forwarding goes on",
-        |state| state.frozen.is_some() || !state.live.mappings.is_empty(),
-    ),
-    bind(S::Global, &[Char(':'), Ctrl('p')], A::Palette, 0, "palette", "every action by name, and commands", always),
-    bind(S::Global, &[Char('?')], A::Help, 18, "help", "help with search", always),
-    bind(S::Global, &[Char('o')], A::Profiles, 0, "profiles", "open another profile", always),
-    bind(S::Global, &[Ctrl('l')], A::Redraw, 0, "redraw", "draw everything anew", always),
-    bind(S::Global, &[Ctrl('z')], A::Suspend, 0, "suspend", "suspend the program; forwarding stops too", always),
-    bind(S::Global, &[Char('q')], A::Quit, 19, "quit", "back, then quit; asks while something listens", always),
-    bind(S::Global, &[Ctrl('c')], A::Cancel, 0, "cancel", "cancel; twice: quit at once", always),
-    bind(S::Form, &[Enter], A::FormSave, 1, "save", "form: save", always),
-    bind(S::Form, &[Esc], A::FormCancel, 2, "cancel", "form: leave without saving", always),
-    bind(S::Form, &[Tab], A::FormNext, 3, "next field", "form: next field; takes the chosen container", always),
-    bind(S::Form, &[BackTab], A::FormPrevious, 0, "field before", "form: field before", always),
-    bind(S::Form, &[Down], A::FormDown, 0, "down", "form: next container in the list, else next field", always),
-    bind(S::Form, &[Up], A::FormUp, 0, "up", "form: container above in the list, else field before", always),
-    bind(S::Form, &[Ctrl('n')], A::TakeFreePort, 4, "free port", "form: take the next free port", can_take_port),
-    bind(S::Dialog, &[Enter], A::DialogAccept, 1, "choose", "dialog: do it, choose, keep the filter", always),
-    bind(S::Dialog, &[Esc], A::DialogDismiss, 2, "close", "dialog: close and change nothing", always),
-    bind(S::Dialog, &[Down, Ctrl('n')], A::DialogDown, 0, "down", "dialog: next line", always),
-    bind(S::Dialog, &[Up, Ctrl('p')], A::DialogUp, 0, "up", "dialog: line above", always),
-    bind(S::Dialog, &[Tab], A::DialogComplete, 3, "complete", "palette: complete the word", always),
-];
 
 /// The scopes of a screen without form or dialog.
-pub const SCREEN: &[Scope] = &[S::Move, S::Mappings, S::Connections, S::Lists, S::Live, S::Global];
+pub const SCREEN: &[Scope] =
+    &[Scope::Move, Scope::Mappings, Scope::Connections, Scope::Lists, Scope::Live, Scope::Global];
 
 /// Whether an action belongs on the palette: it acts on the screen and is not about moving a cursor.
 pub fn is_command(binding: &Binding) -> bool {
-    !matches!(binding.scope, S::Form | S::Dialog)
-        && !matches!(binding.action, A::Down | A::Up | A::Top | A::Bottom | A::PageDown | A::PageUp | A::Palette)
+    !matches!(binding.scope, Scope::Form | Scope::Dialog)
+        && !matches!(
+            binding.action,
+            Action::Down
+                | Action::Up
+                | Action::Top
+                | Action::Bottom
+                | Action::PageDown
+                | Action::PageUp
+                | Action::Palette
+        )
 }
 
 /// The view that an action goes to.
 pub fn view_of(action: Action) -> Option<View> {
     match action {
-        A::ViewMappings => Some(View::Mappings),
-        A::ViewConnections => Some(View::Connections),
-        A::ViewEvents => Some(View::Events),
+        Action::ViewMappings => Some(View::Mappings),
+        Action::ViewConnections => Some(View::Connections),
+        Action::ViewEvents => Some(View::Events),
         _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::table::TABLE;
     use super::*;
 
     #[test]
     fn no_key_of_the_screen_does_two_things() {
-        for (at, one) in TABLE.iter().enumerate() {
+        for (at, one) in table::TABLE.iter().enumerate() {
             for other in &TABLE[at + 1..] {
                 let together = one.scope == other.scope || SCREEN.contains(&one.scope) && SCREEN.contains(&other.scope);
                 if together {
@@ -430,8 +253,8 @@ mod tests {
 
     #[test]
     fn no_default_needs_alt_brackets_or_function_keys() {
-        for key in TABLE.iter().flat_map(|binding| binding.keys) {
-            assert!(!matches!(key, Char('[' | ']' | '{' | '}')), "{key}");
+        for key in table::TABLE.iter().flat_map(|binding| binding.keys) {
+            assert!(!matches!(key, Key::Char('[' | ']' | '{' | '}')), "{key}");
         }
     }
 

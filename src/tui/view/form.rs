@@ -13,8 +13,8 @@ use crate::tui::state::form::{Field, Form, Verdict, Who};
 use crate::tui::state::layout::Lines;
 use crate::tui::state::words::probe_words;
 
-/// Where the fields begin.
-const LEFT: u16 = 18;
+/// Narrower screens have shorter labels and choices.
+const ROOMY: u16 = 70;
 /// Containers listed at most, if the screen has room for them.
 const CONTAINERS: usize = 12;
 
@@ -40,6 +40,15 @@ struct Page<'a, 'b> {
 }
 
 impl Page<'_, '_> {
+    fn is_roomy(&self) -> bool {
+        self.canvas.width() >= ROOMY
+    }
+
+    /// Where the fields begin.
+    fn left(&self) -> u16 {
+        if self.is_roomy() { 17 } else { 8 }
+    }
+
     fn label(&mut self, text: &str, has_focus: bool) {
         let style = if has_focus { self.canvas.style(Role::Accent) } else { Style::new() };
         self.canvas.text(1, self.y, text, style);
@@ -88,7 +97,7 @@ impl Page<'_, '_> {
         x
     }
 
-    /// A line under a field: a mark and what there is to say.
+    /// A line under a field: a mark, what there is to say, and what can be done, if need be on a line of its own.
     fn remark(&mut self, severity: Severity, mark: &str, text: &str, right: &str) {
         if self.y >= self.end {
             return;
@@ -97,14 +106,14 @@ impl Page<'_, '_> {
         let mark_style = if mark == "ok" { self.canvas.style(Role::Ok) } else { style };
         self.canvas.text(3, self.y, mark, mark_style);
         let width = self.canvas.width();
-        let room = usize::from(width.saturating_sub(7)).saturating_sub(if right.is_empty() {
-            0
-        } else {
-            format::width(right) + 2
-        });
+        let room = usize::from(width.saturating_sub(7));
         self.canvas.text(6, self.y, &format::elide_end(text, room), style);
-        if !right.is_empty() {
-            self.canvas.right(width - 1, self.y, right, self.canvas.style(Role::Accent));
+        let accent = self.canvas.style(Role::Accent);
+        if !right.is_empty() && format::width(text) + format::width(right) + 2 > room {
+            self.y += 1;
+            self.canvas.text(6, self.y, right, accent);
+        } else {
+            self.canvas.right(width - 1, self.y, right, accent);
         }
         self.y += 1;
     }
@@ -127,24 +136,25 @@ fn words(problem: &Problem) -> String {
 fn who(page: &mut Page<'_, '_>) {
     let form = page.form;
     let has_focus = form.focus == Field::Who;
-    let is_narrow = page.canvas.width() < 70;
-    let label = if is_narrow { "Who" } else { "Who can connect" };
-    page.label(label, has_focus);
-    let choices = [
-        ("this machine", form.who == Who::ThisMachine),
-        ("this network", form.who == Who::ThisNetwork),
-        ("one address", form.who == Who::One),
-    ];
-    let start = if is_narrow { 6 } else { LEFT - 1 };
-    let x = page.choice(start, &choices, has_focus);
+    let texts = if page.is_roomy() {
+        page.label("Who can connect", has_focus);
+        ["this machine", "this network", "one address"]
+    } else {
+        page.label("Who", has_focus);
+        ["machine", "network", "address"]
+    };
+    let whos = [Who::ThisMachine, Who::ThisNetwork, Who::One];
+    let choices: Vec<_> = texts.into_iter().zip(whos).map(|(text, who)| (text, form.who == who)).collect();
+    let x = page.choice(page.left(), &choices, has_focus);
     if form.who == Who::One {
         let room = page.canvas.width().saturating_sub(x + 3);
-        if room >= 10 {
+        if room >= 24 {
             page.input(x, room.min(40), Field::Address);
         } else {
             page.y += 1;
-            let width = page.canvas.width().saturating_sub(LEFT + 3).min(40);
-            page.input(LEFT, width, Field::Address);
+            let left = page.left();
+            let width = page.canvas.width().saturating_sub(left + 3).min(40);
+            page.input(left, width, Field::Address);
         }
     }
     page.y += 1;
@@ -156,7 +166,7 @@ fn who(page: &mut Page<'_, '_>) {
 fn port(page: &mut Page<'_, '_>) {
     let form = page.form;
     page.label("Port", matches!(form.focus, Field::Port | Field::Protocol));
-    let x = page.input(LEFT - 1, 11, Field::Port);
+    let x = page.input(page.left(), 11, Field::Port);
     let protocols = [
         ("tcp", form.protocol == Protocol::Tcp),
         ("udp", form.protocol == Protocol::Udp),
@@ -164,7 +174,7 @@ fn port(page: &mut Page<'_, '_>) {
     ];
     // SCTP is shown where it was written by hand.
     let shown = if form.protocol == Protocol::Sctp { &protocols[..] } else { &protocols[..2] };
-    page.choice(x + 2, shown, form.focus == Field::Protocol);
+    page.choice(x + 1 + u16::from(page.is_roomy()), shown, form.focus == Field::Protocol);
     page.y += 1;
     page.problems("listen");
     let Some(report) = &form.port_report else { return };
@@ -198,15 +208,17 @@ fn port(page: &mut Page<'_, '_>) {
 fn target(page: &mut Page<'_, '_>) {
     let form = page.form;
     page.label("Target", matches!(form.focus, Field::Host | Field::TargetPort));
-    let width = page.canvas.width();
-    let mut x = LEFT - 1;
-    if width >= 70 {
+    let mut x = page.left();
+    let (host, between, port) = if page.is_roomy() {
         page.canvas.text(x, page.y, form.target_kind(), page.canvas.style(Role::Muted));
         x += 10;
-    }
-    let x = page.input(x, if width >= 70 { 25 } else { width.saturating_sub(x + 18).min(25) }, Field::Host);
-    let x = page.canvas.text(x + 1, page.y, if width >= 70 { "port" } else { ":" }, Style::new()) + 1;
-    page.input(x, if width >= 70 { 11 } else { 9 }, Field::TargetPort);
+        (25, "port", 11)
+    } else {
+        (page.canvas.width().saturating_sub(x + 14).min(25), ":", 6)
+    };
+    let x = page.input(x, host, Field::Host);
+    let x = page.canvas.text(x + 1, page.y, between, Style::new()) + 1;
+    page.input(x, port, Field::TargetPort);
     page.y += 1;
     if form.focus == Field::Host {
         containers(page);
@@ -251,7 +263,8 @@ fn containers(page: &mut Page<'_, '_>) {
         let style = if matching[at].is_running() { Style::new() } else { page.canvas.style(Role::Muted) };
         let mut x = 5;
         for (text, width) in row.iter().zip(widths.iter().chain([&30])) {
-            page.canvas.text(x, page.y, &format::elide_end(text, *width), style);
+            let room = usize::from(page.canvas.width().saturating_sub(x));
+            page.canvas.text(x, page.y, &format::elide_end(text, room.min(*width)), style);
             x += u16::try_from(*width).unwrap_or(0) + 2;
         }
         if is_chosen {
@@ -303,8 +316,8 @@ fn name(page: &mut Page<'_, '_>) {
         return;
     }
     page.label("Name", form.focus == Field::Name);
-    let width = page.canvas.width().saturating_sub(LEFT + 3).min(25);
-    let x = page.input(LEFT - 1, width, Field::Name);
+    let width = page.canvas.width().saturating_sub(page.left() + 3).min(25);
+    let x = page.input(page.left(), width, Field::Name);
     if form.name.value().trim().is_empty()
         && let Some(Verdict::Valid { name, .. }) = &form.verdict
         && usize::from(x) + 2 + name.len() < usize::from(page.canvas.width())
@@ -321,7 +334,7 @@ fn whereabouts(page: &mut Page<'_, '_>) {
     page.problems("other");
     if let Some(Verdict::Valid { notes, will_be_at, .. }) = &form.verdict {
         if !will_be_at.is_empty() && page.y < page.end {
-            page.label("Will be at", false);
+            page.label(if page.is_roomy() { "Will be at" } else { "At" }, false);
             let places: Vec<_> = will_be_at
                 .iter()
                 .map(|address| match (form.protocol, form.target_port.value().trim()) {
@@ -330,8 +343,8 @@ fn whereabouts(page: &mut Page<'_, '_>) {
                     (protocol, _) => format!("{address}/{protocol}"),
                 })
                 .collect();
-            let room = usize::from(page.canvas.width().saturating_sub(LEFT));
-            page.canvas.text(LEFT - 1, page.y, &format::elide_end(&places.join("  "), room), Style::new());
+            let room = usize::from(page.canvas.width().saturating_sub(page.left() + 1));
+            page.canvas.text(page.left(), page.y, &format::elide_end(&places.join("  "), room), Style::new());
             page.y += 1;
         }
         for note in notes {

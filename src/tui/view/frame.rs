@@ -179,10 +179,11 @@ fn keys(canvas: &mut Canvas<'_>, y: u16) {
     let texts: Vec<_> =
         shown.iter().map(|binding| (binding.keys[0].to_string(), contextual_name(state, binding))).collect();
     let width = |(key, name): &(String, &str)| format::width(key) + 1 + name.len() + 2;
-    // `? help` and `q quit` stand last and stay; others give way from their left on, the later ones first.
+    // `? help` and `q quit` stand last and stay; of the others, the later ones give way first.
+    let staying = if scopes == keymap::SCREEN { 2 } else { 0 };
     let mut keep: Vec<bool> = vec![true; texts.len()];
     let room = usize::from(canvas.width());
-    for at in (0..texts.len().saturating_sub(2)).rev() {
+    for at in (0..texts.len().saturating_sub(staying)).rev() {
         let sum: usize = texts.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(text, _)| width(text)).sum();
         if sum < room {
             break;
