@@ -5,6 +5,8 @@ count_tests() {
     sort -u "$2" | awk '
         FILENAME == "-" { skipped++; next }
         { gsub(/\033\[[0-9;]*m/, "") }
+        # What nextest shows of its tests own output is no count.
+        /^ *Starting [0-9]+ tests? across / { in_nextest = 1 }
         # nextest:    Summary [   1.2s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 3 skipped
         /^ *Summary \[/ {
             sub(/.*tests? run: /, "")
@@ -16,7 +18,7 @@ count_tests() {
             }
         }
         # cargo test: test result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s
-        /^test result: / {
+        /^test result: / && !in_nextest {
             sub(/^test result: [A-Za-z]+\. /, "")
             count = split($0, part, "; ")
             for (i = 1; i <= count; i++) {
