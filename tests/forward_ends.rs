@@ -559,7 +559,10 @@ async fn shutdown_closes_listeners_at_once_drains_and_then_resets_what_is_left()
     assert_eq!(read_all(&mut staying).await, Some(ErrorKind::ConnectionReset));
     ending.join_next().await.expect("one task").expect("shut down");
     let reasons: Vec<_> = registry.closed_since(0).0.iter().filter_map(|record| record.connection().reason).collect();
-    assert_eq!(reasons, [CloseReason::Finished, CloseReason::Shutdown]);
+    // The looks whether the port is closed may have been let in before it was.
+    let (last, before) = reasons.split_last().expect("two at least");
+    assert_eq!(*last, CloseReason::Shutdown, "{reasons:?}");
+    assert!(before.contains(&CloseReason::Finished) && !before.contains(&CloseReason::Shutdown), "{reasons:?}");
 }
 
 /// Bytes that wait in the send queue of each IPv4 connection, by local and peer port.

@@ -280,6 +280,7 @@ async fn ten_thousand_ports_are_one_mapping() {
         let error = async { try_connect(SocketAddr::from(([127, 0, 77, 4], port))).await?.read(&mut [0]).await };
         assert_eq!(error.await.expect_err("refused").kind(), ErrorKind::ConnectionReset);
     }
+    bench.closed(3).await;
     // The same once more is beyond what is left.
     let more = config("127.0.77.5:20000-29999:127.0.0.1:1-10000");
     let status = bench.apply(2, &more, &[server.address]).await;

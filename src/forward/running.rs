@@ -3,27 +3,27 @@
 //! Desired state comes in as commands and as addresses; nothing here knows of other mappings, so changing one
 //! cannot disturb another.
 
-use std::collections::{BTreeMap, HashSet};
+mod binding;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::context::{Addresses, ListenerContext, Route};
+use super::context::{Addresses, Route};
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared};
-use super::listen::{self, Bound, BoundSocket, Wanted};
+use super::listen::{self, Wanted};
 use super::meter::MappingMeter;
 use super::status::{Facts, FamilyState, ListenError, ListenerStatus, MappingStatus, derive};
-use super::tcp::listener::Listener;
-use super::tcp::{ListenerEvent, MappingLinks, listener};
-use super::{sys, udp};
-use crate::model::event::{CloseReason, MappingState};
+use super::tcp::{ListenerEvent, MappingLinks};
+use crate::model::event::MappingState;
 use crate::model::id::MappingId;
-use crate::model::mapping::{Family, HostPort, Protocol};
+use crate::model::mapping::HostPort;
 use crate::model::profile::MappingConfig;
 
 /// Listeners may tell so much before they are heard; more of the same is of no use.
@@ -246,202 +246,6 @@ impl Running {
                 self.retry = None;
                 self.close_all().await;
                 let _ = self.shared.notices.try_send(Notice::SelfForwarding(self.id));
-            }
-        }
-    }
-}
-
-// Binding and closing.
-impl Running {
-    /// Binds what is wanted and not bound; arranges for another try if some of it fails.
-    async fn bind_missing(&mut self) {
-        let protocol = self.config.mapping.protocol;
-        let missing: u64 = self.families.iter().map(FamilyListeners::missing).sum();
-        if missing > 0 {
-            match self.shared.descriptors.require(missing) {
-                Ok(permit) => self.bind_with(protocol, permit).await,
-                Err(shortage) => {
-                    for family in self.families.iter_mut().filter(|family| family.missing() > 0) {
-                        family.error = Some(shortage.clone().into());
-                    }
-                }
-            }
-        }
-        self.drain_partial().await;
-        let failed = self.families.iter().any(|family| matches!(family.state(), FamilyState::NotBound(_)));
-        self.retry = failed.then(|| {
-            let pause = self.retry.map_or(RETRY.0, |retry| (retry.pause * 2).min(RETRY.1));
-            Retry { at: Instant::now() + pause, pause }
-        });
-    }
-
-    async fn bind_with(&mut self, protocol: Protocol, mut permit: DescriptorPermit) {
-        let chosen = self.families.iter().find_map(FamilyListeners::chosen);
-        let is_auto = |family: &FamilyListeners| family.wanted.port == HostPort::Auto;
-        let mut results: Vec<(usize, Result<Vec<Bound>, ListenError>)> = Vec::new();
-        if chosen.is_none() && self.families.iter().all(is_auto) {
-            let wanted: Vec<_> = self.families.iter().map(|family| family.wanted.clone()).collect();
-            let bound = listen::bind_auto(protocol, &wanted).into_iter();
-            results.extend(bound.map(|result| result.map(|bound| vec![bound])).enumerate());
-        } else {
-            for (at, family) in self.families.iter().enumerate().filter(|(_, family)| family.missing() > 0) {
-                let ports = family.ports(chosen).filter(|port| !family.sockets.contains_key(port));
-                results.push((at, listen::bind_all(protocol, &family.wanted, ports).await));
-            }
-        }
-        for (at, result) in results {
-            let served = result.and_then(|bound| {
-                let serve = |bound: Bound| Ok((bound.address.port(), self.serve(bound, permit.split_one())?));
-                bound.into_iter().map(serve).collect::<Result<Vec<_>, ListenError>>()
-            });
-            let family = &mut self.families[at];
-            match served {
-                Ok(served) => {
-                    family.sockets.extend(served);
-                    family.error = None;
-                }
-                Err(error) => family.error = Some(error),
-            }
-        }
-    }
-
-    /// Starts the task of a bound socket.
-    fn serve(&mut self, bound: Bound, descriptor: Option<DescriptorPermit>) -> Result<Listening, ListenError> {
-        let address = bound.address;
-        let drain = CancellationToken::new();
-        let (closing, closed) = oneshot::channel();
-        let context = ListenerContext {
-            meter: Arc::clone(&self.meter),
-            registry: Arc::clone(&self.shared.registry),
-            route: self.route.subscribe(),
-            port: address.port(),
-            descriptors: Arc::clone(&self.shared.descriptors),
-            drain: drain.clone(),
-        };
-        match bound.socket {
-            BoundSocket::Stream(fd) => {
-                let fd = sys::register(fd).map_err(|error| ListenError::Other { address, error: error.to_string() })?;
-                let protocol = self.config.mapping.protocol;
-                let listener = Listener { fd, bound: address, protocol, closed: closing };
-                self.tasks.spawn(listener::run(listener, context, Arc::clone(&self.links)));
-            }
-            BoundSocket::Datagram(socket) => {
-                let events = self.links.events.clone();
-                self.tasks.spawn(async move {
-                    let result = udp::serve(socket, context).await;
-                    drop(closing);
-                    if let Err(error) = result {
-                        let text = format!("the listening socket on {address} has failed: {error}");
-                        // When the queue is full, the end of this task tells it with less to say.
-                        let _ = events.try_send(ListenerEvent::Broken(text));
-                    }
-                });
-            }
-        }
-        Ok(Listening { drain, closed, _descriptor: descriptor })
-    }
-
-    /// A family binds whole or not at all: where some of it failed, the rest no longer listens either. Its
-    /// connections go on, since an edit that fails should cost none.
-    async fn drain_partial(&mut self) {
-        let mut gone = Vec::new();
-        for family in &mut self.families {
-            if family.error.is_some() {
-                gone.push((family.wanted.family, std::mem::take(&mut family.sockets)));
-            }
-        }
-        self.close(gone, false).await;
-    }
-
-    /// Takes families with a closed socket for broken. True when there was one.
-    async fn give_up_broken(&mut self, text: &str) -> bool {
-        let mut found = false;
-        for family in &mut self.families {
-            let is_closed = |listening: &mut Listening| {
-                matches!(listening.closed.try_recv(), Err(oneshot::error::TryRecvError::Closed))
-            };
-            if family.sockets.values_mut().any(is_closed) {
-                family.error = Some(ListenError::Broken(text.to_owned()));
-                found = true;
-            }
-        }
-        if found {
-            self.drain_partial().await;
-            let at = Instant::now() + RETRY.0;
-            self.retry.get_or_insert(Retry { at, pause: RETRY.0 });
-        }
-        found
-    }
-
-    async fn close_all(&mut self) {
-        let families = self.families.iter_mut();
-        let all = families.map(|family| (family.wanted.family, std::mem::take(&mut family.sockets))).collect();
-        self.retry = None;
-        self.close(all, true).await;
-    }
-
-    /// Closes sockets; with `kill`, resets their connections too. Returns when the addresses are free.
-    async fn close(&mut self, families: Vec<(Family, BTreeMap<u16, Listening>)>, kill: bool) {
-        let ports: HashSet<_> =
-            families.iter().flat_map(|(family, sockets)| sockets.keys().map(|port| (*family, *port))).collect();
-        if ports.is_empty() {
-            return;
-        }
-        // The flows of a UDP socket live on it and cannot outlast it.
-        let kill = kill || self.config.mapping.protocol == Protocol::Udp;
-        let mut sockets: Vec<_> = families.into_iter().flat_map(|(_, sockets)| sockets.into_values()).collect();
-        for listening in &sockets {
-            listening.drain.cancel();
-        }
-        let id = self.id;
-        let registry = Arc::clone(&self.shared.registry);
-        let reset = || {
-            if kill {
-                registry.kill_where(CloseReason::MappingRemoved, |record| {
-                    let at = record.listener;
-                    record.mapping.id() == id && ports.contains(&(Family::of(at.ip()), at.port()))
-                });
-            }
-        };
-        let mut all_closed = std::pin::pin!(async {
-            for listening in &mut sockets {
-                // An error is what is waited for: the other end was dropped with the socket.
-                let _ = (&mut listening.closed).await;
-            }
-        });
-        reset();
-        while timeout(ASK_AGAIN, &mut all_closed).await.is_err() {
-            reset();
-        }
-        // Nobody can come any more, so this finds the last ones.
-        reset();
-    }
-
-    async fn remove(&mut self) {
-        self.close_all().await;
-        self.end_tasks(CloseReason::MappingRemoved).await;
-    }
-
-    async fn shut_down(&mut self, deadline: Instant) {
-        for family in &self.families {
-            for listening in family.sockets.values() {
-                listening.drain.cancel();
-            }
-        }
-        tokio::select! {
-            () = sleep_until(deadline) => {}
-            () = async { while self.tasks.join_next().await.is_some() {} } => return,
-        }
-        self.end_tasks(CloseReason::Shutdown).await;
-    }
-
-    /// Resets what is left of this mapping and joins every task.
-    async fn end_tasks(&mut self, reason: CloseReason) {
-        loop {
-            self.shared.registry.kill_where(reason, |record| record.mapping.id() == self.id);
-            tokio::select! {
-                ended = self.tasks.join_next() => if ended.is_none() { return },
-                () = sleep(ASK_AGAIN) => {}
             }
         }
     }
