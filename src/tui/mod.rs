@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::request::RequestError;
 use crate::model::untrusted::SafeText;
-use crate::model::update::Interest;
+use crate::model::update::{Interest, Update};
 use crate::service::{Handle, Subscription};
 
 pub use state::ColorMode;
@@ -142,8 +142,8 @@ impl Session {
     ) -> Result<(), Error> {
         let mut stops = signal(SignalKind::from_raw(nix::libc::SIGTSTP))?;
         let mut painted: Option<Instant> = None;
-        if let Ok(Some(first)) = tokio::time::timeout(FIRST_UPDATE, self.subscription.next()).await {
-            self.take(surface, Msg::Update(Box::new(first)))?;
+        if let Ok(first) = tokio::time::timeout(FIRST_UPDATE, self.subscription.next()).await {
+            self.take(surface, told(first))?;
         }
         loop {
             let clock = Msg::Clock(self.now_ms());
@@ -166,9 +166,7 @@ impl Session {
                 () = shutdown.cancelled() => Woken::End,
                 event = input::next(&mut input) => Woken::Msg(event?),
                 Some(()) = stops.recv() => Woken::Stop,
-                update = self.subscription.next(), if !is_gone => {
-                    Woken::Msg(Some(update.map_or(Msg::ServiceEnded, |update| Msg::Update(Box::new(update)))))
-                }
+                update = self.subscription.next(), if !is_gone => Woken::Msg(Some(told(update))),
                 msg = self.runner.next() => Woken::Msg(Some(msg)),
                 () = tokio::time::sleep_until(wake.into()) => Woken::Time,
             };
@@ -279,6 +277,11 @@ impl Session {
     }
 }
 
+/// What the subscription brought; nothing more is the service's end.
+fn told(update: Option<Update>) -> Msg {
+    update.map_or(Msg::ServiceEnded, |update| Msg::Update(Box::new(update)))
+}
+
 /// `Stopped 4 mappings. Saved in FILE. Without a screen: portolan run --profile dev`.
 fn farewell(state: &State) -> String {
     let world = &state.live;
@@ -296,5 +299,96 @@ fn farewell(state: &State) -> String {
             };
             format!("{stopped} Saved in {path}. Without a screen: portolan run {how}")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+    use crate::service::ServiceCall;
+
+    #[derive(Default)]
+    struct Paper {
+        frames: usize,
+        sent: Vec<u8>,
+        is_stuck: bool,
+    }
+
+    impl Surface for Paper {
+        fn is_ready(&self) -> bool {
+            !self.is_stuck
+        }
+        fn paint(&mut self, _: &State) -> io::Result<()> {
+            self.frames += 1;
+            Ok(())
+        }
+        fn send(&mut self, bytes: Vec<u8>) {
+            self.sent.extend(bytes);
+        }
+        fn redraw(&mut self) {}
+        fn suspend(&mut self, _: bool) -> io::Result<(u16, u16)> {
+            Ok((80, 24))
+        }
+    }
+
+    fn keys(text: &str) -> Input {
+        let events: Vec<_> =
+            text.chars().map(|c| Ok(Event::Key(KeyEvent::new(KeyCode::Char(c), KeyModifiers::NONE)))).collect();
+        Box::pin(stream::iter(events).chain(stream::pending()))
+    }
+
+    async fn session(handle: Handle) -> Session {
+        let subscription = handle.subscribe(Interest { mappings: true, ..Interest::default() }).await.expect("leased");
+        Session {
+            state: State::new(Look::default(), (80, 24)),
+            runner: effects::Runner::new(handle),
+            subscription,
+            started: Instant::now(),
+            expected_stops: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_are_obeyed_and_the_service_is_asked() {
+        let (handle, mut incoming) = Handle::channel();
+        let mut session = session(handle).await;
+        let Some(ServiceCall::Subscribe { .. }) = incoming.recv().await else { panic!("a subscription comes first") };
+        let mut paper = Paper::default();
+        let asked = async {
+            match incoming.recv().await {
+                Some(ServiceCall::Request { call, .. }) => call.request,
+                other => panic!("{other:?}"),
+            }
+        };
+        let driven = session.drive(&mut paper, keys("o"), CancellationToken::new());
+        let request = tokio::select! {
+            request = asked => request,
+            ended = driven => panic!("{ended:?}"),
+        };
+        assert_eq!(request, crate::model::request::Request::Profiles);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_is_said_and_the_screen_can_still_be_left() {
+        let (handle, incoming) = Handle::channel();
+        let mut session = session(handle).await;
+        drop(incoming);
+        let mut paper = Paper::default();
+        session.drive(&mut paper, keys("q"), CancellationToken::new()).await.expect("left by q");
+        assert!(session.state.is_gone);
+    }
+
+    #[tokio::test]
+    async fn a_terminal_that_does_not_read_gets_no_frame_and_the_end_is_obeyed() {
+        let (handle, _incoming) = Handle::channel();
+        let mut session = session(handle).await;
+        let mut paper = Paper { is_stuck: true, ..Paper::default() };
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        session.drive(&mut paper, keys("121212"), shutdown).await.expect("told to end");
+        assert_eq!(paper.frames, 0);
     }
 }
