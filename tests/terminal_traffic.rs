@@ -2,7 +2,11 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, TcpStream};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::netns::Namespace;
@@ -78,7 +82,7 @@ fn a_finished_connection_stays_for_ten_seconds_with_its_reason_and_comes_back_on
     println!("its row came after {:?}: {row}", finished.elapsed());
     while finished.elapsed() < Duration::from_secs(7) {
         screen.wait_for_row_within(Duration::from_millis(500), "CONNECTIONS", &[&client, "x finished"]);
-        std::thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(500));
     }
     screen.wait_for_no_row(SOON, "CONNECTIONS", &[&client]);
     let gone = finished.elapsed();
@@ -87,6 +91,72 @@ fn a_finished_connection_stays_for_ten_seconds_with_its_reason_and_comes_back_on
     screen.keys(&["x"]);
     screen.wait_for_row("CONNECTIONS", &[&client, "x finished"]);
     screen.quit();
+}
+
+/// Fifty clients that connect, ask for a little, stay for a moment, and begin again, until told to stop.
+fn churn(port: u16, stop: &AtomicBool) {
+    thread::scope(|scope| {
+        for client in 0..50 {
+            scope.spawn(move || {
+                for round in 0_u64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let Ok(mut stream) = TcpStream::connect((Ipv6Addr::LOCALHOST, port)) else { return };
+                    let request = b"GET /data/20000 HTTP/1.1\r\nConnection: close\r\n\r\n";
+                    let mut answer = Vec::new();
+                    if stream.write_all(request).is_ok() {
+                        let _ = stream.read_to_end(&mut answer);
+                    }
+                    // Not all in step, so that the order by rate changes all the time.
+                    thread::sleep(Duration::from_millis(100 + (client * 37 + round * 101) % 400));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn among_fifty_churning_connections_the_selected_one_stays_selected() {
+    if !require(&[Need::Tmux, Need::Python, Need::Curl]) {
+        return;
+    }
+    let home = Home::new();
+    let web = Web::start(None, "127.0.0.1", 0);
+    let port = free_port();
+    let screen = Screen::open(&home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())]);
+    screen.wait_for_row("MAPPINGS", &[&port.to_string(), "up"]);
+    screen.keys(&["2"]);
+    let _held = hold(None, "-6", &format!("http://[::1]:{port}/hold"));
+    let detail = screen.wait_for_row("DETAIL", &["client", &format!("-> [::1]:{port}")]);
+    let client = detail.split_whitespace().nth(1).expect("the client stands after the word").to_owned();
+    assert!(screen.text().contains("out/s v"), "the list is sorted by out/s: {}", screen.text());
+
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| churn(port, &stop));
+        // Stops the churn on a failure, too.
+        let _end = Finally(|| stop.store(true, Ordering::Relaxed));
+        screen.terminal.wait_for("the churn", SOON, |text| text.matches("v6-v4").count() > 5);
+        for capture in 0..20 {
+            screen.wait_for_row_within(
+                Duration::from_millis(500),
+                "DETAIL",
+                &["client", &format!("{client} -> [::1]:{port}")],
+            );
+            assert!(screen.text().contains("v6-v4"), "capture {capture}");
+            thread::sleep(Duration::from_secs(1));
+        }
+    });
+    screen.quit();
+}
+
+struct Finally<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 #[test]
