@@ -155,6 +155,43 @@ fn frozen_the_picture_stands_still_and_forwarding_goes_on() {
 }
 
 #[test]
+fn try_maps_a_page_and_says_the_command_that_reaches_it_over_ipv6() {
+    if !require(&[Need::Tmux, Need::Curl]) {
+        return;
+    }
+    let home = Home::new();
+    let screen = Screen::open(&home, None, &["try"]);
+    let text = screen.terminal.wait_for_text("curl");
+    let url = text
+        .split_whitespace()
+        .map(|word| word.trim_matches(['\'', '"']))
+        .find(|word| word.starts_with("http://[::1]:"));
+    let url = url.unwrap_or_else(|| panic!("no command that reaches it over IPv6:\n{text}"));
+    assert!(get(None, url).contains("127.0.0.1"), "the page tells the address that it sees");
+    screen.wait_for_row("CONNECTIONS", &["v6-v4", "x finished"]);
+    screen.quit();
+    assert!(!home.profile("default").exists(), "trying leaves nothing behind");
+}
+
+#[test]
+fn a_copied_row_is_in_the_buffer_of_a_tmux_with_default_settings() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = with_stopped_mappings();
+    let screen = Screen::open(&home, None, &[]);
+    screen.wait_for_row("MAPPINGS", &[">", "48080"]);
+    screen.keys(&["y"]);
+    screen.terminal.wait_for_text("sent to tmux");
+    let buffer = wait_for("the buffer", SOON, || {
+        let buffers = screen.terminal.command(&["list-buffers"]);
+        (!buffers.is_empty()).then(|| screen.terminal.command(&["show-buffer"]))
+    });
+    assert!(buffer.contains("any:48080") && buffer.contains("192.0.2.10:80"), "{buffer:?}");
+    screen.quit();
+}
+
+#[test]
 fn without_colour_no_colour_is_sent_and_the_selection_still_shows() {
     if !require(&[Need::Tmux]) {
         return;
@@ -193,12 +230,10 @@ fn in_ascii_no_byte_above_127_is_sent() {
         let raw = home.path().join("raw");
         screen.terminal.command(&["pipe-pane", "-o", &format!("cat >>'{}'", raw.display())]);
         for keys in [&["C-l"][..], &["2"], &["4"], &["1"], &["a"], &["Escape"], &["?"], &["Escape"], &["C-l"]] {
+            let sent = || std::fs::read(&raw).map_or(0, |bytes| bytes.len());
+            let before = sent();
             screen.keys(keys);
-            let sent = |path: &std::path::Path| std::fs::read(path).map_or(0, |bytes| bytes.len());
-            let before = sent(&raw);
-            // Each key draws something.
-            wait_for("the picture that a key asks for", SOON, || (sent(&raw) > before || before > 0).then_some(()));
-            std::thread::sleep(Duration::from_millis(150));
+            wait_for("what a key draws", SOON, || (sent() > before).then_some(()));
         }
         wait_for("the last picture", SOON, || {
             let bytes = std::fs::read(&raw).unwrap_or_default();
