@@ -47,8 +47,11 @@ pub struct Timing {
     pub answer: Duration,
     /// Between the end of one list and the next.
     pub between_lists: Duration,
-    /// Docker sends the head of its event stream a moment before it subscribes us: one list more follows.
-    pub second_list: Duration,
+    /// From the opening of the event stream, and from each event, to further lists: what they tell of may show
+    /// in the list only later. Docker sends the head of the stream a moment before it subscribes us, and up to
+    /// 20.10 it tells of the end of a container before it has taken it off its networks and out of the list (moby
+    /// 20.10, `handleContainerExit`).
+    pub settle: [Duration; 3],
     /// From losing the engine to the first attempt to find it again; doubled each time up to `last_retry`.
     pub first_retry: Duration,
     /// The longest pause between two attempts.
@@ -60,7 +63,7 @@ impl Default for Timing {
         Self {
             answer: Duration::from_secs(10),
             between_lists: Duration::from_millis(50),
-            second_list: Duration::from_secs(1),
+            settle: [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5)],
             first_retry: Duration::from_millis(500),
             last_retry: Duration::from_secs(10),
         }
@@ -116,6 +119,27 @@ struct Watcher {
     view: watch::Sender<DockerView>,
 }
 
+/// The lists that follow one event, while no other comes.
+struct Settling {
+    event: Instant,
+    done: usize,
+}
+
+impl Settling {
+    fn from(event: Instant) -> Self {
+        Self { event, done: 0 }
+    }
+
+    /// Waits until the next list is due; for ever after the last one.
+    async fn next(&mut self, after: &[Duration]) {
+        match after.get(self.done) {
+            Some(after) => sleep_until(self.event + *after).await,
+            None => std::future::pending().await,
+        }
+        self.done += 1;
+    }
+}
+
 impl Watcher {
     async fn run(self, cancel: &CancellationToken) {
         let mut pause = self.timing.first_retry;
@@ -163,7 +187,7 @@ impl Watcher {
 
         let mut is_due = true;
         let mut not_before = Instant::now();
-        let mut second_list = Some(not_before + self.timing.second_list);
+        let mut settling = Settling::from(not_before);
         let mut listing = pin!(None);
         loop {
             tokio::select! {
@@ -174,7 +198,10 @@ impl Watcher {
                         Err(error) => return Err(error.into()),
                     };
                     transport.event_received();
-                    is_due |= may_move_a_container(&event);
+                    if may_move_a_container(&event) {
+                        is_due = true;
+                        settling = Settling::from(Instant::now());
+                    }
                 }
                 () = sleep_until(not_before), if is_due && listing.is_none() => {
                     is_due = false;
@@ -187,10 +214,7 @@ impl Watcher {
                     self.tell_containers(listed?);
                     not_before = Instant::now() + self.timing.between_lists;
                 }
-                () = sleep_until(second_list.unwrap_or(not_before)), if second_list.is_some() => {
-                    second_list = None;
-                    is_due = true;
-                }
+                () = settling.next(&self.timing.settle) => is_due = true,
             }
         }
     }
