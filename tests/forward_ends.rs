@@ -208,6 +208,44 @@ async fn a_reset_of_the_client_reaches_the_target_after_all_its_bytes() {
     bench.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_resets_while_the_target_is_dialled_is_never_taken_for_one_that_ended() {
+    const ROUNDS: usize = 500;
+    let bench = Bench::start();
+    let ends: Arc<std::sync::Mutex<Vec<_>>> = Arc::default();
+    let seen = Arc::clone(&ends);
+    let server = Server::start("127.0.0.1", move |mut stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut request = Vec::new();
+            let end = stream.read_to_end(&mut request).await.map_err(|error| error.kind());
+            seen.lock().expect("no panic").push((request.len(), end));
+        }
+    });
+    let listener = bench.map(1, "[::1]", server.address).await;
+    for request in [0, 10_000] {
+        let mut accepted = 0;
+        for round in 1..=ROUNDS {
+            let mut stream = connect(listener).await;
+            stream.write_all(&vec![7; request]).await.expect("the request is taken");
+            reset(stream);
+            if round % 50 == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        until("all to end", || bench.registry.open_connections().is_empty().then_some(())).await;
+        sleep(Duration::from_millis(50)).await;
+        for (got, end) in std::mem::take(&mut *ends.lock().expect("no panic")) {
+            assert_eq!((got, end), (request, Err(ErrorKind::ConnectionReset)));
+            accepted += 1;
+        }
+        // Most of the others were gone before they were accepted, here or there.
+        println!("the target accepted {accepted} of {ROUNDS} with {request} bytes");
+    }
+    assert!(bench.reasons().iter().all(|reason| *reason == CloseReason::ClientReset), "{:?}", bench.reasons());
+    bench.shutdown().await;
+}
+
 /// What the two ends have done before one of them resets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {

@@ -148,13 +148,20 @@ fn a_connection_from_that_port_explains_a_refused_bind() {
 
 #[test]
 fn a_free_udp_port_of_a_tcp_server_is_free() {
-    let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let port = tcp.local_addr().expect("local").port();
-    let listen = at([127, 0, 0, 1].into(), port);
-    assert!(holders(&listen, Protocol::Udp, &[]).expect("tables").is_empty());
-    let udp = UdpSocket::bind(("127.0.0.1", port)).expect("bind");
-    assert_eq!(holders(&listen, Protocol::Udp, &[]).expect("tables").len(), 1);
+    // Another program may hold the UDP port of that number.
+    let (tcp, udp) = (0..100)
+        .find_map(|_| {
+            let tcp = TcpListener::bind("127.0.0.1:0").expect("bind");
+            UdpSocket::bind(tcp.local_addr().expect("local")).ok().map(|udp| (tcp, udp))
+        })
+        .expect("a port that is free for both");
+    let address = udp.local_addr().expect("local");
     drop(udp);
+    let listen = at(address.ip(), address.port());
+    assert!(holders(&listen, Protocol::Udp, &[]).expect("tables").is_empty());
+    let udp = UdpSocket::bind(address).expect("bind");
+    assert_eq!(holders(&listen, Protocol::Udp, &[]).expect("tables").len(), 1);
+    drop((tcp, udp));
 }
 
 /// Nothing of a kernel without SCTP holds an SCTP port.

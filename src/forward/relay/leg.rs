@@ -13,11 +13,17 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
+use tokio::time::sleep;
 
 use crate::forward::sys;
 
 /// `BPF_RET | BPF_K`: a filter's verdict, how much of a packet to keep.
 const RETURN_CONSTANT: u16 = 0x06;
+
+/// Without a byte sent for so long, a deaf leg sends none any more.
+const STILL: Duration = Duration::from_millis(1);
+/// How often that is looked at, at most.
+const STILL_TRIES: usize = 10;
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -45,6 +51,11 @@ impl Leg {
     pub(crate) fn with_reset(mut self, was_reset: bool) -> Self {
         self.was_reset = was_reset;
         self
+    }
+
+    /// Whether there are bytes to receive.
+    pub(crate) fn has_unread(&self) -> bool {
+        matches!(recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK), Ok(1))
     }
 
     /// Receives into `buffer`, once something is there.
@@ -117,24 +128,42 @@ impl Leg {
         sys::unacknowledged(self).unwrap_or(0)
     }
 
-    /// Payload bytes that will never have left this host when the leg is reset now. The leg is deaf afterwards:
-    /// acknowledgements that still came in would let the kernel send some of them before the reset.
-    pub(crate) fn silence(&self) -> u64 {
+    /// Payload bytes that have not left this host.
+    fn unsent(&self) -> u64 {
         // Other protocols than TCP cannot tell; what they had queued stays counted.
-        let unsent = || sys::unsent(self).unwrap_or(0).saturating_sub(u64::from(self.ended.load(Relaxed)));
-        if unsent() == 0 {
-            return 0;
-        }
+        sys::unsent(self).unwrap_or(0).saturating_sub(u64::from(self.ended.load(Relaxed)))
+    }
+
+    /// Lets nothing in any more: an acknowledgement would let the kernel send some of what is unsent.
+    fn go_deaf(&self) {
         let drop_all = SockFilter::new(RETURN_CONSTANT, 0, 0, 0);
-        // Fails at most for want of memory; then the count may be off by what is sent in this instant.
+        // Fails at most for want of memory; then the count may be off by what is sent until the reset.
         let _ = SockRef::from(self).attach_filter(&[drop_all]);
-        unsent()
     }
 
     /// Closes in order: what was sent is still delivered, then the end.
     pub(crate) fn finish(mut self) {
         self.clean = true;
     }
+}
+
+/// Payload bytes of each leg that will never have left this host when it is reset at once. The legs are deaf afterwards.
+pub(crate) async fn silence(legs: [&Leg; 2]) -> [u64; 2] {
+    let mut unsent = legs.map(Leg::unsent);
+    if unsent == [0; 2] {
+        return unsent;
+    }
+    legs.into_iter().for_each(Leg::go_deaf);
+    // An acknowledgement may have come in just before and be worked off by another processor just now, and one
+    // segment more may go out as a probe (RFC 8985, section 7). Both are over when nothing moves any more.
+    for _ in 0..STILL_TRIES {
+        sleep(STILL).await;
+        let before = std::mem::replace(&mut unsent, legs.map(Leg::unsent));
+        if before == unsent {
+            break;
+        }
+    }
+    unsent
 }
 
 impl Drop for Leg {

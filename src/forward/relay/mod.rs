@@ -48,8 +48,9 @@ pub(crate) async fn run(client: Leg, target: Leg, connection: &OpenConnection, t
         target.finish();
     } else {
         // A reset throws away what is still queued here; it was counted when the socket took it.
-        record.counters.take_back(Direction::In, target.silence());
-        record.counters.take_back(Direction::Out, client.silence());
+        let [to_target, to_client] = leg::silence([&target, &client]).await;
+        record.counters.take_back(Direction::In, to_target);
+        record.counters.take_back(Direction::Out, to_client);
     }
     outcome
 }

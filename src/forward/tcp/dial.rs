@@ -117,6 +117,28 @@ async fn race(addresses: &[SocketAddr], protocol: Protocol, caller: &Caller) -> 
     }
 }
 
+/// An attempt on its way. Given up, it is reset: the target may have accepted it already, and must not take it for
+/// a client that came and left in order.
+struct Pending(Option<AsyncFd<OwnedFd>>);
+
+impl Pending {
+    fn fd(&self) -> &AsyncFd<OwnedFd> {
+        self.0.as_ref().expect("taken only when it ends")
+    }
+
+    fn succeed(mut self) -> AsyncFd<OwnedFd> {
+        self.0.take().expect("taken only here")
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(fd) = &self.0 {
+            let _ = SockRef::from(fd).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
 async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller>) -> Result<Dialed, DialError> {
     let (kind, number) = stream_type(protocol);
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(number))?;
@@ -136,9 +158,10 @@ async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller
         }
     };
     // Registered only now: an unconnected socket counts as hung up, and that sticks.
-    let fd = sys::register(socket.into())?;
+    let pending = Pending(Some(sys::register(socket.into())?));
+    let fd = pending.fd();
     fd.writable().await?.retain_ready();
-    let socket = SockRef::from(&fd);
+    let socket = SockRef::from(fd);
     let was_reset = match socket.take_error()? {
         None => false,
         // A refusal has an error of its own: this target has accepted, perhaps answered, and then reset.
@@ -147,11 +170,10 @@ async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller
     };
     if source.ip() == address.ip() && source.port() == address.port() {
         // The kernel has picked the very port that was dialled and connected the socket to itself: nobody
-        // listens there. A reset leaves no TIME_WAIT in the way of who wants to.
-        let _ = socket.set_linger(Some(Duration::ZERO));
+        // listens there. The reset leaves no TIME_WAIT in the way of who wants to.
         return Err(DialError::Refused);
     }
-    Ok(Dialed { fd, source, target: address, was_reset, own })
+    Ok(Dialed { fd: pending.succeed(), source, target: address, was_reset, own })
 }
 
 /// What `socket` wants to be told for a stream protocol.

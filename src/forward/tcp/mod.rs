@@ -11,6 +11,7 @@ pub(crate) mod listener;
 pub mod dial;
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -85,18 +86,29 @@ async fn serve(connection: OpenConnection, client: Leg, admitted: Admitted) {
     connection.close(outcome.reason, outcome.error);
 }
 
-async fn converse(connection: &OpenConnection, client: Leg, admitted: &Admitted) -> Outcome {
+async fn converse(connection: &OpenConnection, mut client: Leg, admitted: &Admitted) -> Outcome {
     let record = connection.record();
     if let Some(hook) = admitted.links.hook {
         hook(record);
     }
     let started = Instant::now();
-    let dialed = tokio::select! {
-        biased;
-        () = record.kill.cancelled() => return Outcome::killed(record),
-        error = client.failed() => return Outcome::broken(Side::Client, &error),
-        dialed = dial::dial(&admitted.targets, admitted.protocol, admitted.connect_within, &admitted.caller) => dialed,
+    let mut dialing = pin!(dial::dial(&admitted.targets, admitted.protocol, admitted.connect_within, &admitted.caller));
+    let mut was_reset = false;
+    let dialed = loop {
+        tokio::select! {
+            biased;
+            () = record.kill.cancelled() => return Outcome::killed(record),
+            // What it has sent before its reset is still for the target.
+            error = client.failed(), if !was_reset => {
+                was_reset = client.has_unread();
+                if !was_reset {
+                    return Outcome::broken(Side::Client, &error);
+                }
+            }
+            dialed = &mut dialing => break dialed,
+        }
     };
+    client = client.with_reset(was_reset);
     let took = started.elapsed();
     match dialed {
         Ok(Dialed { fd, source, target, was_reset, own }) => {
