@@ -2,13 +2,17 @@
 
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
 use crate::model::duration::parse_timeout;
+use crate::model::untrusted::SafeText;
 
 /// Maps host ports to containers and shows what flows through them.
 #[derive(Debug, Parser)]
-#[command(name = "portolan", version, about, max_term_width = 100, disable_help_subcommand = true)]
+// The name is set, since otherwise help and errors would repeat whatever the program was called as.
+#[command(name = "portolan", bin_name = "portolan", version, about, max_term_width = 100)]
+#[command(disable_help_subcommand = true)]
 #[command(after_help = "\
 A MAPPING is [ADDRESS:]PORT[-PORT]:TARGET:PORT[-PORT][/tcp|/udp|/sctp]:
   8080:web_1:80                  this machine only, to the container web_1
@@ -28,6 +32,41 @@ pub struct Cli {
     /// How the screen looks.
     #[command(flatten)]
     pub screen: Screen,
+}
+
+impl Cli {
+    /// Reads the arguments of this process.
+    ///
+    /// # Errors
+    /// What is wrong with them (or the help that was asked for), to be printed; nothing of what it repeats acts on a
+    /// terminal.
+    pub fn read() -> Result<Self, clap::Error> {
+        Self::try_parse().map_err(made_safe)
+    }
+}
+
+/// Makes what the error repeats of the arguments safe to show, and quotes at most 80 characters of each.
+fn made_safe(mut error: clap::Error) -> clap::Error {
+    let quoted = |text: &String| SafeText::quoted(text).to_string();
+    let safe: Vec<(ContextKind, ContextValue)> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(quoted(text)))),
+            ContextValue::Strings(texts) => Some((kind, ContextValue::Strings(texts.iter().map(quoted).collect()))),
+            // The other kinds are no text, or written by clap.
+            _ => None,
+        })
+        .collect();
+    let mut is_changed = false;
+    for (kind, value) in safe {
+        let before = error.insert(kind, value);
+        is_changed |= before.as_ref() != error.get(kind);
+    }
+    if is_changed {
+        // Tips repeat the argument in the middle of their styled text, and are of no use for such a one.
+        error.remove(ContextKind::Suggested);
+    }
+    error
 }
 
 /// Where the mappings come from.

@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use portolan::{app, cli::Cli};
+use portolan::{app, cli::Cli, model::untrusted::one_line};
 
 fn main() -> ExitCode {
-    match app::run(&Cli::parse()) {
+    let cli = Cli::read().unwrap_or_else(|error| error.exit());
+    match app::run(&cli) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("portolan: {error:#}");
+            // Its parts are safe already where they quote; this is for those that a library words.
+            eprintln!("portolan: {}", one_line(&format!("{error:#}"), usize::MAX));
             ExitCode::FAILURE
         }
     }

@@ -3,78 +3,25 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
+#[path = "common/hostile.rs"]
+mod hostile;
+
 use std::fs;
 
+use hostile::{assert_plain, texts};
 use portolan::model::grammar::GrammarError;
 use portolan::model::mapping::{Listen, Mapping, Protocol, Target};
 use portolan::model::paste::read_paste;
 use portolan::model::problem::Problem;
 use portolan::model::profile::{MappingConfig, WrittenMapping};
 use portolan::model::profile_read::read_profile;
-use portolan::model::untrusted::{SafeText, acts_on_a_terminal};
+use portolan::model::untrusted::SafeText;
 use portolan::store::{Locations, ProfileSource, Store};
 use serde_json::{Value, json};
 
-/// What moves a cursor, sets a title or a clipboard, switches modes, hides, reorders or breaks lines.
-const ACTS: &[&str] = &[
-    "\x1b[2J",
-    "\x1b[31m",
-    "\x1b[1;1H",
-    "\x1b[?1049h",
-    "\x1b[?2004l",
-    "\x1b[6n",
-    "\x1b]0;title\x07",
-    "\x1b]52;c;cm0=\x07",
-    "\x1b]8;;http://x\x1b\\",
-    "\x1bP+q544e\x1b\\",
-    "\x1b_x\x1b\\",
-    "\x1b^x\x1b\\",
-    "\x1bc",
-    "\x1b",
-    "\x1b[",
-    "\u{9b}2J",
-    "\u{9d}0;t\u{9c}",
-    "\u{90}x\u{9c}",
-    "\u{85}",
-    "\u{7f}",
-    "\0",
-    "\x07",
-    "\x08\x08\x08",
-    "\t",
-    "\n",
-    "\r",
-    "\r\n",
-    "\x0b",
-    "\x0c",
-    "\x0e",
-    "\u{ad}",
-    "\u{200b}",
-    "\u{200e}",
-    "\u{202a}",
-    "\u{202e}",
-    "\u{2028}",
-    "\u{2029}",
-    "\u{2066}",
-    "\u{feff}",
-    "\u{e0041}",
-];
-
-fn hostile() -> Vec<String> {
-    let placed: [fn(&str) -> String; 5] = [
-        |act| act.to_owned(),
-        |act| format!("{act}web"),
-        |act| format!("web{act}"),
-        |act| format!("we{act}b{act}"),
-        |act| act.repeat(100),
-    ];
-    let strings: Vec<String> = ACTS.iter().flat_map(|act| placed.iter().map(move |place| place(act))).collect();
-    assert_eq!(strings.len(), 200);
-    strings
-}
-
 fn assert_harmless(shown: &str, input: &str) {
-    let acting = shown.chars().find(|c| acts_on_a_terminal(*c));
-    assert_eq!(acting, None, "{input:?} gave {shown:?}");
+    assert_plain(shown, &input);
+    assert!(!shown.contains('\n'), "{input:?} gave more than one line: {shown:?}");
 }
 
 fn assert_all_harmless(problems: &[Problem], input: &str) {
@@ -98,7 +45,7 @@ fn no_field_of_a_profile_lets_hostile_text_through() {
         "identity",
         "trusted_cidrs",
     ];
-    for text in hostile() {
+    for text in texts() {
         let mut profiles: Vec<Value> = fields
             .iter()
             .map(|field| {
@@ -140,7 +87,7 @@ fn no_mapping_text_lets_hostile_text_through() {
     fn answer<T: std::fmt::Display>(read: Result<T, GrammarError>) -> String {
         read.map_or_else(|error| error.to_string(), |value| value.to_string())
     }
-    for text in hostile() {
+    for text in texts() {
         for form in [
             "{}",
             "{}:80",
@@ -175,7 +122,7 @@ fn no_mapping_text_lets_hostile_text_through() {
 fn no_path_lets_hostile_text_through() {
     let home = tempfile::tempdir().unwrap();
     let locations = || Locations::new(home.path().join("config"), home.path().join("state"));
-    for text in hostile() {
+    for text in texts() {
         let named = Store::open_in(ProfileSource::Named(text.clone()), locations()).unwrap_err();
         assert_harmless(&named.to_string(), &text);
         if text.contains(['\0', '/']) || text.len() > 200 {

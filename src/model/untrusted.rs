@@ -6,9 +6,12 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use unicode_width::UnicodeWidthChar;
 
 /// Longest text kept, in characters; the rest becomes `…`.
 pub const MAX_CHARS: usize = 256;
+/// Marks that one letter may carry, more than any script needs; a heap of them is drawn over the lines around.
+pub const MAX_MARKS: usize = 4;
 
 /// Text that holds no control, bidi, invisible or invalid character and is at most [`MAX_CHARS`] long.
 ///
@@ -34,19 +37,7 @@ impl SafeText {
     }
 
     fn limited(raw: &str, max: usize) -> Self {
-        let mut out = String::with_capacity(raw.len().min(max * 4));
-        for (count, c) in raw.chars().enumerate() {
-            if count == max {
-                out.push('…');
-                break;
-            }
-            if acts_on_a_terminal(c) {
-                out.extend(c.escape_unicode());
-            } else {
-                out.push(c);
-            }
-        }
-        Self(out)
+        Self(one_line(raw, max))
     }
 
     /// The safe text.
@@ -55,16 +46,40 @@ impl SafeText {
     }
 }
 
+/// Makes text of any origin one line on which nothing acts, at most `max` characters of it: for what is longer than
+/// a name or a reason, such as a record of the log. What is escaped counts as the one character that it was.
+pub fn one_line(raw: &str, max: usize) -> String {
+    let mut out = String::with_capacity(raw.len().min(max.saturating_mul(4)));
+    // A mark without a letter would stand on whatever is written before this text.
+    let mut marks = MAX_MARKS;
+    for (count, c) in raw.chars().enumerate() {
+        if count == max {
+            out.push('…');
+            break;
+        }
+        marks = if c.width() == Some(0) { marks + 1 } else { 0 };
+        if acts_on_a_terminal(c) || marks > MAX_MARKS {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// Whether a character could do more than stand there: controls (C0, DEL, C1), bidi controls, zero-width
 /// and other format characters, line separators, tags, noncharacters.
 pub fn acts_on_a_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}'
+            | '\u{890}' | '\u{891}' | '\u{8e2}'
             | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
-            | '\u{fffe}' | '\u{ffff}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+            | '\u{3164}' | '\u{fdd0}'..='\u{fdef}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1345f}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+        || u32::from(c) & 0xfffe == 0xfffe
 }
 
 impl fmt::Display for SafeText {
@@ -110,6 +125,26 @@ mod tests {
     #[test]
     fn leaves_plain_and_foreign_letters_alone() {
         assert_eq!(SafeText::new("wëb-1 コンテナ").as_str(), "wëb-1 コンテナ");
+    }
+
+    #[test]
+    fn a_letter_carries_the_marks_of_any_script_and_no_heap_of_them() {
+        for text in ["Việt", "Vie\u{302}\u{323}t", "שָׁלוֹם", "ภาษาไทย", "हिन्दी", "e\u{301}\u{302}\u{303}\u{304}f"]
+        {
+            assert_eq!(SafeText::new(text).as_str(), text);
+        }
+        assert_eq!(
+            SafeText::new(&format!("e{}", "\u{301}".repeat(5))).as_str(),
+            "e\u{301}\u{301}\u{301}\u{301}\\u{301}"
+        );
+        assert_eq!(SafeText::new("\u{301}e").as_str(), "\\u{301}e");
+    }
+
+    #[test]
+    fn a_long_text_becomes_one_line_of_a_certain_length() {
+        assert_eq!(one_line("a\r\nb\tc", 100), "a\\u{d}\\u{a}b\\u{9}c");
+        assert_eq!(one_line("abc", 2), "ab…");
+        assert_eq!(one_line("abc", usize::MAX), "abc");
     }
 
     #[test]

@@ -6,9 +6,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod docker;
+pub mod hostile;
 pub mod netns;
 pub mod peers;
 pub mod program;
+pub mod pty;
+pub mod renamed;
 pub mod screen;
 pub mod terminal;
 

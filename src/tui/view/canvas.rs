@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::theme::{Role, style};
-use crate::model::untrusted::acts_on_a_terminal;
+use crate::model::untrusted::{MAX_MARKS, acts_on_a_terminal};
 use crate::tui::format;
 use crate::tui::state::State;
 
@@ -117,7 +117,7 @@ impl Canvas<'_> {
             {
                 continue;
             }
-            if symbol.chars().any(acts_on_a_terminal) {
+            if symbol.chars().any(acts_on_a_terminal) || has_heap_of_marks(symbol) {
                 cell.set_symbol("?");
             } else if ascii && !symbol.is_ascii() {
                 let plain = plain(symbol);
@@ -136,6 +136,12 @@ fn level(value: f64, peak: f64, levels: usize) -> usize {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the levels")]
     let level = (share * levels as f64).round() as usize;
     level.max(1)
+}
+
+/// Whether a letter carries more marks than any script needs, as typed or pasted text can.
+fn has_heap_of_marks(symbol: &str) -> bool {
+    let letters: usize = symbol.chars().filter(|c| format::width(c.encode_utf8(&mut [0; 4])) > 0).count();
+    symbol.chars().count() > letters + MAX_MARKS
 }
 
 fn plain(symbol: &str) -> &'static str {
