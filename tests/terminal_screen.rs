@@ -1,4 +1,4 @@
-//! What the screen shows at each size, and how it comes and goes.
+//! What the screen shows at each size.
 
 mod common;
 
@@ -7,12 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::peers::{Web, get};
-use common::program::{Home, PORTOLAN};
+use common::program::Home;
 use common::screen::{Screen, free_port, pane_of};
-use common::terminal::Terminal;
 use common::{Need, SOON, output, require, wait_for};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 /// A profile whose rows need no port of this machine.
 const STOPPED: &str = r#"{ "version": 1, "mappings": [
@@ -244,78 +241,6 @@ fn in_ascii_no_byte_above_127_is_sent() {
         assert!(above.is_empty(), "{above:?} with {arguments:?} {environment:?}");
         screen.quit();
         std::fs::remove_file(&raw).expect("it was there");
-    }
-}
-
-/// A shell in a terminal, with the program's environment set.
-fn shell(home: &Home) -> Terminal {
-    let mut shell = Command::new("bash");
-    shell.args(["--norc", "--noprofile", "-i"]).envs(home.environment()).env("PS1", "shell$ ").current_dir(home.path());
-    let terminal = Terminal::start(80, 24, &shell);
-    terminal.wait_for_text("shell$");
-    terminal.type_text(&format!("cd {}; stty -a >before; clear\n", home.path().display()));
-    terminal.wait_for("an empty screen", SOON, |text| text.trim() == "shell$");
-    terminal
-}
-
-/// The program that the shell runs.
-fn program_of(terminal: &Terminal) -> u32 {
-    let shell = terminal.pid();
-    wait_for("the shell's child", SOON, || {
-        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
-    })
-}
-
-/// Whether the terminal is as the shell had it: no alternate screen, no mouse mode, a cursor, the same `stty`.
-fn assert_given_back(terminal: &Terminal, home: &Home, when: &str) {
-    let flags = terminal.command(&["display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"]);
-    assert_eq!(flags.trim(), "0 0 1", "alternate screen, mouse, cursor {when}");
-    terminal.type_text("stty -a >after; echo wrote-$((40 + 2))\n");
-    terminal.wait_for_text("wrote-42");
-    let read = |name: &str| std::fs::read_to_string(home.path().join(name)).expect("stty wrote it");
-    assert_eq!(read("after"), read("before"), "stty {when}");
-}
-
-#[test]
-fn suspended_ten_times_it_gives_the_terminal_back_and_repaints() {
-    if !require(&[Need::Tmux]) {
-        return;
-    }
-    let home = with_stopped_mappings();
-    let terminal = shell(&home);
-    terminal.type_text(&format!("{PORTOLAN}\n"));
-    terminal.wait_for_text("? help");
-    for round in 0..10 {
-        terminal.keys(&["C-z"]);
-        terminal.wait_for("the shell's word that it stopped", SOON, |text| {
-            text.contains("Stopped") && !text.contains("? help")
-        });
-        assert_given_back(&terminal, &home, &format!("after ^z number {round}"));
-        terminal.type_text("clear; fg\n");
-        terminal.wait_for("the screen again", SOON, |text| text.contains("? help") && text.contains("45353"));
-    }
-    terminal.keys(&["q"]);
-    terminal.wait_for("the shell again", SOON, |text| !text.contains("? help") && text.contains("shell$"));
-    assert_given_back(&terminal, &home, "after q");
-}
-
-#[test]
-fn ended_by_a_signal_it_leaves_a_terminal_that_works_and_a_message_that_can_be_read() {
-    if !require(&[Need::Tmux]) {
-        return;
-    }
-    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
-        let home = with_stopped_mappings();
-        let terminal = shell(&home);
-        let port = free_port();
-        terminal.type_text(&format!("{PORTOLAN} -p {port}:127.0.0.1:9; echo ended with status-$?\n"));
-        terminal.wait_for_text("? help");
-        let program = i32::try_from(program_of(&terminal)).expect("a pid");
-        kill(Pid::from_raw(program), signal).expect("the program runs");
-        let text = terminal.wait_for("the shell again", SOON, |text| text.contains("ended with status-0"));
-        assert!(text.contains("Stopped 1 mapping"), "{signal}: {text}");
-        assert_given_back(&terminal, &home, &format!("after {signal}"));
     }
 }
 
