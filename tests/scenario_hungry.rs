@@ -1,0 +1,186 @@
+//! Fault 1, the short form, through the program: out of descriptors, it lives, says so, serves whom it has, takes
+//! new clients as soon as others go, and ends with what it began with.
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::program::{Home, PORTOLAN, Run};
+use common::{SOON, wait_until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+const CLIENTS: usize = 2_000;
+/// How long the crowd stands at the door.
+const HELD: Duration = Duration::from_secs(4);
+/// Figures of fault 1 with deadlines ten times as long: 50 ms for an echo, 1 s until a newcomer is in, 2 records of
+/// the log a second.
+const ECHO: Duration = Duration::from_millis(500);
+const NEWCOMER: Duration = Duration::from_secs(10);
+const RECORDS: f64 = 20.0;
+
+/// `portolan run` in a process of 256 descriptors, of which it is given `taken` in use.
+fn hungry(home: &Home, target: SocketAddr, taken: usize) -> Run {
+    let script =
+        r#"ulimit -n 256 && for ((n = 10; n < 10 + $1; n++)); do eval "exec $n</dev/null"; done; shift; exec "$@""#;
+    let mut command = Command::new("bash");
+    command.env_clear().envs(home.environment());
+    command.args(["-c", script, "bash", &taken.to_string(), PORTOLAN]);
+    command.args(["run", "--json", "-p", &format!("127.0.0.1:auto:{target}")]);
+    Run::start(command)
+}
+
+fn descriptors(run: &Run) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", run.pid())).expect("it is alive").count()
+}
+
+/// Seconds on a processor so far.
+fn used(run: &Run) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", run.pid())).expect("it is alive");
+    let (_, fields) = stat.rsplit_once(") ").expect("the name ends");
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+    // Linux gives every program 100 of them a second.
+    ticks.sum::<u64>() as f64 / 100.0
+}
+
+/// Records of the log.
+fn records(home: &Home) -> usize {
+    let folder = home.path().join(".local/state/portolan");
+    let logs = fs::read_dir(folder).expect("there is a log").map(|entry| entry.expect("an entry").path());
+    logs.filter(|path| path.extension().is_some_and(|end| end == "log"))
+        .map(|path| fs::read_to_string(path).expect("it can be read").lines().count())
+        .sum()
+}
+
+/// A server that sends back what it gets, until the test ends.
+async fn echo_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}
+
+async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"x").await?;
+    stream.read_exact(&mut [0]).await.map(drop)
+}
+
+/// Asks for an echo in time.
+async fn echo_in(stream: &mut TcpStream, time: Duration) -> bool {
+    matches!(tokio::time::timeout(time, echo(stream)).await, Ok(Ok(())))
+}
+
+async fn a_crowd_at_the_door(taken: usize) {
+    portolan::forward::descriptors::raise_limit().expect("2,000 clients need as many descriptors");
+    let target = echo_server().await;
+    let home = Home::new();
+    let mut run = tokio::task::block_in_place(|| {
+        let mut run = hungry(&home, target, taken);
+        run.ready();
+        run
+    });
+    let listening = run.events().iter().find(|event| event["event"] == "listening").expect("it listens").clone();
+    let listener: SocketAddr = listening["listener"].as_str().expect("text").parse().expect("an address");
+    let baseline = descriptors(&run);
+
+    let mut crowd = JoinSet::new();
+    for _ in 0..CLIENTS {
+        // Whoever is reset at once may hear of it while it still connects.
+        if let Ok(mut client) = TcpStream::connect(listener).await {
+            crowd.spawn(async move { echo(&mut client).await.is_ok().then_some(client) });
+        }
+    }
+    // Some are served, some are reset, and some may wait until there is room.
+    let mut lucky = Vec::new();
+    let (mut refused, until) = (CLIENTS - crowd.len(), Instant::now() + Duration::from_secs(3));
+    while let Ok(Some(ended)) = tokio::time::timeout_at(until.into(), crowd.join_next()).await {
+        match ended.expect("the client's part went well") {
+            Some(client) => lucky.push(client),
+            None => refused += 1,
+        }
+    }
+    let waiting = CLIENTS - lucky.len() - refused;
+    assert!(lucky.len() >= 50, "{} were served", lucky.len());
+    assert!(lucky.len() < 128, "{} were served with 256 descriptors: nothing was short", lucky.len());
+    println!("{} served, {refused} reset, {waiting} wait; {} descriptors of 256", lucky.len(), descriptors(&run));
+
+    let (before, logged, start) = (used(&run), records(&home), Instant::now());
+    let mut echoes = Vec::new();
+    'held: loop {
+        for client in &mut lucky {
+            let one = Instant::now();
+            assert!(echo_in(client, SOON).await, "an accepted connection echoes");
+            echoes.push(one.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if start.elapsed() > HELD {
+                break 'held;
+            }
+        }
+    }
+    let share = (used(&run) - before) / start.elapsed().as_secs_f64();
+    let logs = (records(&home) - logged) as f64 / start.elapsed().as_secs_f64();
+    echoes.sort();
+    let p99 = echoes[echoes.len() * 99 / 100];
+    println!(
+        "held: {:.1} % of a core, {logs:.1} records a second, {} echoes, p99 {p99:?}",
+        share * 100.0,
+        echoes.len()
+    );
+    assert!(share < 0.5, "{:.0} % of a core: it spins", share * 100.0);
+    assert!(logs <= RECORDS, "{logs:.0} records a second");
+    assert!(p99 < ECHO, "p99 {p99:?}");
+
+    // Half of them close: a new one gets in.
+    lucky.truncate(lucky.len() / 2);
+    drop(crowd);
+    let start = Instant::now();
+    let newcomer = loop {
+        assert!(start.elapsed() < NEWCOMER, "a new client did not get in");
+        if let Ok(mut client) = TcpStream::connect(listener).await
+            && echo_in(&mut client, Duration::from_secs(1)).await
+        {
+            break client;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    println!("a new client was in after {:?}", start.elapsed());
+    for client in &mut lucky {
+        assert!(echo_in(client, SOON).await, "those who stayed are still served");
+    }
+    drop((lucky, newcomer));
+    tokio::task::block_in_place(|| {
+        wait_until("descriptors at the baseline", SOON, || descriptors(&run) <= baseline);
+        println!("{} descriptors at the end, {baseline} at the beginning", descriptors(&run));
+        let is_degraded = |event: &serde_json::Value| event["event"] == "mapping_state" && event["state"] == "degraded";
+        let degraded = run.event("the shortage is told", SOON, is_degraded);
+        assert!(degraded["reason"].as_str().is_some_and(|reason| reason.contains("ulimit -n")), "{degraded}");
+        let is_up = |event: &serde_json::Value| event["event"] == "mapping_state" && event["state"] == "up";
+        run.event("its end is told", SOON, is_up);
+        let ended = run.stop();
+        assert!(ended.status.success(), "{}", ended.errors);
+        assert_eq!(ended.errors, "");
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_clients_at_256_descriptors_end_nothing_but_themselves() {
+    a_crowd_at_the_door(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_do_they_when_the_kernel_has_no_descriptor_left() {
+    // More than the reserve is in use before the first client comes.
+    a_crowd_at_the_door(90).await;
+}
