@@ -3,6 +3,10 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +15,7 @@ use common::netns::Namespace;
 use common::peers::{Web, get};
 use common::program::Home;
 use common::screen::{Screen, free_port};
+use common::terminal::Terminal;
 use common::{Need, SOON, output, require, wait_for};
 use serde_json::Value;
 
@@ -111,6 +116,74 @@ fn killed_during_a_save_it_leaves_the_old_or_the_new_file_whole() {
         kept = now;
     }
     println!("{kept} of 10 saves were done before the kill");
+}
+
+/// Edits that cannot be written: each says why, and file, rows and listeners are as before.
+fn edits_are_refused(screen: &Screen, home: &Home, kept: u16, reason: &str) {
+    let before = std::fs::read(home.profile("default")).expect("the profile can be read");
+    let port = free_port();
+    for (edit, name) in [("add", ""), ("edit", "web "), ("delete", "web")] {
+        let mapping = if edit == "delete" { String::new() } else { format!("{port}:192.0.2.1:80") };
+        screen.command(&format!("{edit} {name}{mapping}"));
+        screen
+            .terminal
+            .wait_for("the reason", SOON, |text| text.contains("not saved, nothing changed") && text.contains(reason));
+        // The same words must be said anew for the next one.
+        screen.keys(&["y"]);
+        screen.terminal.wait_for("the next news", SOON, |text| !text.contains("not saved"));
+        assert_eq!(std::fs::read(home.profile("default")).expect("it can be read"), before, "{edit}");
+        assert!(screen.text().contains(&format!(":{kept}")) && !screen.text().contains(&port.to_string()), "{edit}");
+        assert!(TcpStream::connect(("127.0.0.1", kept)).is_ok() && TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+}
+
+#[test]
+fn a_file_closed_for_writing_or_a_full_disk_refuses_every_edit_with_the_reason() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = Home::new();
+    let kept = free_port();
+    let profile = |comma: &str| {
+        format!(
+            r#"{{ "version": 1, "mappings": [{{ "name": "web", "listen": "{kept}", "target": "192.0.2.1:80" }}{comma}] }}"#
+        )
+    };
+    home.write_profile("default", &profile(""));
+    let set_mode = |mode| {
+        std::fs::set_permissions(home.profile("default"), Permissions::from_mode(mode)).expect("it is ours");
+    };
+    set_mode(0o400);
+    let screen = Screen::open_with((160, 50), &home, None, &[], &[]);
+    screen.wait_for_row("MAPPINGS", &[&kept.to_string(), "up"]);
+    edits_are_refused(&screen, &home, kept, "is read-only");
+    set_mode(0o600);
+    let added = free_port();
+    screen.add(&format!("{added}:192.0.2.1:80"), &added.to_string(), "up");
+    screen.quit();
+
+    // The limit of a file's size fails in the middle of a write, as a full disk does.
+    let mut many = String::new();
+    for port in 1..=60 {
+        let _ = write!(
+            many,
+            r#",{{ "name": "m{port}", "listen": "{}", "target": "192.0.2.1:80", "enabled": false }}"#,
+            100 + port
+        );
+    }
+    home.write_profile("default", &profile(&many));
+    let mut command = home.command(None);
+    command.arg("--light");
+    let mut limited = Command::new("bash");
+    limited.envs(home.environment()).args(["-c", r#"trap "" XFSZ; ulimit -f 4; exec "$@""#, "bash"]);
+    limited.arg(command.get_program()).args(command.get_args());
+    let screen = Screen { terminal: Terminal::start(160, 50, &limited) };
+    screen.wait_for_row("MAPPINGS", &[&kept.to_string(), "up"]);
+    edits_are_refused(&screen, &home, kept, "cannot write");
+    screen.quit();
+    let left = std::fs::read_dir(home.profile("x").parent().expect("a folder")).expect("it is there");
+    let left: BTreeSet<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(left.iter().all(|name| name == "default.json" || name == "default.json.bak"), "{left:?}");
 }
 
 #[test]

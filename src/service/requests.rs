@@ -176,9 +176,15 @@ impl Service {
             Ok(()) => Ok(()),
             Err(SaveFailure::ChangedOnDisk) => {
                 self.file_changed().await;
-                Err(RequestError::Failed {
-                    message: "the profile was changed by hand in the meantime; that is applied now: repeat".into(),
-                })
+                let problem = self.profile.as_ref().and_then(|profile| profile.status().problem);
+                let message = match problem {
+                    None => "the profile was changed by hand in the meantime; that is applied now: repeat".into(),
+                    // Such as "not applied: FILE:3:1: …".
+                    Some(problem) => SafeText::new(&format!(
+                        "nothing changed: the profile was edited by hand and {problem}; mend it, then repeat"
+                    )),
+                };
+                Err(RequestError::Failed { message })
             }
             Err(SaveFailure::Other(message)) => {
                 Err(RequestError::Failed { message: SafeText::new(&format!("not saved, nothing changed: {message}")) })
