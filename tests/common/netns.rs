@@ -1,9 +1,13 @@
 //! Network namespaces: hosts of a test's own, with documentation addresses, that leave the machine's network alone.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
 
 use super::output;
 
@@ -56,6 +60,38 @@ impl Namespace {
     #[track_caller]
     pub fn set(&self, key: &str, value: &str) {
         output(self.command("sh").args(["-c", "echo \"$2\" >\"/proc/sys/net/$1\"", "sh", key, value]));
+    }
+
+    /// Does something in it, on a thread of its own. A socket that is made there belongs there, whoever uses it.
+    #[track_caller]
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(&self.path).expect("the namespace is there");
+        let inside = || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter it");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// The kernel's counters of everything that came and went, since it was made: `Tcp ActiveOpens` and the like.
+    #[track_caller]
+    pub fn counters(&self) -> HashMap<String, u64> {
+        let mut counters = HashMap::new();
+        // Two lines for each protocol, the names and the figures.
+        let text = output(self.command("cat").arg("/proc/net/snmp"));
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.chunks_exact(2) {
+            let protocol = pair[0].split(':').next().expect("the protocol stands first");
+            for (name, figure) in pair[0].split_whitespace().zip(pair[1].split_whitespace()).skip(1) {
+                // Some, such as a limit of -1, are no counters.
+                counters.extend(figure.parse().map(|figure| (format!("{protocol} {name}"), figure)));
+            }
+        }
+        for line in output(self.command("cat").arg("/proc/net/snmp6")).lines() {
+            let (name, figure) = line.split_once(char::is_whitespace).expect("a name and its figure");
+            counters.extend(figure.trim().parse().map(|figure| (name.to_owned(), figure)));
+        }
+        counters
     }
 
     /// Joins two with a cable. Each end gets its interface name and its addresses, usable at once.
