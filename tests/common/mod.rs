@@ -7,6 +7,7 @@
 
 pub mod docker;
 pub mod hostile;
+pub mod hosts;
 pub mod netns;
 pub mod peers;
 pub mod program;

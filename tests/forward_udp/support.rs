@@ -86,7 +86,7 @@ impl Forwarder {
             descriptors: Arc::clone(&self.descriptors),
             drain: self.drain.clone(),
         };
-        self.tasks.push(self.runtime.spawn(udp::serve(socket, context)));
+        self.tasks.push(self.runtime.spawn(udp::serve(socket, context, |_| {})));
     }
 
     /// The mapping goes somewhere else, or nowhere.

@@ -92,9 +92,11 @@ impl Running {
                 self.tasks.spawn(listener::run(listener, context, Arc::clone(&self.links)));
             }
             BoundSocket::Datagram(socket) => {
-                let events = self.links.events.clone();
+                let (events, circles) = (self.links.events.clone(), self.links.events.clone());
                 self.tasks.spawn(async move {
-                    let result = udp::serve(socket, context).await;
+                    // When the queue is full, the next datagram that comes round tells it.
+                    let tell_circle = move |way| drop(circles.try_send(ListenerEvent::SelfForwarding(way)));
+                    let result = udp::serve(socket, context, tell_circle).await;
                     drop(closing);
                     if let Err(error) = result {
                         let text = format!("the listening socket on {address} has failed: {error}");

@@ -63,7 +63,8 @@ impl Listener {
     fn open(&mut self, key: FlowKey, route: &Route, target: SocketAddr, now: Instant) -> Result<FlowId, Refusal> {
         let registry = Arc::clone(&self.context.registry);
         let meter = Arc::clone(&self.context.meter);
-        if registry.flow_sources.lead_back(key.client, meter.id()) {
+        if let Some(way) = registry.flow_sources.circle(key.client, meter.id(), key.local.port()) {
+            (self.tell_circle)(way);
             return Err(Refusal { reason: CloseReason::Rejected, error: SafeText::new(CYCLE) });
         }
         self.make_room(route.config.max_connections, now)?;
@@ -84,7 +85,7 @@ impl Listener {
         let record = registry.open(&meter, Protocol::Udp, key.client, key.local, text);
         let kill = record.record().kill.clone();
         let flow = Flow::new(dialled, record, self.route, permit);
-        registry.flow_sources.insert(flow.source(), meter.id(), key.client);
+        registry.flow_sources.insert(flow.source(), meter.id(), key.local.port(), key.client);
         let id = self.table.insert(key, flow, now);
         let watched = self.table.get_mut(id).map_or(Ok(()), |(_, flow)| poller.add(flow, id));
         self.poller = Some(poller);

@@ -37,7 +37,14 @@ const ERRORS: u32 = 64;
 ///
 /// Ends well once `context.drain` is cancelled and the last flow is gone; then its sockets are closed. Ends with
 /// an error when the listening socket is dead: its flows are closed, and another one is to be bound.
-pub async fn serve(socket: std::net::UdpSocket, context: ListenerContext) -> io::Result<()> {
+///
+/// `tell_circle` hears the way of a datagram that the mapping has sent to itself, such as `:5353 -> :5353`. That
+/// datagram goes no further; what becomes of the mapping is its owner's business.
+pub async fn serve(
+    socket: std::net::UdpSocket,
+    context: ListenerContext,
+    tell_circle: impl Fn(String) + Send + 'static,
+) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let bound = socket.local_addr()?;
     let mut listener = Listener {
@@ -52,6 +59,7 @@ pub async fn serve(socket: std::net::UdpSocket, context: ListenerContext) -> io:
         draining: false,
         errors: 0,
         refusals: Refusals::default(),
+        tell_circle: Box::new(tell_circle),
     };
     let ended = listener.run().await;
     if let Err(error) = &ended {
@@ -76,6 +84,7 @@ pub(super) struct Listener {
     draining: bool,
     errors: u32,
     pub(super) refusals: Refusals,
+    pub(super) tell_circle: Box<dyn Fn(String) + Send>,
 }
 
 enum Event {

@@ -12,16 +12,26 @@ use crate::model::id::MappingId;
 /// Mappings that may stand one behind the other; a longer chain is taken for a cycle.
 const LONGEST_CHAIN: usize = 16;
 
-/// The source address of each open flow, with its mapping and its client. Bounded by the flows themselves.
+/// The open flows by their source addresses. Bounded by the flows themselves.
 #[derive(Debug, Default)]
 pub struct FlowSources {
-    flows: Mutex<HashMap<SocketAddr, (MappingId, SocketAddr)>>,
+    flows: Mutex<HashMap<SocketAddr, Passage>>,
+}
+
+/// What a datagram of a flow has come through.
+#[derive(Clone, Copy, Debug)]
+struct Passage {
+    mapping: MappingId,
+    /// The port of the mapping at which it came in.
+    port: u16,
+    /// Who sent it there.
+    client: SocketAddr,
 }
 
 impl FlowSources {
-    /// A flow of `mapping` speaks to its target from `source`.
-    pub(super) fn insert(&self, source: SocketAddr, mapping: MappingId, client: SocketAddr) {
-        self.lock().insert(unscoped(source), (mapping, unscoped(client)));
+    /// A flow of `mapping`, from `client` to its listener at `port`, speaks to its target from `source`.
+    pub(super) fn insert(&self, source: SocketAddr, mapping: MappingId, port: u16, client: SocketAddr) {
+        self.lock().insert(unscoped(source), Passage { mapping, port, client: unscoped(client) });
     }
 
     /// The flow has ended.
@@ -29,21 +39,24 @@ impl FlowSources {
         self.lock().remove(&unscoped(source));
     }
 
-    /// Whether `client` is a flow of `mapping`, directly or through other mappings of ours.
-    pub(super) fn lead_back(&self, client: SocketAddr, mapping: MappingId) -> bool {
+    /// The way from `mapping` back to its listener at `port`, when `client` is a flow of the same mapping, directly
+    /// or through other mappings of ours. For example `:5353 -> :5454 -> :5353`.
+    pub(super) fn circle(&self, client: SocketAddr, mapping: MappingId, port: u16) -> Option<String> {
         let flows = self.lock();
         let mut client = unscoped(client);
+        let mut way = format!(":{port}");
         for _ in 0..LONGEST_CHAIN {
-            match flows.get(&client) {
-                None => return false,
-                Some((through, _)) if *through == mapping => return true,
-                Some((_, before)) => client = *before,
+            let passage = flows.get(&client)?;
+            way = format!(":{} -> {way}", passage.port);
+            if passage.mapping == mapping {
+                break;
             }
+            client = passage.client;
         }
-        true
+        Some(way)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, (MappingId, SocketAddr)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Passage>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -65,21 +78,22 @@ mod tests {
     fn finds_a_cycle_through_other_mappings_and_lets_a_chain_pass() {
         let sources = FlowSources::default();
         let (first, second, third) = (MappingId(1), MappingId(2), MappingId(3));
-        sources.insert(at(101), first, at(100));
-        sources.insert(at(102), second, at(101));
-        assert!(!sources.lead_back(at(100), first), "a stranger");
-        assert!(!sources.lead_back(at(102), third), "a chain of three mappings");
-        assert!(sources.lead_back(at(101), first), "the same mapping");
-        assert!(sources.lead_back(at(102), first), "the same mapping through another");
+        sources.insert(at(101), first, 1, at(100));
+        sources.insert(at(102), second, 2, at(101));
+        let circle = |client, mapping| sources.circle(at(client), mapping, 9);
+        assert_eq!(circle(100, first), None, "a stranger");
+        assert_eq!(circle(102, third), None, "a chain of three mappings");
+        assert_eq!(circle(101, first).as_deref(), Some(":1 -> :9"), "the same mapping");
+        assert_eq!(circle(102, first).as_deref(), Some(":1 -> :2 -> :9"), "the same mapping through another");
         sources.remove(at(101));
-        assert!(!sources.lead_back(at(102), first));
+        assert_eq!(circle(102, first), None);
     }
 
     #[test]
     fn takes_an_endless_chain_for_a_cycle() {
         let sources = FlowSources::default();
-        sources.insert(at(101), MappingId(1), at(102));
-        sources.insert(at(102), MappingId(2), at(101));
-        assert!(sources.lead_back(at(101), MappingId(3)));
+        sources.insert(at(101), MappingId(1), 1, at(102));
+        sources.insert(at(102), MappingId(2), 2, at(101));
+        assert!(sources.circle(at(101), MappingId(3), 3).is_some());
     }
 }
