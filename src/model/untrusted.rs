@@ -8,14 +8,15 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use unicode_width::UnicodeWidthChar;
 
-/// Longest text kept, in characters; the rest becomes `…`.
+/// Longest text kept, in characters, escapes and the `…` for the rest included.
 pub const MAX_CHARS: usize = 256;
 /// Marks that one letter may carry, more than any script needs; a heap of them is drawn over the lines around.
 pub const MAX_MARKS: usize = 4;
 
 /// Text that holds no control, bidi, invisible or invalid character and is at most [`MAX_CHARS`] long.
 ///
-/// What was escaped stands as `\u{1b}`. Deserialising escapes again, so the type holds across processes.
+/// What was escaped stands as `\u{1b}`. Deserialising does the same again, so the type holds across processes; what
+/// is safe already stays the same, however often it crosses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct SafeText(String);
@@ -36,8 +37,10 @@ impl SafeText {
         Self::limited(raw, 80)
     }
 
-    fn limited(raw: &str, max: usize) -> Self {
-        Self(one_line(raw, max))
+    /// At most `input` characters of `raw`. What comes out is never longer than [`MAX_CHARS`], so it stays as it
+    /// is when it is made safe again in another process.
+    fn limited(raw: &str, input: usize) -> Self {
+        Self(escaped(raw, input, MAX_CHARS))
     }
 
     /// The safe text.
@@ -49,19 +52,34 @@ impl SafeText {
 /// Makes text of any origin one line on which nothing acts, at most `max` characters of it: for what is longer than
 /// a name or a reason, such as a record of the log. What is escaped counts as the one character that it was.
 pub fn one_line(raw: &str, max: usize) -> String {
-    let mut out = String::with_capacity(raw.len().min(max.saturating_mul(4)));
+    escaped(raw, max, usize::MAX)
+}
+
+/// At most `input` characters of `raw`, made safe in at most `output` characters.
+fn escaped(raw: &str, input: usize, output: usize) -> String {
+    let mut out = String::with_capacity(raw.len().min(output));
+    // Characters of `out`, and how many of its bytes stay when the rest has no room: whole characters and escapes,
+    // with a place left for the `…`.
+    let (mut length, mut fitting) = (0, 0);
     // A mark without a letter would stand on whatever is written before this text.
     let mut marks = MAX_MARKS;
     for (count, c) in raw.chars().enumerate() {
-        if count == max {
-            out.push('…');
-            break;
-        }
+        let before = out.len();
         marks = if c.width() == Some(0) { marks + 1 } else { 0 };
         if acts_on_a_terminal(c) || marks > MAX_MARKS {
             out.extend(c.escape_unicode());
+            length += out.len() - before;
         } else {
             out.push(c);
+            length += 1;
+        }
+        if count == input || length > output {
+            out.truncate(fitting.min(before));
+            out.push('…');
+            break;
+        }
+        if length < output {
+            fitting = out.len();
         }
     }
     out
@@ -149,8 +167,28 @@ mod tests {
 
     #[test]
     fn making_safe_text_safe_again_changes_nothing() {
-        let once = SafeText::new(&"\x1b]0;x\x07é".repeat(200));
-        assert_eq!(SafeText::new(SafeText::new("\x1b]0;x").as_str()).as_str(), "\\u{1b}]0;x");
-        assert!(!once.as_str().chars().any(acts_on_a_terminal));
+        let texts = [
+            "\x1b]0;x\x07é".repeat(200),
+            "x".repeat(MAX_CHARS),
+            "é".repeat(MAX_CHARS + 1),
+            "\x1b".repeat(60),
+            "e\u{301}".repeat(300),
+        ];
+        for raw in texts.iter().flat_map(|text| [SafeText::new(text), SafeText::quoted(text)]) {
+            assert!(!raw.as_str().chars().any(acts_on_a_terminal));
+            assert!(raw.as_str().chars().count() <= MAX_CHARS, "{raw}");
+            assert_eq!(SafeText::new(raw.as_str()), raw);
+            let sent = serde_json::to_string(&raw).expect("it is data");
+            assert_eq!(serde_json::from_str::<SafeText>(&sent).expect("it is text"), raw);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_ends_after_a_whole_character() {
+        assert_eq!(SafeText::new(&"x".repeat(MAX_CHARS)).as_str(), "x".repeat(MAX_CHARS));
+        assert_eq!(SafeText::new(&"x".repeat(MAX_CHARS + 1)).as_str(), "x".repeat(MAX_CHARS - 1) + "…");
+        assert_eq!(SafeText::new(&"\x1b".repeat(50)).as_str(), "\\u{1b}".repeat(42) + "…");
+        assert_eq!(SafeText::quoted(&"x".repeat(80)).as_str(), "x".repeat(80));
+        assert_eq!(SafeText::quoted(&"x".repeat(81)).as_str(), "x".repeat(80) + "…");
     }
 }
