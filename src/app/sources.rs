@@ -9,6 +9,7 @@ use crate::cli::Source;
 use crate::host::addresses::OwnAddresses;
 use crate::host::holders;
 use crate::model::assemble::Origin;
+use crate::model::count::count;
 use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
 use crate::model::problem::Problem;
 use crate::model::profile::{MappingConfig, Problems, Profile};
@@ -68,9 +69,8 @@ pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>>
     if !problems.is_empty() {
         return Ok(Err(problems));
     }
-    let count = mappings.len() + session.len();
-    let noun = if count == 1 { "mapping" } else { "mappings" };
-    Ok(together(&mappings, session).map(|_| format!("ok: {count} {noun} in {place}\n")))
+    let all = count((mappings.len() + session.len()) as u64, "mapping");
+    Ok(together(&mappings, session).map(|_| format!("ok: {all} in {place}\n")))
 }
 
 /// Starts the page of `try` and maps it; with the line that says what to run.

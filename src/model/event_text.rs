@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::container::DockerState;
+use super::count::count;
 use super::event::{CloseReason, Connection, Event, EventKind, MappingState};
 
 impl fmt::Display for Event {
@@ -25,7 +26,7 @@ impl fmt::Display for EventKind {
                 reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
             }
             Self::Ready { mappings, listening, failed } => {
-                write!(f, "ready: {mappings} mappings, {listening} listening, {failed} failed")
+                write!(f, "ready: {}, {listening} listening, {failed} failed", count(*mappings as u64, "mapping"))
             }
             Self::TargetChanged { mapping, target, target_address } => match target_address {
                 Some(address) => write!(f, "{mapping}: {target} is at {address}"),
@@ -44,7 +45,7 @@ impl fmt::Display for EventKind {
                     let (name, open) = (&mapping.mapping, mapping.connections);
                     write!(f, " {name} {open} open, in {} out {} bytes;", mapping.bytes_in, mapping.bytes_out)?;
                 }
-                write!(f, " {} connections moved bytes", connections.len())
+                write!(f, " {} moved bytes", count(connections.len() as u64, "connection"))
             }
             Self::Closed { connection } => closed(f, connection),
             Self::ProfileRejected { problems } => {
@@ -61,7 +62,7 @@ impl fmt::Display for EventKind {
                 DockerState::Unavailable { reason } => write!(f, "docker: {reason}; mappings by address still work"),
             },
             Self::Warning { message } => write!(f, "warning: {message}"),
-            Self::Lost { count } => write!(f, "lost: {count} events, since this reader was too slow"),
+            Self::Lost { count: lost } => write!(f, "lost: {}, since this reader was too slow", count(*lost, "event")),
         }
     }
 }
@@ -117,5 +118,40 @@ impl fmt::Display for CloseReason {
             Self::Shutdown => "shutdown",
             Self::Error => "error",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::ConnectionTraffic;
+    use super::super::id::ConnectionId;
+    use super::*;
+
+    #[test]
+    fn one_of_a_thing_is_said_as_one() {
+        let one = ConnectionTraffic {
+            id: ConnectionId(1),
+            bytes_in: 1,
+            bytes_out: 1,
+            datagrams_in: None,
+            datagrams_out: None,
+        };
+        let kinds = [
+            EventKind::Ready { mappings: 1, listening: 1, failed: 0 },
+            EventKind::Ready { mappings: 2, listening: 1, failed: 1 },
+            EventKind::Lost { count: 1 },
+            EventKind::Lost { count: 2 },
+            EventKind::Traffic { mappings: vec![], connections: vec![one] },
+        ];
+        assert_eq!(
+            kinds.map(|kind| kind.to_string()),
+            [
+                "ready: 1 mapping, 1 listening, 0 failed",
+                "ready: 2 mappings, 1 listening, 1 failed",
+                "lost: 1 event, since this reader was too slow",
+                "lost: 2 events, since this reader was too slow",
+                "traffic: 1 connection moved bytes",
+            ]
+        );
     }
 }

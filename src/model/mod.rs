@@ -7,6 +7,7 @@ pub mod assemble;
 pub mod cidr;
 pub mod config;
 pub mod container;
+pub mod count;
 pub mod cycle;
 pub mod duration;
 pub mod event;

@@ -13,6 +13,7 @@ use jsonc_parser::common::Ranged;
 use super::assemble::{Origin, find_problems};
 use super::cidr::check_cidr;
 use super::config::convert;
+use super::count::count;
 use super::problem::{Position, Problem};
 use super::profile::{MAX_MAPPINGS, MappingConfig, Problems, Profile, VERSION};
 use super::schema;
@@ -42,7 +43,7 @@ pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> 
         if problems.len() > MAX_PROBLEMS {
             let more = problems.len() - MAX_PROBLEMS;
             problems.truncate(MAX_PROBLEMS);
-            problems.push(Problem::new("", format!("and {more} more problems")));
+            problems.push(Problem::new("", format!("and {}", count(more as u64, "more problem"))));
         }
         for problem in &mut problems {
             problem.file = Some(file.clone());

@@ -263,11 +263,6 @@ pub fn short_error(error: &str) -> String {
     }
 }
 
-/// `1 connection`, `7 connections`.
-pub fn count(number: u64, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,6 +21,7 @@ use futures_util::Stream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::model::count::count;
 use crate::model::request::RequestError;
 use crate::model::untrusted::SafeText;
 use crate::model::update::{Interest, Update};
@@ -285,7 +286,7 @@ fn told(update: Option<Update>) -> Msg {
 /// `Stopped 4 mappings. Saved in FILE. Without a screen: portolan run --profile dev`.
 fn farewell(state: &State) -> String {
     let world = &state.live;
-    let stopped = format!("Stopped {}.", format::count(world.listening() as u64, "mapping"));
+    let stopped = format!("Stopped {}.", count(world.listening() as u64, "mapping"));
     match &world.overview.profile {
         None if world.mappings.is_empty() => stopped,
         None => format!("{stopped} They were for this session; :saveas NAME keeps them next time."),

@@ -1,9 +1,9 @@
 //! What the keys of the screen do, forms and dialogs aside.
 
+use crate::model::count::count;
 use crate::model::id::MappingId;
 use crate::model::request::{Reply, Request, RequestError};
 
-use super::super::format;
 use super::super::keymap::{self, Action, Key};
 use super::super::state::dialog::{Confirm, Confirmed, FilterLine, Help, Overlay, Palette, Profiles};
 use super::super::state::form::Field;
@@ -160,7 +160,7 @@ fn targets(state: &State) -> Vec<MappingId> {
 fn named(state: &State, ids: &[MappingId]) -> String {
     match ids {
         [id] => state.live.mappings.get(id).map_or_else(|| "the mapping".to_owned(), |item| item.row.name.clone()),
-        _ => format::count(ids.len() as u64, "mapping"),
+        _ => count(ids.len() as u64, "mapping"),
     }
 }
 
@@ -172,7 +172,7 @@ pub(super) fn delete(state: &mut State, ids: Vec<MappingId>, effects: &mut Vec<E
         return;
     }
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!("Delete {} and drop {}?", named(state, &ids), format::count(open, "open connection")),
+        question: format!("Delete {} and drop {}?", named(state, &ids), count(open, "open connection")),
         key: Key::Char('d'),
         yes: "delete",
         no: "keep",
@@ -198,7 +198,7 @@ fn start_stop(state: &mut State, effects: &mut Vec<Effect>) {
         return;
     }
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!("Stop {} and drop {}?", named(state, &running), format::count(open, "open connection")),
+        question: format!("Stop {} and drop {}?", named(state, &running), count(open, "open connection")),
         key: Key::Char('t'),
         yes: "stop",
         no: "go on",
@@ -224,7 +224,7 @@ fn suspend(state: &mut State, effects: &mut Vec<Effect>) {
         return;
     }
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!("Suspending stops forwarding: {} will stall.", format::count(open, "connection")),
+        question: format!("Suspending stops forwarding: {} will stall.", count(open, "connection")),
         key: Key::Ctrl('z'),
         yes: "suspend",
         no: "stay",
@@ -244,11 +244,7 @@ fn quit(state: &mut State, effects: &mut Vec<Effect>) {
         return;
     }
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!(
-            "Quit stops {} and {}.",
-            format::count(listening, "mapping"),
-            format::count(open, "connection")
-        ),
+        question: format!("Quit stops {} and {}.", count(listening, "mapping"), count(open, "connection")),
         key: Key::Char('q'),
         yes: "quit",
         no: "stay",

@@ -86,6 +86,7 @@ fn take_mapping(world: &mut World, row: MappingRow, at_ms: u64, before_ms: u64) 
         let before = (item.row.bytes_in, item.row.bytes_out);
         let is_other = item.row.mapping != row.mapping || item.row.name != row.name;
         let changed = item.row.state != row.state
+            || item.row.reason != row.reason
             || item.row.listeners != row.listeners
             || item.row.connections != row.connections
             || item.row.last_result != row.last_result;

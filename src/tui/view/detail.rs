@@ -6,6 +6,7 @@ use super::canvas::Canvas;
 use super::connections::age;
 use super::mappings::unit;
 use super::theme::{self, Role};
+use crate::model::count::count;
 use crate::model::event::{ConnectionState, Side};
 use crate::model::rate::RateMeter;
 use crate::tui::format;
@@ -146,7 +147,7 @@ fn ends(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     pen.line(
         "listen",
         &listeners,
-        &format!("{} since start", format::count(row.connections_total, unit(row.mapping.protocol))),
+        &format!("{} since start", count(row.connections_total, unit(row.mapping.protocol))),
     );
     pen.line("target", &target_words(item), &row.last_result.map(format::last_result).unwrap_or_default());
 }
@@ -187,7 +188,7 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let lived =
         if item.is_closed() { format!(", lived {}", format::age(connection.duration_ms)) } else { String::new() };
     pen.line("opened", &format!("{:.3}", connection.opened_at), &format!("{age}{lived}"));
-    let datagrams = |count: Option<u64>| count.map(|count| format!("{count} datagrams")).unwrap_or_default();
+    let datagrams = |number: Option<u64>| number.map(|number| count(number, "datagram")).unwrap_or_default();
     pen.line("in", &format!("{} B  client to container", connection.bytes_in), &datagrams(connection.datagrams_in));
     pen.line("out", &format!("{} B  container to client", connection.bytes_out), &datagrams(connection.datagrams_out));
 }

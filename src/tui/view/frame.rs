@@ -5,6 +5,7 @@ use ratatui::style::{Modifier, Style};
 use super::canvas::Canvas;
 use super::theme::{self, Role};
 use crate::model::container::DockerState;
+use crate::model::count::count;
 use crate::tui::format;
 use crate::tui::keymap::{self, Action, Binding, Scope};
 use crate::tui::state::{MappingItem, Overlay, Severity, State, View};
@@ -20,8 +21,8 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
     } else {
         let world = state.world();
         let mapping = if canvas.width() < 34 { "map" } else { "mapping" };
-        let mappings = format::count(world.mappings.len() as u64, mapping);
-        format!("portolan {mappings} {} q quit", format::count(world.open(), "conn"))
+        let mappings = count(world.mappings.len() as u64, mapping);
+        format!("portolan {mappings} {} q quit", count(world.open(), "conn"))
     };
     canvas.text(0, 0, &format::elide_end(&text, usize::from(canvas.width())), Style::new());
 }
@@ -43,17 +44,17 @@ fn sums(canvas: &mut Canvas<'_>) {
     let profile = world.overview.profile.as_ref().map_or("(no profile)", |profile| profile.name.as_str());
     x = canvas.text(x + 1, 0, &format::elide_end(profile, 20), Style::new().add_modifier(Modifier::BOLD));
     let sums = world.sums;
-    let mut parts = vec![format::count(world.mappings.len() as u64, "mapping")];
+    let mut parts = vec![count(world.mappings.len() as u64, "mapping")];
     let open = world.open();
     if open > 0 {
-        parts.push(format!("{} ({} v6, {} v4)", format::count(open, "conn"), sums.v6, sums.v4));
+        parts.push(format!("{} ({} v6, {} v4)", count(open, "conn"), sums.v6, sums.v4));
     } else {
         parts.push("0 conns".to_owned());
     }
     parts.push(format!("in {}", format::rate_long(sums.in_rate)));
     parts.push(format!("out {}", format::rate_long(sums.out_rate)));
     if usize::from(x) + parts.iter().map(|part| format::width(part) + 2).sum::<usize>() > usize::from(canvas.width()) {
-        parts[1] = format::count(open, "conn");
+        parts[1] = count(open, "conn");
     }
     // What does not fit is left out whole, and what comes after it, too.
     for part in parts {
@@ -76,7 +77,7 @@ fn views(canvas: &mut Canvas<'_>) {
     let room = usize::from(canvas.width()).saturating_sub(badge_width);
     let errors = match state.live.errors_unseen {
         0 => "4 Events".to_owned(),
-        count => format!("4 Events ({})", format::count(count, "error")),
+        errors => format!("4 Events ({})", count(errors, "error")),
     };
     let long = [
         (View::Mappings, "1 Mappings".to_owned()),
@@ -282,7 +283,7 @@ fn mapping_problem(item: &MappingItem) -> Option<(Severity, String)> {
             "{head} {} {} of the last {}",
             format::outcome(result.outcome),
             result.failures,
-            format::count(u64::from(result.attempts), "connection")
+            count(u64::from(result.attempts), "connection")
         ),
     ))
 }
