@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 
 use common::{Need, Running, SOON, output, require, wait_until};
-use portolan::host::holders::{holder_of, holders, next_free, report};
+use portolan::host::holders::{holders, holders_of, next_free, report};
 use portolan::model::mapping::{Family, HostPort, Listen, ListenAddress, PortRange, Protocol};
 use portolan::model::request::PortConflict;
 use socket2::{Domain, Socket, Type};
@@ -139,11 +139,30 @@ fn a_connection_from_that_port_explains_a_refused_bind() {
     assert!(TcpListener::bind(address).is_err(), "the kernel now lets a connection share its port");
     let listen = at(address.ip(), port);
     assert!(holders(&listen, Protocol::Tcp, &[]).expect("tables").is_empty());
-    let told = holder_of(address, Protocol::Tcp).expect("tables").expect("a holder");
-    assert_eq!(told.holder.as_str(), "this program");
+    let told = holders_of(&[(address, Protocol::Tcp)]).expect("tables");
+    assert_eq!(told[0].as_ref().expect("a holder").holder.as_str(), "this program");
     let next = next_free(&at(address.ip(), port - 1), Protocol::Tcp, &[]).expect("tables").expect("a free port");
     assert_ne!(next, port);
     drop((server, client));
+}
+
+/// One look answers for many addresses, each with its own holder, whatever the protocol.
+#[test]
+fn many_addresses_are_answered_together_each_with_its_own_holder() {
+    let tcp: Vec<TcpListener> = (0..20).map(|_| TcpListener::bind("127.0.0.1:0").expect("bind")).collect();
+    let udp = UdpSocket::bind("[::1]:0").expect("bind");
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let mut asked: Vec<(SocketAddr, Protocol)> =
+        tcp.iter().map(|listener| (listener.local_addr().expect("local"), Protocol::Tcp)).collect();
+    asked.push((udp.local_addr().expect("local"), Protocol::Udp));
+    asked.push((free, Protocol::Tcp));
+    let told = holders_of(&asked).expect("tables");
+    assert_eq!(told.len(), asked.len());
+    for ((address, _), conflict) in asked.iter().zip(&told).take(21) {
+        let conflict = conflict.as_ref().unwrap_or_else(|| panic!("nobody holds {address}"));
+        assert_eq!((conflict.address, conflict.holder.as_str()), (*address, "this program"));
+    }
+    assert_eq!(told[21], None);
 }
 
 #[test]

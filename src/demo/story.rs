@@ -343,6 +343,7 @@ impl Story {
             docker: DockerState::Connected,
             undo: self.undo.last().map(|(what, _)| what.clone()),
             descriptors: Some((61, 65_536)),
+            is_ready: true,
         }
     }
 

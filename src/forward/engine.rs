@@ -21,7 +21,8 @@ use crate::model::event::{CloseReason, MappingState};
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::profile::MappingConfig;
 
-/// Notices that may wait. When it is full, further ones are dropped: [`Engine::status`] tells the same.
+/// Notices that may wait. When it is full, further ones are dropped, so the owner looks at [`Engine::status`] from
+/// time to time, too.
 const NOTICES: usize = 1_024;
 /// Commands that may wait for one mapping; who finds it full waits.
 const COMMANDS: usize = 16;
@@ -36,10 +37,11 @@ pub struct Options {
 }
 
 /// What the engine tells on its own. What [`Engine::apply`] changes is its answer, and no notice.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Notice {
-    /// A mapping's status is another one.
-    Changed(MappingStatus),
+    /// A mapping's status is another one: [`Engine::status_of`] says which. A status that waited here could be an
+    /// old one by the time it is read.
+    Changed(MappingId),
     /// A real attempt to reach a target failed; told at most once a second for each mapping.
     TargetFailed(MappingId),
     /// A connection of the mapping has come back to it; it is `failed` until its target changes.
@@ -156,6 +158,11 @@ impl Engine {
         lock(&self.mappings).values().map(|entry| lock(&entry.handle.status).clone()).collect()
     }
 
+    /// One mapping, as it is now; `None` when there is no such mapping.
+    pub fn status_of(&self, id: MappingId) -> Option<MappingStatus> {
+        lock(&self.mappings).get(&id).map(|entry| lock(&entry.handle.status).clone())
+    }
+
     /// Resets a connection; false when there is none of that id.
     pub fn kill(&self, id: ConnectionId) -> bool {
         self.shared.registry.kill(id, CloseReason::Killed)
@@ -219,8 +226,7 @@ async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, n
                 let handle = handles.remove(&id);
                 if let (Err(error), Some(handle)) = (ended, handle) && error.is_panic() {
                     tracing::error!(%error, "the task of a mapping has panicked");
-                    let status = faulty(&handle);
-                    let _ = notices.try_send(Notice::Changed(status));
+                    let _ = notices.try_send(Notice::Changed(faulty(&handle).id));
                 }
             }
             () = stop.cancelled(), if tasks.is_empty() => return,

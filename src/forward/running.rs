@@ -276,7 +276,7 @@ impl Running {
             std::mem::replace(&mut *self.handle.status.lock().unwrap_or_else(PoisonError::into_inner), status.clone());
         if tell && status.differs(&before) {
             // A reader that is behind sees the change in the next `Engine::status`.
-            let _ = self.shared.notices.try_send(Notice::Changed(status.clone()));
+            let _ = self.shared.notices.try_send(Notice::Changed(self.id));
         }
         status
     }

@@ -7,12 +7,12 @@
 //! - sockets tied to two different interfaces (link-local ones are) leave each other alone;
 //! - TCP: listening sockets. A connection of somebody's that runs from this port may be in the way too, but
 //!   only if its owner did not allow sharing (`SO_REUSEADDR`), which the kernel does not tell: it is named by
-//!   [`holder_of`], after a bind was refused, and [`next_free`] keeps away from it;
+//!   [`holders_of`], after a bind was refused, and [`next_free`] keeps away from it;
 //! - UDP: every bound socket, connected or not.
 //!
 //! Nothing is bound or connected to find out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -44,22 +44,44 @@ pub fn holders(listen: &Listen, protocol: Protocol, except: &[SocketAddr]) -> io
     Ok(name(in_the_way))
 }
 
-/// Who holds `address` although a bind of it has just been refused as in use: a listener, or else whoever has a
-/// connection from that port. `None` when it has become free in the meantime.
-pub fn holder_of(address: SocketAddr, protocol: Protocol) -> io::Result<Option<PortConflict>> {
-    let wanted = Wanted(vec![End::of(address)]);
-    let mut in_the_way: Vec<(Family, Socket)> = Vec::new();
-    for socket in list(protocol, Which::All, Some(address.port()))? {
-        in_the_way.extend(wanted.families_blocked_by(&socket).into_iter().map(|family| (family, socket.clone())));
+/// Who holds each of these addresses although a bind of it has just been refused as in use: a listener, or else
+/// whoever has a connection from that port. `None` where it has become free in the meantime. However many are
+/// asked for, the kernel's tables and `/proc` are read once.
+pub fn holders_of(refused: &[(SocketAddr, Protocol)]) -> io::Result<Vec<Option<PortConflict>>> {
+    let mut by_port: HashMap<(Protocol, u16), Vec<Socket>> = HashMap::new();
+    let protocols: HashSet<Protocol> = refused.iter().map(|(_, protocol)| *protocol).collect();
+    for protocol in protocols {
+        let mut ports = refused.iter().filter(|(_, of)| *of == protocol).map(|(address, _)| address.port());
+        let first = ports.next();
+        let one_port = first.filter(|first| ports.all(|port| port == *first));
+        for socket in list(protocol, Which::All, one_port)? {
+            by_port.entry((protocol, socket.local.port())).or_default().push(socket);
+        }
     }
-    // A listener explains more than a connection, a connection more than its leftover.
-    in_the_way.sort_by_key(|(_, socket)| match socket.state {
-        State::Listen => 0,
-        State::Other => 1,
-        State::TimeWait => 2,
+    let blockers: Vec<Option<(Family, &Socket)>> = refused
+        .iter()
+        .map(|(address, protocol)| {
+            let end = End::of(*address);
+            let sockets = by_port.get(&(*protocol, address.port())).into_iter().flatten();
+            // A listener explains more than a connection, a connection more than its leftover.
+            let rank = |socket: &&Socket| match socket.state {
+                State::Listen => 0,
+                State::Other => 1,
+                State::TimeWait => 2,
+            };
+            let blocker = sockets.filter(|socket| blocks(socket, end)).min_by_key(rank)?;
+            Some((Family::of(end.ip), blocker))
+        })
+        .collect();
+    let inodes = blockers.iter().flatten().map(|(_, socket)| socket.inode).filter(|inode| *inode != 0).collect();
+    let owners = owners(&inodes);
+    let is_root = nix::unistd::geteuid().is_root();
+    let named = blockers.into_iter().map(|blocker| {
+        let (family, socket) = blocker?;
+        let holder = holder(socket, owners.get(&socket.inode), is_root);
+        Some(PortConflict { address: socket.local, family, holder })
     });
-    in_the_way.truncate(1);
-    Ok(name(in_the_way).pop())
+    Ok(named.collect())
 }
 
 /// The next port after that of `listen` (with a range, the next first port) at which nothing is in the way in

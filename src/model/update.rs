@@ -65,6 +65,8 @@ pub struct Overview {
     pub undo: Option<SafeText>,
     /// Descriptor limit: in use and most.
     pub descriptors: Option<(u64, u64)>,
+    /// Whether every enabled mapping has bound or failed, at least once.
+    pub is_ready: bool,
 }
 
 /// The open profile.

@@ -1,42 +1,41 @@
 //! The owner itself: one task that holds engine, desired state, Docker's view and the subscribers.
 //!
-//! Everything that changes the desired state runs here, one after the other. What only looks (ports, probes)
-//! runs beside it in `jobs` and never holds it up.
+//! It waits for nothing but the engine. What reads files, this machine's tables or the network runs beside it in
+//! `jobs`, and comes back as a [`Job`].
 
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::changes::{Changes, Prepared};
 use super::desired::{Desired, Entry};
 use super::dns::{self, DnsTable, Resolver};
 use super::handle::{Handle, Incoming, ServiceCall};
+use super::known::{Holders, Known};
+use super::lookups::Lookups;
 use super::profile::OpenedProfile;
-use super::reconcile::Told;
 use super::resolve::addresses_for;
 use super::subscribers::{Processes, Snapshot, Subscriber};
 use crate::docker::{self, DockerView, Endpoint, EndpointError};
 use crate::forward::context::Addresses;
-use crate::forward::engine::{self, Engine, MappingStatus};
-
+use crate::forward::engine::{self, Engine};
 use crate::forward::registry::Registry;
-use crate::host;
 use crate::host::addresses::OwnAddresses;
 use crate::model::container::DockerState;
-use crate::model::event::{ConnectionState, EventKind};
-use crate::model::id::{ConnectionId, MappingId};
-use crate::model::mapping::{Protocol, TargetHost};
+use crate::model::event::EventKind;
+use crate::model::id::MappingId;
+use crate::model::mapping::TargetHost;
 use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 use crate::model::update::Overview;
 
 /// How often the holder of a port that was in use is looked at again: it may have changed hands.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
-/// How long the last events may take to reach a client that reads slowly, before the service ends without it.
+/// How long a change under way, and then the last events to a client that reads slowly, may hold up the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the service starts with.
@@ -81,32 +80,20 @@ pub(super) struct Service {
     subscribers: Vec<Subscriber>,
     has_begun: bool,
     pub(super) is_ready: bool,
-    processes: Processes,
-    processes_asked: HashSet<ConnectionId>,
-    is_asking_processes: bool,
-}
-
-/// What the service knows of a mapping that runs.
-#[derive(Debug)]
-pub(super) struct Known {
-    /// As it was last given to the engine.
-    pub(super) config: Arc<MappingConfig>,
-    pub(super) addresses: Addresses,
-    pub(super) status: MappingStatus,
-    /// Why it is not wholly up, with the holder of its port.
-    pub(super) reason: Option<SafeText>,
-    /// Per listener, the error with the holder of its port.
-    pub(super) errors: Vec<Option<SafeText>>,
-    /// What events have said of it.
-    pub(super) told: Told,
+    pub(super) changes: Changes,
+    pub(super) lookups: Lookups,
 }
 
 /// What a job brings back.
 pub(super) enum Job {
     /// It answered its client itself.
     Done,
+    /// A change has done its slow part.
+    Prepared(Box<Prepared>),
+    /// Who holds the ports that mappings miss.
+    Holders(Holders),
     /// Processes of local clients.
-    Processes(Vec<(ConnectionId, SafeText)>),
+    Processes(Processes),
 }
 
 /// Docker, looked for when first needed.
@@ -130,6 +117,12 @@ impl Running {
         Self { handle, drain, task }
     }
 
+    /// One whose task is another, for tests of what happens when it ends.
+    #[cfg(test)]
+    pub(crate) fn of(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { handle: Handle::channel().0, drain: watch::channel(None).0, task: [task].into_iter().collect() }
+    }
+
     /// For clients.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -143,7 +136,9 @@ impl Running {
 
     /// Returns when the service has ended by itself, which it never should.
     pub async fn ended(&mut self) {
-        self.task.join_next().await;
+        if let Some(Err(error)) = self.task.join_next().await {
+            tracing::error!(%error, "the service has ended");
+        }
     }
 }
 
@@ -171,9 +166,8 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         subscribers: Vec::new(),
         has_begun: false,
         is_ready: false,
-        processes: HashMap::new(),
-        processes_asked: HashSet::new(),
-        is_asking_processes: false,
+        changes: Changes::default(),
+        lookups: Lookups::default(),
     };
     service.first_state(options.session);
     if options.always_docker {
@@ -186,27 +180,27 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
     loop {
         let next_sample = service.subscribers.iter().map(Subscriber::next_sample).min();
         tokio::select! {
-            Some(call) = incoming.recv() => match call {
+            Some(call) = incoming.recv(), if service.changes.has_room() => match call {
                 ServiceCall::Subscribe { interest, updates } => {
                     service.subscribers.push(Subscriber::new(interest, updates, &service.registry));
                     service.begin().await;
                 }
                 ServiceCall::Request { call, reply } => {
                     service.begin().await;
-                    service.serve(call, reply).await;
+                    service.serve(call, reply);
                 }
             },
-            Some(notice) = notices.recv() => service.noticed(notice).await,
+            Some(notice) = notices.recv() => service.noticed(notice),
             () = next_change(&mut service.docker.view) => service.docker_changed(),
             () = next_change(&mut service.dns) => service.addresses_changed(),
-            Some(()) = OpenedProfile::changed(service.profile.as_mut()) => service.file_changed().await,
+            Some(()) = OpenedProfile::changed(service.profile.as_mut()) => service.file_changed(),
             Some(message) = warnings.recv() => service.registry.tell(|| EventKind::Warning { message }),
             () = registry.event_told() => service.flush(),
             () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
                 service.sample();
             }
-            _ = look_again.tick() => service.look_again().await,
-            Some(job) = service.jobs.join_next() => service.job_done(job.unwrap_or(Job::Done)),
+            _ = look_again.tick() => service.look_again(),
+            Some(job) = service.jobs.join_next() => service.job_done(job).await,
             Ok(()) = drain_asked.changed(), if stopping.is_empty() => {
                 let drain = drain_asked.borrow_and_update().unwrap_or_default();
                 if let Some(engine) = service.engine.take() {
@@ -265,13 +259,13 @@ impl Service {
         self.addresses_changed();
     }
 
-    fn job_done(&mut self, job: Job) {
+    async fn job_done(&mut self, job: Result<Job, JoinError>) {
         match job {
-            Job::Done => {}
-            Job::Processes(found) => {
-                self.is_asking_processes = false;
-                self.processes.extend(found);
-            }
+            Ok(Job::Done) => {}
+            Ok(Job::Prepared(prepared)) => self.prepared(*prepared).await,
+            Ok(Job::Holders(found)) => self.holders_found(&found),
+            Ok(Job::Processes(found)) => self.processes_found(found),
+            Err(error) => tracing::error!(%error, "a job of the service has failed"),
         }
     }
 
@@ -303,7 +297,7 @@ impl Service {
             self.ask_processes(&snapshot);
         }
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.next_sample() <= now) {
-            subscriber.sample(now, &snapshot, &self.registry, &self.processes);
+            subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);
         }
     }
 
@@ -317,41 +311,25 @@ impl Service {
                 docker: self.docker.state(),
                 undo: self.desired.undo_label().cloned(),
                 descriptors: self.engine.as_ref().map(Engine::descriptors),
+                is_ready: self.is_ready,
             },
             mappings: self.mapping_rows(),
             open: self.registry.open_connections(),
         }
     }
 
-    /// Looks up the processes of new local clients, in one pass and one at a time.
-    fn ask_processes(&mut self, snapshot: &Snapshot) {
-        if self.processes_asked.len() > snapshot.open.len() * 2 + 64 {
-            let open: HashSet<_> = snapshot.open.iter().map(|record| record.id).collect();
-            self.processes_asked.retain(|id| open.contains(id));
-            self.processes.retain(|id, _| open.contains(id));
-        }
-        if self.is_asking_processes {
-            return;
-        }
-        let new: Vec<_> = snapshot
-            .open
-            .iter()
-            .filter(|record| record.state().0 != ConnectionState::Closed && self.own.contains(record.client.ip()))
-            .filter(|record| self.processes_asked.insert(record.id))
-            .map(|record| (record.id, record.client, record.listener, record.protocol()))
-            .collect();
-        if new.is_empty() {
-            return;
-        }
-        self.is_asking_processes = true;
-        self.jobs.spawn(async move {
-            let found = tokio::task::spawn_blocking(move || processes(&new)).await;
-            Job::Processes(found.unwrap_or_default())
-        });
-    }
-
     /// The engine has ended: tell the last events and leave.
     async fn end(mut self) {
+        // Who asked for a change before the end gets it.
+        let changes = async {
+            while !self.changes.is_idle()
+                && let Some(job) = self.jobs.join_next().await
+            {
+                self.job_done(job).await;
+            }
+        };
+        // Out of patience, what is half saved is saved whole or not at all.
+        let _ = tokio::time::timeout(LAST_WORDS, changes).await;
         let deadline = Instant::now() + LAST_WORDS;
         self.sample_all();
         let at_ms = self.registry.now_ms();
@@ -372,7 +350,7 @@ impl Service {
         let now = Instant::now();
         let snapshot = self.snapshot();
         for subscriber in &mut self.subscribers {
-            subscriber.sample(now, &snapshot, &self.registry, &self.processes);
+            subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);
         }
     }
 }
@@ -410,19 +388,6 @@ impl DockerWatch {
         self.cancel.cancel();
         while self.task.join_next().await.is_some() {}
     }
-}
-
-/// The processes of local clients, as far as they can be seen.
-fn processes(new: &[(ConnectionId, SocketAddr, SocketAddr, Protocol)]) -> Vec<(ConnectionId, SafeText)> {
-    let mut found = Vec::new();
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let of_protocol: Vec<_> = new.iter().filter(|(.., of)| *of == protocol).collect();
-        let pairs: Vec<_> = of_protocol.iter().map(|(_, client, listener, _)| (*client, *listener)).collect();
-        // Without an answer the column stays empty: it is help, not a duty.
-        let names = host::processes::clients(protocol, &pairs).unwrap_or_default();
-        found.extend(of_protocol.iter().zip(names).filter_map(|((id, ..), name)| Some((*id, name?))));
-    }
-    found
 }
 
 impl std::fmt::Debug for Service {

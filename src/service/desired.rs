@@ -83,6 +83,15 @@ impl Desired {
         self.replace(entries);
     }
 
+    /// All mappings belong in the profile from now on, those that undo brings back included.
+    pub(crate) fn keep_session(&mut self) {
+        let history = self.undo.iter_mut().flat_map(|(_, entries)| entries);
+        for entry in self.entries.iter_mut().chain(history) {
+            entry.is_session = false;
+        }
+        self.revision.0 += 1;
+    }
+
     fn replace(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
         self.revision.0 += 1;
         std::mem::replace(&mut self.entries, entries)
@@ -90,13 +99,13 @@ impl Desired {
 
     /// What belongs in the profile file.
     pub(crate) fn profile(entries: &[Entry]) -> Profile {
-        Profile {
-            mappings: entries
-                .iter()
-                .filter(|entry| !entry.is_session)
-                .map(|entry| MappingConfig::clone(&entry.config))
-                .collect(),
-        }
+        let kept = entries.iter().filter(|entry| !entry.is_session);
+        Profile { mappings: kept.map(|entry| MappingConfig::clone(&entry.config)).collect() }
+    }
+
+    /// The same with the mappings of the session.
+    pub(crate) fn everything(entries: &[Entry]) -> Profile {
+        Profile { mappings: entries.iter().map(|entry| MappingConfig::clone(&entry.config)).collect() }
     }
 
     /// Gives the mappings of a file the ids of those that run: matched by listener and protocol, then by name,
@@ -179,6 +188,17 @@ mod tests {
         let mut desired = desired(&[("a", "8001:192.0.2.1:80")]);
         let entries = desired.matched(vec![config("b", "8003:192.0.2.1:80"), config("a", "8002:192.0.2.1:80")]);
         assert_eq!(entries.iter().map(|entry| entry.id.0).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn what_is_kept_for_good_is_kept_by_undo_too() {
+        let mut desired = desired(&[("a", "8001:192.0.2.1:80")]);
+        let session: Vec<Entry> = desired.entries().iter().map(|e| Entry { is_session: true, ..e.clone() }).collect();
+        desired.reset(session);
+        desired.change("delete a".into(), Vec::new());
+        desired.keep_session();
+        desired.undo();
+        assert_eq!(Desired::profile(desired.entries()).mappings.len(), 1);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! The owner of engine, profile, resolver and Docker; clients hold a [`Handle`].
 //!
-//! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`requests`]
-//! carries out what clients ask, [`subscribers`] tells each of them what changed since it last looked.
+//! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
+//! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
+//! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables.
 
+mod changes;
 mod core;
 mod desired;
 pub mod dns;
 mod handle;
+mod known;
+mod lookups;
 mod profile;
 mod reconcile;
 mod requests;

@@ -21,9 +21,21 @@ pub struct OpenedProfile {
     /// There was a file when it was opened.
     existed: bool,
     changes: mpsc::Receiver<FileChange>,
-    problem: Option<SafeText>,
-    _watch: Watch,
+    standing: Standing,
+    watch: Watch,
     _claim: Claim,
+}
+
+/// How the file stands against what runs.
+#[derive(Debug, Default)]
+enum Standing {
+    /// It says what runs.
+    #[default]
+    Same,
+    /// It was deleted.
+    Gone,
+    /// It holds an edit by hand that cannot be applied; the first problem and how many more there are.
+    Refused(SafeText),
 }
 
 /// A profile that was only read.
@@ -47,13 +59,11 @@ pub enum OpenError {
 }
 
 /// Why a change was not written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(super) enum SaveFailure {
     /// Somebody changed the file since it was read.
-    #[error("the file was changed by somebody else in the meantime")]
     ChangedOnDisk,
     /// The reason, with what was tried.
-    #[error("{0}")]
     Other(SafeText),
 }
 
@@ -71,7 +81,7 @@ impl OpenedProfile {
         let (sender, changes) = mpsc::channel(1);
         let watch = store.watch(sender).map_err(|error| OpenError::Invalid(error.problems()))?;
         let (mappings, existed) = (loaded.profile.mappings, loaded.exists);
-        Ok(Self { store, mappings, existed, changes, problem: None, _watch: watch, _claim: claim })
+        Ok(Self { store, mappings, existed, changes, standing: Standing::Same, watch, _claim: claim })
     }
 
     /// Whether it is the profile of that name.
@@ -89,7 +99,7 @@ impl OpenedProfile {
         Ok(ReadProfile { path: store.shown_path(), exists: loaded.exists, mappings: loaded.profile.mappings })
     }
 
-    /// The mappings as last read.
+    /// The mappings as they were when it was opened.
     pub fn mappings(&self) -> &[MappingConfig] {
         &self.mappings
     }
@@ -102,7 +112,12 @@ impl OpenedProfile {
                 self.store.path().file_name().map(|name| SafeText::new(&name.to_string_lossy())).unwrap_or_default()
             }
         };
-        ProfileStatus { name, path: self.store.shown_path(), problem: self.problem.clone() }
+        let problem = match &self.standing {
+            Standing::Same => None,
+            Standing::Gone => Some("the file is gone; the next change writes it again".into()),
+            Standing::Refused(why) => Some(SafeText::new(&format!("not applied: {why}"))),
+        };
+        ProfileStatus { name, path: self.store.shown_path(), problem }
     }
 
     /// Waits until somebody else changes the file; for ever without a profile.
@@ -114,53 +129,63 @@ impl OpenedProfile {
     }
 
     /// Writes what the desired state is to be.
-    pub(super) async fn save(&mut self, profile: Profile) -> Result<(), SaveFailure> {
+    pub(super) fn saving(&self, profile: Profile) -> impl Future<Output = Result<(), SaveFailure>> + Send + 'static {
         let store = self.store.clone();
-        match spawn_blocking(move || store.save(&profile)).await {
-            Ok(Ok(())) => {
-                self.problem = None;
-                Ok(())
+        async move {
+            match spawn_blocking(move || store.save(&profile)).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(SaveError::StaleOnDisk { .. })) => Err(SaveFailure::ChangedOnDisk),
+                Ok(Err(error)) => Err(SaveFailure::Other(SafeText::new(&error.to_string()))),
+                Err(_) => Err(SaveFailure::Other("saving was interrupted".into())),
             }
-            Ok(Err(SaveError::StaleOnDisk { .. })) => Err(SaveFailure::ChangedOnDisk),
-            Ok(Err(error)) => Err(SaveFailure::Other(SafeText::new(&error.to_string()))),
-            Err(_) => Err(SaveFailure::Other("saving was interrupted".into())),
         }
     }
 
-    /// Reads the file again. `None` when it is gone: what runs goes on, and the next change writes it anew.
-    ///
-    /// # Errors
-    /// Every problem; what runs goes on.
-    pub(super) async fn reload(&mut self) -> Result<Option<Vec<MappingConfig>>, Problems> {
+    /// Reads the file again; `None` when it is gone. The error is every problem.
+    pub(super) fn reading(
+        &self,
+    ) -> impl Future<Output = Result<Option<Vec<MappingConfig>>, Problems>> + Send + 'static {
         let store = self.store.clone();
-        let loaded = spawn_blocking(move || store.load(&own_ips())).await;
-        match loaded {
-            Ok(Ok(loaded)) if !loaded.exists => {
-                self.problem = Some("the file is gone; the next change writes it again".into());
-                Ok(None)
+        async move {
+            match spawn_blocking(move || store.load(&own_ips())).await {
+                Ok(Ok(loaded)) => Ok(loaded.exists.then_some(loaded.profile.mappings)),
+                Ok(Err(error)) => Err(error.problems()),
+                Err(_) => Err(vec![Problem::new("", "reading was interrupted")]),
             }
-            Ok(Ok(loaded)) => {
-                self.problem = None;
-                self.mappings.clone_from(&loaded.profile.mappings);
-                Ok(Some(loaded.profile.mappings))
-            }
-            Ok(Err(error)) => {
-                let problems = error.problems();
-                self.refuse(&problems);
-                Err(problems)
-            }
-            Err(_) => Err(vec![Problem::new("", "reading was interrupted")]),
         }
     }
 
-    /// The file as it stands is not what runs.
-    pub(super) fn refuse(&mut self, problems: &[Problem]) {
+    /// The file says what runs: it was written, or read and applied.
+    pub(super) fn is_applied(&mut self) {
+        self.standing = Standing::Same;
+    }
+
+    /// The file is gone: what runs goes on, and the next change writes it anew.
+    pub(super) fn is_gone(&mut self) {
+        self.standing = Standing::Gone;
+    }
+
+    /// The file as it stands cannot be applied: what runs goes on. Answers with the reason in one line.
+    pub(super) fn refuse(&mut self, problems: &[Problem]) -> SafeText {
         let first = problems.first().map(ToString::to_string).unwrap_or_default();
         let more = match problems.len() {
             0 | 1 => String::new(),
             n => format!(" (and {} more)", n - 1),
         };
-        self.problem = Some(SafeText::new(&format!("not applied: {first}{more}")));
+        let why = SafeText::new(&format!("{first}{more}"));
+        self.standing = Standing::Refused(why.clone());
+        why
+    }
+
+    /// Whether the file holds an edit by hand that could not be applied. Until it is mended there, nothing may be
+    /// written: it would be lost.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.standing, Standing::Refused(_))
+    }
+
+    /// Closes it. Others may run it at once; its watch ends when the value returned is dropped, which blocks.
+    pub(super) fn close(self) -> impl Send + 'static {
+        self.watch
     }
 
     /// Opens a profile by its name.
@@ -168,14 +193,20 @@ impl OpenedProfile {
         spawn_blocking(move || Self::open_blocking(ProfileSource::Named(name))).await.unwrap_or_else(|_| interrupted())
     }
 
-    /// Opens a profile that is not there yet.
-    pub(super) async fn create_named(name: String) -> Result<Self, OpenError> {
-        let opened = Self::open_named(name).await?;
-        if opened.existed {
-            let path = opened.store.shown_path();
-            return Err(OpenError::Failed(SafeText::new(&format!("{path} is there already: choose another name"))));
-        }
-        Ok(opened)
+    /// Writes a profile that is not there yet, and opens it.
+    pub(super) async fn create_named(name: String, profile: Profile) -> Result<Self, OpenError> {
+        spawn_blocking(move || {
+            let failed = |message: String| OpenError::Failed(SafeText::new(&message));
+            let opened = Self::open_blocking(ProfileSource::Named(name))?;
+            if opened.existed {
+                let path = opened.store.shown_path();
+                return Err(failed(format!("{path} is there already: choose another name")));
+            }
+            opened.store.save(&profile).map_err(|error| failed(format!("not saved: {error}")))?;
+            Ok(opened)
+        })
+        .await
+        .unwrap_or_else(|_| interrupted())
     }
 
     /// The names of this user's profiles.

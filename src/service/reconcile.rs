@@ -4,19 +4,18 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::core::{Known, Service};
+use super::core::Service;
 use super::desired::Entry;
+use super::known::Known;
 use crate::forward::context::Addresses;
-use crate::forward::engine::{ListenError, Notice};
-
-use crate::host;
+use crate::forward::engine::Notice;
 use crate::host::addresses::OwnAddresses;
 use crate::model::cycle;
 use crate::model::event::{EventKind, MappingState};
 use crate::model::id::MappingId;
 use crate::model::mapping::{Mapping, TargetHost};
 use crate::model::untrusted::SafeText;
-use crate::model::update::{ListenerRow, MappingRow};
+use crate::model::update::MappingRow;
 
 impl Service {
     /// Makes the engine run the desired state. What is the same in both is not touched.
@@ -46,16 +45,18 @@ impl Service {
         for entry in changed {
             self.apply(entry, route(entry)).await;
             let Some(known) = self.known.get(&entry.id) else { return };
-            if known.status.listeners.iter().any(|listener| matches!(listener.error, Some(ListenError::InUse { .. }))) {
-                busy.push(entry.clone());
+            if known.missed().next().is_some() {
+                busy.push(entry);
             }
         }
         // Two mappings that changed places: the port that the first one missed is free now.
         for entry in busy {
-            self.apply(&entry, route(&entry)).await;
+            self.apply(entry, route(entry)).await;
         }
+        // A mapping that stayed may lead elsewhere now: out of a circle, or into one.
+        self.readdress(routes);
         for entry in &entries {
-            self.tell_status(entry.id).await;
+            self.tell_status(entry.id);
         }
         self.tell_ready();
     }
@@ -71,14 +72,15 @@ impl Service {
     async fn apply(&mut self, entry: &Entry, addresses: Addresses) {
         let Some(engine) = &self.engine else { return };
         let status = engine.apply(entry.id, Arc::clone(&entry.config), addresses.clone()).await;
-        let (reason, errors, told) = match self.known.remove(&entry.id) {
+        let config = Arc::clone(&entry.config);
+        match self.known.get_mut(&entry.id) {
             // What was told of the listeners stays told where they stayed.
-            Some(known) => (known.reason, known.errors, Some(known.told)),
-            None => (None, Vec::new(), None),
-        };
-        let told = told.unwrap_or_default();
-        self.known
-            .insert(entry.id, Known { config: Arc::clone(&entry.config), addresses, status, reason, errors, told });
+            Some(known) => {
+                (known.config, known.addresses) = (config, addresses);
+                known.set_status(status);
+            }
+            None => drop(self.known.insert(entry.id, Known::new(config, addresses, status))),
+        }
     }
 
     /// Where each mapping's connections go now; refused where they would come back to it.
@@ -117,7 +119,11 @@ impl Service {
 
     /// Docker or DNS says something new: the engine hears it where it matters.
     pub(super) fn addresses_changed(&mut self) {
-        let mut routes = self.routes();
+        let routes = self.routes();
+        self.readdress(routes);
+    }
+
+    fn readdress(&mut self, mut routes: HashMap<MappingId, Addresses>) {
         for entry in self.desired.entries().to_vec() {
             let Some(addresses) = routes.remove(&entry.id) else { continue };
             let Some(known) = self.known.get_mut(&entry.id) else { continue };
@@ -148,15 +154,11 @@ impl Service {
     }
 
     /// The engine says something of a mapping.
-    pub(super) async fn noticed(&mut self, notice: Notice) {
+    pub(super) fn noticed(&mut self, notice: Notice) {
         match notice {
-            Notice::Changed(status) => {
-                let id = status.id;
-                if let Some(known) = self.known.get_mut(&id) {
-                    known.status = status;
-                    self.tell_status(id).await;
-                    self.tell_ready();
-                }
+            Notice::Changed(id) => {
+                self.observe(id);
+                self.tell_ready();
             }
             Notice::TargetFailed(id) => {
                 if let Some(name) = self.desired.entry(id).and_then(|entry| dns_name(&entry.config.mapping)) {
@@ -174,82 +176,43 @@ impl Service {
         }
     }
 
-    /// Makes events out of what changed in a mapping's status since they were last made.
-    async fn tell_status(&mut self, id: MappingId) {
-        let Some(known) = self.known.get(&id) else { return };
-        let status = known.status.clone();
-        let mut errors = Vec::with_capacity(status.listeners.len());
-        for listener in &status.listeners {
-            errors.push(match &listener.error {
-                Some(error) => Some(explained(error).await),
-                None => None,
-            });
+    /// Takes in a mapping's status as it is now, and tells what is new.
+    fn observe(&mut self, id: MappingId) {
+        let status = self.engine.as_ref().and_then(|engine| engine.status_of(id));
+        if let (Some(status), Some(known)) = (status, self.known.get_mut(&id)) {
+            known.set_status(status);
+            self.tell_status(id);
         }
-        let reason = errors
-            .iter()
-            .flatten()
-            .next()
-            .cloned()
-            .or_else(|| status.reason.as_ref().map(|reason| SafeText::new(&reason.to_string())));
+    }
+
+    /// Says by events what is new of a mapping, once it is known who holds the ports that it misses.
+    pub(super) fn tell_status(&mut self, id: MappingId) {
         let Some(known) = self.known.get_mut(&id) else { return };
-        let (name, mapping) = (known.config.name.clone(), known.config.mapping.clone());
-        let mut events = Vec::new();
-        for (listener, error) in status.listeners.iter().zip(&errors) {
-            let told = (listener.wanted.clone(), listener.bound.is_some(), error.clone());
-            if known.told.listeners.contains(&told) {
-                continue;
-            }
-            if listener.bound.is_some() {
-                events.push(EventKind::Listening {
-                    mapping: name.clone(),
-                    listener: listener.wanted.clone(),
-                    protocol: mapping.protocol,
-                    target: mapping.target.to_string(),
-                });
-            } else if let Some(error) = error {
-                events.push(EventKind::MappingFailed {
-                    mapping: name.clone(),
-                    listener: listener.wanted.clone(),
-                    error: error.clone(),
-                });
-            }
+        if known.is_unexplained() {
+            self.ask_holders();
+            return;
         }
-        known.told.listeners = status
-            .listeners
-            .iter()
-            .zip(&errors)
-            .map(|(listener, error)| (listener.wanted.clone(), listener.bound.is_some(), error.clone()))
-            .collect();
-        if known.told.state != Some((status.state, reason.clone())) {
-            // A mapping that simply came up has said so by `listening`.
-            if known.told.state.is_some() || status.state != MappingState::Up {
-                events.push(EventKind::MappingState { mapping: name, state: status.state, reason: reason.clone() });
-            }
-            known.told.state = Some((status.state, reason.clone()));
-        }
-        known.reason = reason;
-        known.errors = errors;
-        for event in events {
+        for event in known.news() {
             self.registry.tell(|| event);
         }
     }
 
-    /// Who holds a port that a mapping misses may be another process by now.
-    pub(super) async fn look_again(&mut self) {
-        let is_busy = |known: &&Known| {
-            known.status.listeners.iter().any(|listener| matches!(listener.error, Some(ListenError::InUse { .. })))
-        };
-        let busy: Vec<MappingId> = self.known.values().filter(is_busy).map(|known| known.status.id).collect();
-        for id in busy {
-            self.tell_status(id).await;
+    /// Looks at everything again: a port may have changed hands, and a notice may have been dropped.
+    pub(super) fn look_again(&mut self) {
+        for id in self.known.keys().copied().collect::<Vec<_>>() {
+            self.observe(id);
         }
+        self.tell_ready();
+        self.ask_holders();
     }
 
     /// Says `ready`, once, when every enabled mapping has bound or failed.
-    fn tell_ready(&mut self) {
+    pub(super) fn tell_ready(&mut self) {
         let enabled = || self.desired.entries().iter().filter(|entry| entry.config.enabled);
-        let state =
-            |entry: &Entry| self.known.get(&entry.id).map_or(MappingState::Starting, |known| known.status.state);
+        let state = |entry: &Entry| match self.known.get(&entry.id) {
+            Some(known) if !known.is_unexplained() => known.status().state,
+            _ => MappingState::Starting,
+        };
         if self.is_ready || enabled().any(|entry| state(entry) == MappingState::Starting) {
             return;
         }
@@ -262,43 +225,9 @@ impl Service {
     pub(super) fn mapping_rows(&self) -> Vec<MappingRow> {
         let known: Vec<_> =
             self.desired.entries().iter().filter_map(|entry| Some((entry, self.known.get(&entry.id)?))).collect();
-        let meters: Vec<_> = known.iter().map(|(_, known)| Arc::clone(&known.status.meter)).collect();
+        let meters: Vec<_> = known.iter().map(|(_, known)| Arc::clone(&known.status().meter)).collect();
         let totals = self.registry.totals_of(&meters);
-        known.into_iter().zip(totals).map(|((entry, known), counts)| row(entry, known, counts)).collect()
-    }
-}
-
-fn row(entry: &Entry, known: &Known, counts: crate::forward::meter::Counts) -> MappingRow {
-    let meter = &known.status.meter;
-    let (connections, connections_total, errors) = meter.connections();
-    MappingRow {
-        id: entry.id,
-        name: entry.config.name.clone(),
-        mapping: entry.config.mapping.clone(),
-        written: entry.config.to_written(),
-        is_session: entry.is_session,
-        state: known.status.state,
-        reason: known.reason.clone(),
-        listeners: known
-            .status
-            .listeners
-            .iter()
-            .zip(known.errors.iter().cloned().chain(std::iter::repeat(None)))
-            .map(|(listener, error)| ListenerRow {
-                family: listener.family,
-                address: listener.wanted.clone(),
-                bound: listener.bound,
-                error,
-            })
-            .collect(),
-        target_addresses: known.addresses.ips(),
-        connections,
-        connections_total,
-        errors,
-        bytes_in: counts.bytes_in,
-        bytes_out: counts.bytes_out,
-        last_result: meter.last_result(),
-        connect_p50_us: meter.connect_p50_us(),
+        known.into_iter().zip(totals).map(|((entry, known), counts)| known.row(entry, counts)).collect()
     }
 }
 
@@ -307,23 +236,4 @@ fn dns_name(mapping: &Mapping) -> Option<String> {
         TargetHost::Dns(name) => Some(name.clone()),
         _ => None,
     }
-}
-
-/// The engine's error with what only this machine knows: who holds the port.
-async fn explained(error: &ListenError) -> SafeText {
-    let text = error.to_string();
-    let ListenError::InUse { address, protocol } = error else { return SafeText::new(&text) };
-    let (address, protocol) = (*address, *protocol);
-    let looked = tokio::task::spawn_blocking(move || host::holders::holder_of(address, protocol)).await;
-    match looked.ok().and_then(Result::ok).flatten() {
-        Some(conflict) => SafeText::new(&format!("{text} by {}", conflict.holder)),
-        None => SafeText::new(&text),
-    }
-}
-
-/// Keeps what was told apart from what is.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Told {
-    pub(super) listeners: Vec<(String, bool, Option<SafeText>)>,
-    pub(super) state: Option<(MappingState, Option<SafeText>)>,
 }

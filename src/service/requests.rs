@@ -1,23 +1,21 @@
-//! Carries out what clients ask.
-//!
-//! A change of the desired state is checked as a whole, written to the profile, and only then made: a refused
-//! or failed request has changed nothing.
+//! Answers what clients ask, and plans the changes that they ask for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 
+use super::changes::{Change, History, Plan, ReplyTo};
 use super::core::{Job, Service};
-use super::desired::{Desired, Entry, checked};
-use super::profile::{OpenError, OpenedProfile, SaveFailure};
+use super::desired::{Entry, checked};
+use super::profile::{OpenError, OpenedProfile};
 use crate::forward::context::Addresses;
 use crate::host;
+use crate::model::count::count;
 use crate::model::event::CloseReason;
-use crate::model::id::MappingId;
+use crate::model::id::{ConnectionId, MappingId};
 use crate::model::mapping::{HostPort, Listen, Protocol, Target};
 use crate::model::problem::Problem;
 use crate::model::profile::{MappingConfig, WrittenMapping};
@@ -28,56 +26,65 @@ use crate::model::update::LastOutcome;
 /// How long one address may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Answer = Result<Reply, RequestError>;
+pub(super) type Answer = Result<Reply, RequestError>;
 
 impl Service {
-    /// Carries out a call and answers it; what only looks is answered by a job.
-    pub(super) async fn serve(&mut self, call: Call, reply: oneshot::Sender<Answer>) {
-        if call.expected.is_some_and(|expected| expected != self.desired.revision()) {
-            let _ = reply.send(Err(RequestError::Stale { current: self.desired.revision() }));
+    /// Answers a call, now, by a job, or when its change has been made.
+    pub(super) fn serve(&mut self, call: Call, reply: ReplyTo) {
+        if let Err(stale) = self.current(&call) {
+            let _ = reply.send(Err(stale));
             return;
         }
-        // A client that no longer waits makes `send` fail; the change stands all the same.
-        match call.request {
-            Request::WhoHolds { listen, protocol, except } => self.who_holds(listen, protocol, except, reply),
-            Request::Probe { target, protocol } => self.probe(target, protocol, reply),
+        let answer = match &call.request {
+            Request::WhoHolds { listen, protocol, except } => {
+                return self.who_holds(listen.clone(), *protocol, *except, reply);
+            }
+            Request::Probe { target, protocol } => return self.probe(target.clone(), *protocol, reply),
+            Request::Profiles => return self.profiles(reply),
             Request::Containers => {
                 self.docker.need();
-                let _ = reply.send(Ok(self.containers()));
+                Ok(self.containers())
             }
-            other => {
-                let answer = self.change(other).await;
-                let _ = reply.send(answer);
-            }
+            Request::Validate { mapping, replaces } => self.validate(mapping, *replaces),
+            Request::Kill { id } => self.kill(*id),
+            Request::OpenProfile { name } if self.is_open(name) => Ok(done(Vec::new(), &format!("{name} is open"))),
+            _ => return self.change(call, reply),
+        };
+        // A client that no longer waits makes this fail.
+        let _ = reply.send(answer);
+    }
+
+    /// Refuses a call that was made from another state than the one that stands.
+    pub(super) fn current(&self, call: &Call) -> Result<(), RequestError> {
+        let current = self.desired.revision();
+        match call.expected {
+            Some(expected) if expected != current => Err(RequestError::Stale { current }),
+            _ => Ok(()),
         }
     }
 
-    async fn change(&mut self, request: Request) -> Answer {
-        match request {
-            Request::Add { mapping, even_if_busy } => self.add(&mapping, even_if_busy).await,
-            Request::Edit { id, mapping, even_if_busy } => self.edit(id, &mapping, even_if_busy).await,
-            Request::Remove { ids } => self.remove(&ids).await,
-            Request::Start { ids } => self.enable(&ids, true).await,
-            Request::Stop { ids } => self.enable(&ids, false).await,
-            Request::Kill { id } => {
-                if self.registry.kill(id, CloseReason::Killed) {
-                    Ok(done(Vec::new(), &format!("reset connection {id}")))
-                } else {
-                    Err(RequestError::NotFound { what: SafeText::new(&format!("connection {id}")) })
-                }
-            }
-            Request::Undo => self.undo().await,
-            Request::OpenProfile { name } => self.open_profile(&name).await,
-            Request::SaveAs { name } => self.save_as(&name).await,
-            Request::Profiles => self.profiles().await,
-            Request::Validate { mapping, replaces } => self.validate(&mapping, replaces),
-            Request::WhoHolds { .. } | Request::Probe { .. } | Request::Containers => {
-                unreachable!("answered by `serve`")
-            }
-        }
+    /// What a request for a change comes to, if it is valid.
+    pub(super) fn plan(&mut self, request: Request) -> Result<Plan, RequestError> {
+        let change = match request {
+            Request::Add { mapping, even_if_busy } => self.add(&mapping, even_if_busy)?,
+            Request::Edit { id, mapping, even_if_busy } => self.edit(id, &mapping, even_if_busy)?,
+            Request::Remove { ids } => self.remove(ids)?,
+            Request::Start { ids } => self.enable(ids, true)?,
+            Request::Stop { ids } => self.enable(ids, false)?,
+            Request::Undo => self.undo()?,
+            Request::OpenProfile { name } => return Ok(Plan::Open(name)),
+            Request::SaveAs { name } => return Ok(Plan::SaveAs(name)),
+            Request::Kill { .. }
+            | Request::Profiles
+            | Request::Validate { .. }
+            | Request::WhoHolds { .. }
+            | Request::Probe { .. }
+            | Request::Containers => unreachable!("answered by `serve`"),
+        };
+        Ok(Plan::Make(change))
     }
 
-    async fn add(&mut self, mapping: &WrittenMapping, even_if_busy: bool) -> Answer {
+    fn add(&mut self, mapping: &WrittenMapping, even_if_busy: bool) -> Result<Change, RequestError> {
         let config = MappingConfig::from_written(mapping).map_err(invalid)?;
         let id = self.desired.fresh_id();
         let mut entries = self.desired.entries().to_vec();
@@ -86,186 +93,106 @@ impl Service {
         let is_session = self.profile.is_none();
         entries.insert(if is_session { entries.len() } else { at }, Entry { id, config: Arc::new(config), is_session });
         let entries = self.checked(entries)?;
-        let config = Arc::clone(&entries.iter().find(|entry| entry.id == id).ok_or_else(lost)?.config);
-        if config.enabled && !even_if_busy {
-            self.refuse_busy(&config, None).await?;
-        }
-        self.commit(&format!("add {}", config.name), entries).await?;
+        let config = config_of(&entries, id)?;
         let who = if config.mapping.is_exposed() {
             "other machines can connect"
         } else {
             "only this machine can connect; e opens it to the network"
         };
-        Ok(done(vec![id], &format!("added {}: {who}", config.name)))
+        Ok(Change {
+            port: (config.enabled && !even_if_busy).then(|| self.port(&config, None)).flatten(),
+            history: History::New(SafeText::new(&format!("add {}", config.name))),
+            message: format!("added {}: {who}", config.name),
+            ids: vec![id],
+            entries,
+        })
     }
 
-    async fn edit(&mut self, id: MappingId, mapping: &WrittenMapping, even_if_busy: bool) -> Answer {
+    fn edit(&mut self, id: MappingId, mapping: &WrittenMapping, even_if_busy: bool) -> Result<Change, RequestError> {
         let old = self.desired.entry(id).cloned().ok_or_else(|| no_mapping(id))?;
-        let config = MappingConfig::from_written(mapping).map_err(invalid)?;
+        let config = Arc::new(MappingConfig::from_written(mapping).map_err(invalid)?);
         let mut entries = self.desired.entries().to_vec();
         for entry in entries.iter_mut().filter(|entry| entry.id == id) {
-            entry.config = Arc::new(config.clone());
+            entry.config = Arc::clone(&config);
         }
         let entries = self.checked(entries)?;
-        let config = Arc::clone(&entries.iter().find(|entry| entry.id == id).ok_or_else(lost)?.config);
-        if config == old.config {
-            return Ok(done(vec![id], &format!("{} is unchanged", config.name)));
-        }
+        let config = config_of(&entries, id)?;
         let moves = config.mapping.listen != old.config.mapping.listen
             || config.mapping.protocol != old.config.mapping.protocol
             || !old.config.enabled;
-        if config.enabled && moves && !even_if_busy {
-            self.refuse_busy(&config, Some(id)).await?;
-        }
-        self.commit(&format!("edit {}", config.name), entries).await?;
-        Ok(done(vec![id], &format!("changed {}", config.name)))
+        let is_asked = config.enabled && moves && !even_if_busy;
+        Ok(Change {
+            port: is_asked.then(|| self.port(&config, Some(id))).flatten(),
+            history: History::New(SafeText::new(&format!("edit {}", config.name))),
+            message: format!("changed {}", config.name),
+            ids: vec![id],
+            entries,
+        })
     }
 
-    async fn remove(&mut self, ids: &[MappingId]) -> Answer {
-        let names = self.names(ids)?;
-        let connections: u64 =
-            ids.iter().filter_map(|id| self.known.get(id)).map(|known| known.status.meter.open_connections()).sum();
+    fn remove(&mut self, ids: Vec<MappingId>) -> Result<Change, RequestError> {
+        let names = self.names(&ids)?;
+        let known = ids.iter().filter_map(|id| self.known.get(id));
+        let connections: u64 = known.map(|known| known.status().meter.open_connections()).sum();
         let entries = self.desired.entries().iter().filter(|entry| !ids.contains(&entry.id)).cloned().collect();
-        self.commit(&format!("delete {names}"), entries).await?;
         let dropped = match connections {
             0 => String::new(),
-            1 => " and 1 connection".to_owned(),
-            n => format!(" and {n} connections"),
+            n => format!(" and {}", count(n, "connection")),
         };
-        Ok(done(ids.to_vec(), &format!("deleted {names}{dropped}; u undoes")))
+        Ok(Change {
+            port: None,
+            history: History::New(SafeText::new(&format!("delete {names}"))),
+            message: format!("deleted {names}{dropped}; u undoes"),
+            ids,
+            entries,
+        })
     }
 
-    async fn enable(&mut self, ids: &[MappingId], enabled: bool) -> Answer {
-        let names = self.names(ids)?;
+    fn enable(&mut self, ids: Vec<MappingId>, enabled: bool) -> Result<Change, RequestError> {
+        let names = self.names(&ids)?;
         let mut entries = self.desired.entries().to_vec();
         for entry in entries.iter_mut().filter(|entry| ids.contains(&entry.id)) {
-            let mut config = MappingConfig::clone(&entry.config);
-            config.enabled = enabled;
-            entry.config = Arc::new(config);
+            entry.config = Arc::new(MappingConfig { enabled, ..MappingConfig::clone(&entry.config) });
         }
         let (verb, past) = if enabled { ("start", "started") } else { ("stop", "stopped") };
-        let entries = self.checked(entries)?;
-        self.commit(&format!("{verb} {names}"), entries).await?;
-        Ok(done(ids.to_vec(), &format!("{past} {names}")))
+        Ok(Change {
+            port: None,
+            entries: self.checked(entries)?,
+            history: History::New(SafeText::new(&format!("{verb} {names}"))),
+            message: format!("{past} {names}"),
+            ids,
+        })
     }
 
-    async fn undo(&mut self) -> Answer {
+    fn undo(&mut self) -> Result<Change, RequestError> {
         let Some((label, entries)) = self.desired.undo_target().cloned() else {
             return Err(RequestError::Failed { message: "nothing to undo".into() });
         };
-        self.save(&entries).await?;
-        let before: Vec<MappingId> = self.desired.entries().iter().map(|entry| entry.id).collect();
-        self.desired.undo();
-        self.reconcile().await;
-        let back: Vec<MappingId> = entries.iter().map(|entry| entry.id).filter(|id| !before.contains(id)).collect();
+        let is_new = |id: &MappingId| self.desired.entry(*id).is_none();
+        let back: Vec<MappingId> = entries.iter().map(|entry| entry.id).filter(is_new).collect();
         let note = if back.is_empty() { "" } else { "; connections that were dropped stay so" };
-        Ok(done(back, &format!("undid: {label}{note}")))
+        Ok(Change { port: None, history: History::Back, message: format!("undid: {label}{note}"), ids: back, entries })
     }
 
-    /// Writes and makes a checked state.
-    async fn commit(&mut self, label: &str, entries: Vec<Entry>) -> Result<(), RequestError> {
-        self.save(&entries).await?;
-        self.desired.change(SafeText::new(label), entries);
-        self.reconcile().await;
-        Ok(())
-    }
-
-    async fn save(&mut self, entries: &[Entry]) -> Result<(), RequestError> {
-        let Some(profile) = &mut self.profile else { return Ok(()) };
-        match profile.save(Desired::profile(entries)).await {
-            Ok(()) => Ok(()),
-            Err(SaveFailure::ChangedOnDisk) => {
-                self.file_changed().await;
-                let problem = self.profile.as_ref().and_then(|profile| profile.status().problem);
-                let message = match problem {
-                    None => "the profile was changed by hand in the meantime; that is applied now: repeat".into(),
-                    // Such as "not applied: FILE:3:1: …".
-                    Some(problem) => SafeText::new(&format!(
-                        "nothing changed: the profile was edited by hand and {problem}; mend it, then repeat"
-                    )),
-                };
-                Err(RequestError::Failed { message })
-            }
-            Err(SaveFailure::Other(message)) => {
-                Err(RequestError::Failed { message: SafeText::new(&format!("not saved, nothing changed: {message}")) })
-            }
+    fn kill(&mut self, id: ConnectionId) -> Answer {
+        if self.registry.kill(id, CloseReason::Killed) {
+            Ok(done(Vec::new(), &format!("reset connection {id}")))
+        } else {
+            Err(RequestError::NotFound { what: SafeText::new(&format!("connection {id}")) })
         }
     }
 
-    /// The file was edited by hand: apply it, or say why not and leave what runs alone.
-    pub(super) async fn file_changed(&mut self) {
-        use crate::model::event::EventKind;
-        let Some(profile) = &mut self.profile else { return };
-        match profile.reload().await {
-            Ok(None) => {}
-            Ok(Some(mappings)) => {
-                let old = self.desired.entries().to_vec();
-                let entries = match checked(self.desired.matched(mappings), &self.own_ips()) {
-                    Ok(entries) => entries,
-                    Err(problems) => {
-                        if let Some(profile) = &mut self.profile {
-                            profile.refuse(&problems);
-                        }
-                        self.registry.tell(|| EventKind::ProfileRejected { problems });
-                        return;
-                    }
-                };
-                if entries == old {
-                    return;
-                }
-                let is_new = |entry: &&Entry| !old.iter().any(|before| before.id == entry.id);
-                let added = entries.iter().filter(is_new).count();
-                let removed = old.iter().filter(|before| !entries.iter().any(|entry| entry.id == before.id)).count();
-                let changed = entries
-                    .iter()
-                    .filter(|entry| old.iter().any(|b| b.id == entry.id && b.config != entry.config))
-                    .count();
-                self.desired.change("edit of the file by hand".into(), entries);
-                self.reconcile().await;
-                self.registry.tell(|| EventKind::ProfileApplied { added, changed, removed });
-            }
-            Err(problems) => self.registry.tell(|| EventKind::ProfileRejected { problems }),
-        }
+    fn is_open(&self, name: &str) -> bool {
+        self.profile.as_ref().is_some_and(|profile| profile.is_named(name))
     }
 
-    async fn open_profile(&mut self, name: &str) -> Answer {
-        if self.profile.as_ref().is_some_and(|profile| profile.is_named(name)) {
-            return Ok(done(Vec::new(), &format!("{name} is open")));
-        }
-        let opened = OpenedProfile::open_named(name.to_owned()).await.map_err(open_error)?;
-        self.desired_from(opened).await?;
-        Ok(done(Vec::new(), &format!("opened {name}")))
-    }
-
-    async fn desired_from(&mut self, opened: OpenedProfile) -> Result<(), RequestError> {
-        let entries = self.desired.matched(opened.mappings().to_vec());
-        let entries = self.checked(entries)?;
-        self.profile = Some(opened);
-        self.desired.reset(entries);
-        self.reconcile().await;
-        Ok(())
-    }
-
-    async fn save_as(&mut self, name: &str) -> Answer {
-        let entries: Vec<Entry> =
-            self.desired.entries().iter().cloned().map(|entry| Entry { is_session: false, ..entry }).collect();
-        let mut created = OpenedProfile::create_named(name.to_owned()).await.map_err(open_error)?;
-        created
-            .save(Desired::profile(&entries))
-            .await
-            .map_err(|failure| RequestError::Failed { message: SafeText::new(&format!("not saved: {failure}")) })?;
-        let path = created.status().path;
-        self.profile = Some(created);
-        self.desired.reset(entries);
-        Ok(done(Vec::new(), &format!("saved in {path}")))
-    }
-
-    async fn profiles(&mut self) -> Answer {
-        let names = OpenedProfile::list().await.map_err(open_error)?;
-        Ok(Reply::Profiles {
-            names,
-            open: self.profile.as_ref().map(|profile| profile.status().name.as_str().to_owned()),
-        })
+    fn profiles(&mut self, reply: ReplyTo) {
+        let open = self.profile.as_ref().map(|profile| profile.status().name.as_str().to_owned());
+        self.jobs.spawn(async move {
+            let names = OpenedProfile::list().await;
+            let _ = reply.send(names.map(|names| Reply::Profiles { names, open }).map_err(open_error));
+            Job::Done
+        });
     }
 
     fn validate(&mut self, mapping: &WrittenMapping, replaces: Option<MappingId>) -> Answer {
@@ -276,12 +203,11 @@ impl Service {
             Some(entry) => entry.config = Arc::new(config),
             None => entries.push(Entry { id, config: Arc::new(config), is_session: false }),
         }
-        let entries = self.checked(entries)?;
-        let entry = entries.into_iter().find(|entry| entry.id == id).ok_or_else(lost)?;
+        let config = config_of(&self.checked(entries)?, id)?;
         Ok(Reply::Valid {
-            name: entry.config.name.clone(),
-            notes: vec![SafeText::new(&host::addresses::who_can_connect(&entry.config.mapping.listen.address))],
-            will_be_at: self.own.will_be_at(&entry.config.mapping.listen),
+            name: config.name.clone(),
+            notes: vec![SafeText::new(&host::addresses::who_can_connect(&config.mapping.listen.address))],
+            will_be_at: self.own.will_be_at(&config.mapping.listen),
         })
     }
 
@@ -292,13 +218,7 @@ impl Service {
         Reply::Containers { containers, docker: view.state }
     }
 
-    fn who_holds(
-        &mut self,
-        listen: Listen,
-        protocol: Protocol,
-        except: Option<MappingId>,
-        reply: oneshot::Sender<Answer>,
-    ) {
+    fn who_holds(&mut self, listen: Listen, protocol: Protocol, except: Option<MappingId>, reply: ReplyTo) {
         let own = self.bound_addresses(except);
         self.jobs.spawn(async move {
             let _ = reply.send(port_report(listen, protocol, own).await.map(Reply::Port));
@@ -306,14 +226,11 @@ impl Service {
         });
     }
 
-    /// Refuses a mapping whose port somebody holds, unless that is the mapping that it replaces.
-    async fn refuse_busy(&self, config: &MappingConfig, replaces: Option<MappingId>) -> Result<(), RequestError> {
-        if config.mapping.listen.port == HostPort::Auto {
-            return Ok(());
-        }
-        let own = self.bound_addresses(replaces);
-        let report = port_report(config.mapping.listen.clone(), config.mapping.protocol, own).await?;
-        if report.conflicts.is_empty() { Ok(()) } else { Err(RequestError::PortInUse { report }) }
+    /// What must be free for `config`, but for the listeners of the mapping that it replaces.
+    fn port(&self, config: &MappingConfig, replaces: Option<MappingId>) -> Option<(Listen, Protocol, Vec<SocketAddr>)> {
+        let listen = &config.mapping.listen;
+        (listen.port != HostPort::Auto)
+            .then(|| (listen.clone(), config.mapping.protocol, self.bound_addresses(replaces)))
     }
 
     /// Every address that a mapping's own listeners hold now.
@@ -321,7 +238,7 @@ impl Service {
         let Some(known) = id.and_then(|id| self.known.get(&id)) else { return Vec::new() };
         let count = u16::try_from(known.config.mapping.port_count()).unwrap_or(u16::MAX);
         known
-            .status
+            .status()
             .listeners
             .iter()
             .filter_map(|listener| listener.bound)
@@ -335,7 +252,7 @@ impl Service {
             .collect()
     }
 
-    fn probe(&mut self, target: Target, protocol: Protocol, reply: oneshot::Sender<Answer>) {
+    fn probe(&mut self, target: Target, protocol: Protocol, reply: ReplyTo) {
         let addresses = self.addresses(&target.host);
         self.jobs.spawn(async move {
             let _ = reply.send(Ok(probe(addresses, &target, protocol).await));
@@ -353,12 +270,16 @@ impl Service {
             .map(|id| self.desired.entry(*id).map(|entry| entry.config.name.as_str()).ok_or_else(|| no_mapping(*id)))
             .collect();
         let names = names?;
-        Ok(if names.len() > 3 { format!("{} mappings", names.len()) } else { names.join(", ") })
+        Ok(if names.len() > 3 { count(names.len() as u64, "mapping") } else { names.join(", ") })
     }
 }
 
 /// Who holds the ports of `listen`, leaving out the listeners at `own`.
-async fn port_report(listen: Listen, protocol: Protocol, own: Vec<SocketAddr>) -> Result<PortReport, RequestError> {
+pub(super) async fn port_report(
+    listen: Listen,
+    protocol: Protocol,
+    own: Vec<SocketAddr>,
+) -> Result<PortReport, RequestError> {
     let looked = tokio::task::spawn_blocking(move || host::holders::report(&listen, protocol, &own)).await;
     looked.map_err(|_| RequestError::Gone)?.map_err(|error| RequestError::Failed {
         message: SafeText::new(&format!("cannot read who holds ports: {error}")),
@@ -399,11 +320,11 @@ async fn probe(addresses: Addresses, target: &Target, protocol: Protocol) -> Rep
     Reply::Probed { results, reason: None }
 }
 
-fn done(ids: Vec<MappingId>, message: &str) -> Reply {
+pub(super) fn done(ids: Vec<MappingId>, message: &str) -> Reply {
     Reply::Done { ids, message: SafeText::new(message) }
 }
 
-fn invalid(problems: Vec<Problem>) -> RequestError {
+pub(super) fn invalid(problems: Vec<Problem>) -> RequestError {
     RequestError::Invalid { problems }
 }
 
@@ -411,11 +332,13 @@ fn no_mapping(id: MappingId) -> RequestError {
     RequestError::NotFound { what: SafeText::new(&format!("mapping {id}")) }
 }
 
-fn lost() -> RequestError {
-    RequestError::Failed { message: "the mapping was lost while it was checked".into() }
+/// The mapping of that id, with its name filled in.
+fn config_of(entries: &[Entry], id: MappingId) -> Result<Arc<MappingConfig>, RequestError> {
+    let entry = entries.iter().find(|entry| entry.id == id);
+    entry.map(|entry| Arc::clone(&entry.config)).ok_or_else(|| no_mapping(id))
 }
 
-fn open_error(error: OpenError) -> RequestError {
+pub(super) fn open_error(error: OpenError) -> RequestError {
     match error {
         OpenError::Invalid(problems) => RequestError::Invalid { problems },
         OpenError::Failed(message) => RequestError::Failed { message },

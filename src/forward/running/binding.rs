@@ -142,8 +142,14 @@ impl Running {
     }
 
     pub(super) async fn close_all(&mut self) {
-        let families = self.families.iter_mut();
-        let all = families.map(|family| (family.wanted.family, std::mem::take(&mut family.sockets))).collect();
+        let mut all = Vec::new();
+        for family in &mut self.families {
+            // What kept it from listening no longer does.
+            if family.state() != FamilyState::Absent {
+                family.error = None;
+            }
+            all.push((family.wanted.family, std::mem::take(&mut family.sockets)));
+        }
         self.retry = None;
         self.close(all, true).await;
     }

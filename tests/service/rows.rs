@@ -1,159 +1,17 @@
-//! The service as its clients see it: requests in, updates out, the profile always as desired.
+//! Rows and requests: what is asked for is done, told and in the file.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::time::Duration;
 
-use portolan::docker::Endpoint;
 use portolan::model::event::MappingState;
-use portolan::model::id::{MappingId, Revision};
+use portolan::model::id::Revision;
 use portolan::model::profile::{MappingConfig, WrittenMapping};
 use portolan::model::request::{Call, Reply, Request, RequestError};
-use portolan::model::update::{Interest, MappingRow, Update};
-use portolan::service::{Handle, OpenedProfile, Options, Running, Subscription};
-use portolan::store::ProfileSource;
-use serde::{Serialize, de::DeserializeOwned};
-use tempfile::TempDir;
-use tokio::sync::mpsc;
+use portolan::model::update::MappingRow;
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(20);
-
-struct World {
-    running: Running,
-    handle: Handle,
-    folder: TempDir,
-    _warnings: mpsc::Sender<portolan::model::untrusted::SafeText>,
-}
-
-impl World {
-    /// A service on an empty profile file.
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        Self::on(folder).await
-    }
-
-    async fn on(folder: TempDir) -> Self {
-        let path = folder.path().join("profile.json");
-        let profile = tokio::task::spawn_blocking(move || OpenedProfile::open_blocking(ProfileSource::File(path)))
-            .await
-            .expect("it does not panic")
-            .expect("a usable profile");
-        let (sender, warnings) = mpsc::channel(1);
-        let docker = Endpoint::parse(&format!("unix://{}", folder.path().join("none.sock").display()), false);
-        let running = Running::start(Options {
-            profile: Some(profile),
-            session: Vec::new(),
-            docker,
-            always_docker: false,
-            descriptor_limit: 4_000,
-            warnings,
-        });
-        Self { handle: running.handle(), running, folder, _warnings: sender }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("profile.json")
-    }
-
-    fn text(&self) -> String {
-        std::fs::read_to_string(self.file()).unwrap_or_default()
-    }
-
-    async fn rows(&self) -> Rows {
-        let interest = Interest { mappings: true, connections: true, sample_ms: 20, ..Interest::default() };
-        Rows { subscription: self.handle.subscribe(interest).await.expect("it runs"), rows: Vec::new() }
-    }
-
-    async fn add(&self, mapping: WrittenMapping) -> MappingId {
-        match self.handle.request(Request::Add { mapping, even_if_busy: false }).await {
-            Ok(Reply::Done { ids, .. }) => ids[0],
-            other => panic!("not added: {other:?}"),
-        }
-    }
-
-    async fn end(self) {
-        self.running.shutdown(Duration::ZERO).await;
-    }
-}
-
-/// The rows as a client keeps them.
-struct Rows {
-    subscription: Subscription,
-    rows: Vec<MappingRow>,
-}
-
-impl Rows {
-    /// Takes updates until the rows fit.
-    async fn wait(&mut self, what: &str, fits: impl Fn(&[MappingRow]) -> bool) -> &[MappingRow] {
-        while !fits(&self.rows) {
-            let update = timeout(SOON, self.subscription.next())
-                .await
-                .unwrap_or_else(|_| panic!("never {what}: {:?}", self.rows))
-                .expect("the service runs");
-            self.take(&through_json(&update));
-        }
-        &self.rows
-    }
-
-    fn take(&mut self, update: &Update) {
-        if update.is_full {
-            self.rows.clear();
-        }
-        self.rows.retain(|row| !update.mappings_removed.contains(&row.id));
-        for row in &update.mappings {
-            match self.rows.iter_mut().find(|old| old.id == row.id) {
-                Some(old) => old.clone_from(row),
-                None => self.rows.push(row.clone()),
-            }
-        }
-    }
-}
-
-/// What a client behind a socket would get.
-fn through_json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) -> T {
-    let text = serde_json::to_string(value).expect("it is data");
-    let back = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-    assert_eq!(&back, value);
-    back
-}
-
-fn echo_server() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("accept works");
-            std::thread::spawn(move || {
-                let mut buffer = [0; 1024];
-                while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..count]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
-}
-
-fn written(listen: &str, target: &str) -> WrittenMapping {
-    WrittenMapping { listen: listen.into(), target: target.into(), ..WrittenMapping::default() }
-}
-
-fn echoes(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
-}
-
-fn is_up(row: &MappingRow) -> bool {
-    row.state == MappingState::Up
-}
+use crate::world::{SOON, World, echo_server, echoes, free_port, is_up, through_json, written};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_is_in_the_file_at_once_and_undo_takes_it_back() {
@@ -237,11 +95,13 @@ async fn a_port_in_use_is_refused_with_its_holder_then_kept_as_failed_and_comes_
     assert!(report.next_free.is_some_and(|free| free != port));
     let mut rows = world.rows().await;
     world.handle.request(Request::Add { mapping, even_if_busy: true }).await.expect("it is kept all the same");
-    let failed = rows.wait("failed", |rows| rows.iter().any(|row| row.state == MappingState::Failed)).await;
-    let reason = failed[0].reason.clone().expect("a reason");
-    assert!(reason.as_str().contains("in use by"), "{reason}");
+    let says = |row: &MappingRow, what: &str| row.reason.as_ref().is_some_and(|reason| reason.as_str().contains(what));
+    rows.wait("failed", |rows| rows.iter().any(|row| row.state == MappingState::Failed && says(row, "in use"))).await;
+    // The holder is looked for beside everything else, so it may come a moment later.
+    rows.wait("with the holder", |rows| says(&rows[0], "in use by this program")).await;
     drop(taken);
-    rows.wait("up once the port is free", |rows| rows.iter().any(is_up)).await;
+    let up = rows.wait("up once the port is free", |rows| rows.iter().any(is_up)).await;
+    assert_eq!(up[0].reason, None);
     world.end().await;
 }
 
