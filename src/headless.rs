@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 
+use crate::model::count::count;
 use crate::model::event::{Connection, ConnectionTraffic, Event, EventKind, MappingState, MappingTraffic};
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::update::{ConnectionRow, Interest, MappingRow, Update};
@@ -17,6 +18,9 @@ use crate::service::Handle;
 
 /// How often rows are read; `traffic` is printed at its own interval.
 const SAMPLE_MS: u64 = 250;
+
+/// Mappings that are named when too little listens; the events have named them all.
+const MOST_NAMED: usize = 10;
 
 /// How `run` speaks.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +53,9 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json };
     let mut traffic = Traffic::default();
-    let mut states: HashMap<MappingId, MappingRow> = HashMap::new();
-    let mut judging = false;
+    let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
+    let (mut is_judged, mut is_said) = (false, false);
+    let mut reason = None;
     let mut tick = tokio::time::interval(options.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -64,45 +69,52 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
         };
         let Some(update) = update else { break };
         for id in &update.mappings_removed {
-            states.remove(id);
+            rows.remove(id);
         }
-        states.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
-        judging |= update.events.iter().any(|event| matches!(event.kind, EventKind::Ready { .. }));
-        let has_rows = !update.mappings.is_empty() || !update.connections.is_empty();
+        rows.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
         match printer.print(&update, &mut traffic) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::OutputClosed),
             Err(error) => return Err(error),
         }
-        // Rows say which mappings are short of what was asked; they may come after `ready`.
-        if judging && has_rows {
-            judging = false;
-            if let Some(reason) = shortfall(&states, options.strict) {
-                return Ok(Ended::NotListening(reason));
-            }
+        // By the overview, which comes with its rows; events come in their own time.
+        if let Some(overview) = update.overview.filter(|overview| overview.is_ready && !is_judged) {
+            is_judged = true;
+            reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.strict);
+        }
+        // What failed is said before it ends; unless that was lost, because the reader was too slow.
+        is_said |= update.lost > 0 || update.events.iter().any(|event| matches!(event.kind, EventKind::Ready { .. }));
+        if let Some(reason) = reason.take_if(|_| is_said) {
+            return Ok(Ended::NotListening(reason));
         }
     }
     Ok(Ended::Finished)
 }
 
 /// Why it cannot go on: nothing listens, or with `strict` not everything is as asked.
-fn shortfall(rows: &HashMap<MappingId, MappingRow>, strict: bool) -> Option<String> {
-    let enabled = || rows.values().filter(|row| row.state != MappingState::Stopped);
-    let bad: Vec<String> = enabled()
-        .filter(|row| {
-            if strict {
-                !matches!(row.state, MappingState::Up | MappingState::Waiting)
-            } else {
-                row.state == MappingState::Failed
-            }
-        })
+fn shortfall<'a>(rows: impl Iterator<Item = &'a MappingRow>, strict: bool) -> Option<String> {
+    let enabled: Vec<&MappingRow> = rows.filter(|row| row.state != MappingState::Stopped).collect();
+    let is_bad = |row: &&&MappingRow| match row.state {
+        MappingState::Up | MappingState::Waiting => false,
+        MappingState::Failed => true,
+        _ => strict,
+    };
+    let bad: Vec<_> = enabled.iter().filter(is_bad).collect();
+    if bad.is_empty() || (!strict && bad.len() < enabled.len()) {
+        return None;
+    }
+    let mut texts: Vec<String> = bad
+        .iter()
+        .take(MOST_NAMED)
         .map(|row| match &row.reason {
             Some(reason) => format!("{} is {}: {reason}", row.name, row.state),
             None => format!("{} is {}", row.name, row.state),
         })
         .collect();
-    let all_failed = enabled().all(|row| row.state == MappingState::Failed);
-    (!bad.is_empty() && (strict || all_failed)).then(|| bad.join("; "))
+    if bad.len() > MOST_NAMED {
+        texts.push(format!("and {}", count((bad.len() - MOST_NAMED) as u64, "more mapping")));
+    }
+    Some(texts.join("; "))
 }
 
 struct Printer<W: Write> {

@@ -176,6 +176,7 @@ fn a_busy_port_is_named_with_its_holder_and_fails_the_run_when_nothing_else_list
     let failed = ended.events.iter().find(|event| event["event"] == "mapping_failed").expect("it is told");
     assert!(failed["error"].as_str().is_some_and(|error| error.contains(&own)), "{failed}");
     assert_eq!(failed["listener"], format!("127.0.0.1:{port}"));
+    assert!(failed["error"].as_str().is_some_and(|error| error.starts_with("in use by ")), "{failed}");
 }
 
 #[test]
@@ -195,6 +196,24 @@ fn half_a_mapping_is_told_as_half_and_strict_refuses_it() {
     let ended = home.run(None, ["-p", &mapping, "--strict"]).wait();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.errors);
     assert!(ended.errors.contains("is half"), "{}", ended.errors);
+}
+
+/// More mappings than one update says events of, and more than the ring of events holds.
+#[test]
+fn a_run_that_cannot_listen_ends_however_many_mappings_it_has() {
+    for many in [1_000, 6_000] {
+        let home = Home::new();
+        let mapping = |n: u32| format!("{{\"listen\": \"192.0.2.1:{}\", \"target\": \"127.0.0.1:9\"}}", 10_000 + n);
+        let mappings: Vec<String> = (0..many).map(mapping).collect();
+        home.write_profile("default", &format!("{{\"version\": 1, \"mappings\": [{}]}}", mappings.join(",")));
+        let ended = home.run::<&str>(None, []).wait();
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.errors);
+        assert!(ended.errors.contains("192.0.2.1 is not an address of this host"), "{}", ended.errors);
+        assert!(ended.errors.contains(&format!("and {} more mappings", many - 10)), "{}", ended.errors);
+        let failed = ended.events.iter().filter(|event| event["event"] == "mapping_failed").count();
+        let lost = ended.events.iter().any(|event| event["event"] == "lost");
+        assert!(lost || failed == many as usize, "{failed} of {many} are told");
+    }
 }
 
 #[test]
