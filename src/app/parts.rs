@@ -17,6 +17,9 @@ use crate::service::{self, Handle, Running};
 /// Descriptors kept for files, Docker, the terminal and look-ups.
 const RESERVE: u64 = 64;
 
+/// Exit status when a signal ends the end at once, as shells give it for SIGINT.
+const INTERRUPTED: i32 = 130;
+
 /// Two workers: what forwarding needs on any machine of today, and no thread for each core.
 pub(super) fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
@@ -105,6 +108,22 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.hangup.recv() => {}
         }
+    }
+
+    /// What comes of `last`, the end of the program; one more signal ends it at once.
+    pub(super) async fn or_exit<T>(&mut self, last: impl Future<Output = T>) -> T {
+        tokio::select! {
+            done = last => done,
+            () = self.next() => std::process::exit(INTERRUPTED),
+        }
+    }
+}
+
+/// A failed engine ends the program.
+pub(super) fn engine_ended() -> anyhow::Error {
+    match log_folder() {
+        Ok(folder) => anyhow::anyhow!("the engine has ended by itself; the log in {} says why", folder.display()),
+        Err(_) => anyhow::anyhow!("the engine has ended by itself"),
     }
 }
 

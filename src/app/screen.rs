@@ -4,11 +4,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::parts::{Signals, log_folder, on_own_thread, runtime, serve, start_service};
+use super::parts::{Signals, engine_ended, log_folder, on_own_thread, runtime, serve, start_service};
 use super::print;
 use super::sources::Sources;
 use crate::cli::Screen;
@@ -19,6 +21,9 @@ use crate::{demo, logging};
 
 type Shown = Result<Outcome, tui::Error>;
 
+/// How long the screen may take to give the terminal back when a second signal comes.
+const GIVE_BACK: Duration = Duration::from_millis(500);
+
 /// Shows the screen until the user quits or a signal comes.
 pub(super) fn run(
     runtime: Runtime,
@@ -27,17 +32,24 @@ pub(super) fn run(
     hint: Option<SafeText>,
 ) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = logging::start(&log_folder()?);
-    let (running, sample) = start_service(&runtime, sources, warnings, true);
+    let (mut running, sample) = start_service(&runtime, sources, warnings, true);
     let shutdown = CancellationToken::new();
     let ended = show(running.handle(), screen, hint, &shutdown)?;
-    let outcome = runtime.block_on(async {
-        let outcome = screen_or_signal(ended, &shutdown, serve(sample)).await;
-        running.shutdown(Duration::ZERO).await;
-        outcome
+    let status = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        // An engine that ends is said on the screen, which stays until it is left.
+        let outcome = screen_or_signal(ended, &shutdown, &mut signals, serve(sample)).await;
+        let is_faulty = running.ended().now_or_never().is_some();
+        let last = async {
+            running.shutdown(Duration::ZERO).await;
+            let outcome = outcome?;
+            if is_faulty { Err(engine_ended()) } else { goodbye(outcome).await }
+        };
+        signals.or_exit(last).await
     });
     // A name look-up may be stuck in the system's resolver; nobody waits for it.
     runtime.shutdown_background();
-    goodbye(outcome?)
+    status
 }
 
 /// The same screen over a simulated service.
@@ -49,9 +61,13 @@ pub(super) fn demo(screen: Screen) -> anyhow::Result<ExitCode> {
     };
     let shutdown = CancellationToken::new();
     let ended = show(handle, screen, None, &shutdown)?;
-    let outcome = runtime.block_on(screen_or_signal(ended, &shutdown, std::future::pending()));
+    let status = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let outcome = screen_or_signal(ended, &shutdown, &mut signals, std::future::pending()).await?;
+        signals.or_exit(goodbye(outcome)).await
+    });
     runtime.shutdown_background();
-    goodbye(outcome?)
+    status
 }
 
 fn show(
@@ -68,22 +84,38 @@ fn show(
 async fn screen_or_signal(
     mut ended: oneshot::Receiver<Shown>,
     shutdown: &CancellationToken,
+    signals: &mut Signals,
     sample: impl Future<Output = ()>,
 ) -> anyhow::Result<Outcome> {
-    let mut signals = Signals::new()?;
-    tokio::pin!(sample);
-    loop {
-        tokio::select! {
-            outcome = &mut ended => return Ok(outcome.context("the screen ended without a word")??),
-            () = signals.next(), if !shutdown.is_cancelled() => shutdown.cancel(),
-            () = &mut sample => anyhow::bail!("the sample page ended"),
-        }
+    tokio::select! {
+        outcome = &mut ended => return shown(outcome),
+        () = signals.next() => shutdown.cancel(),
+        () = sample => anyhow::bail!("the sample page has ended"),
+    }
+    let given_back = tokio::select! {
+        outcome = &mut ended => return shown(outcome),
+        () = signals.next() => timeout(GIVE_BACK, &mut ended).await,
+    };
+    match given_back {
+        Ok(outcome) => shown(outcome),
+        Err(_) => anyhow::bail!("the screen did not end"),
     }
 }
 
-fn goodbye(outcome: Outcome) -> anyhow::Result<ExitCode> {
+fn shown(outcome: Result<Shown, RecvError>) -> anyhow::Result<Outcome> {
+    Ok(outcome.context("the screen ended without a word")??)
+}
+
+/// Prints the last words, on a thread of their own: the terminal may have stopped reading.
+async fn goodbye(outcome: Outcome) -> anyhow::Result<ExitCode> {
     let Outcome::Quit { message } = outcome;
-    if message.is_empty() { Ok(ExitCode::SUCCESS) } else { print(&format!("{message}\n")) }
+    if message.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (done, said) = oneshot::channel();
+    // Nobody waits when a signal has ended the program first.
+    std::thread::spawn(move || drop(done.send(print(&format!("{message}\n")))));
+    said.await.context("cannot print the last words")?
 }
 
 fn color(screen: Screen) -> ColorMode {
