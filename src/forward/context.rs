@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::descriptors::DescriptorBudget;
+use super::engine::TestHook;
 use super::meter::MappingMeter;
 use super::registry::Registry;
 use crate::model::mapping::HostPort;
@@ -65,6 +66,8 @@ pub struct ListenerContext {
     /// Cancelled to drain: the listening socket closes, connections go on.
     /// A connection itself ends by its record's `kill`.
     pub drain: CancellationToken,
+    /// For tests: called with the record of each new flow.
+    pub hook: Option<TestHook>,
 }
 
 impl ListenerContext {

@@ -48,7 +48,7 @@ pub enum Notice {
     SelfForwarding(MappingId),
 }
 
-/// Called in the task of each connection when it starts. For tests that make one panic.
+/// Called when a connection or flow starts, in the task that serves it. For tests that make one panic.
 #[doc(hidden)]
 pub type TestHook = fn(&Record);
 

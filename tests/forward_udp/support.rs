@@ -85,6 +85,7 @@ impl Forwarder {
             port: socket.local_addr().unwrap().port(),
             descriptors: Arc::clone(&self.descriptors),
             drain: self.drain.clone(),
+            hook: None,
         };
         self.tasks.push(self.runtime.spawn(udp::serve(socket, context, |_| {})));
     }

@@ -83,6 +83,7 @@ impl Running {
             port: address.port(),
             descriptors: Arc::clone(&self.shared.descriptors),
             drain: drain.clone(),
+            hook: self.shared.hook,
         };
         match bound.socket {
             BoundSocket::Stream(fd) => {
@@ -178,7 +179,8 @@ impl Running {
             }
         };
         let mut all_closed = std::pin::pin!(async {
-            for listening in &mut sockets {
+            // One that was found broken has been told already, and must not be waited for again.
+            for listening in sockets.iter_mut().filter(|listening| !listening.closed.is_terminated()) {
                 // An error is what is waited for: the other end was dropped with the socket.
                 let _ = (&mut listening.closed).await;
             }

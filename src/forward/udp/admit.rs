@@ -83,6 +83,9 @@ impl Listener {
         // The record is made last, so that what is refused above leaves none behind.
         let (_, text) = self.context.target(route);
         let record = registry.open(&meter, Protocol::Udp, key.client, key.local, text);
+        if let Some(hook) = self.context.hook {
+            hook(record.record());
+        }
         let kill = record.record().kill.clone();
         let flow = Flow::new(dialled, record, self.route, permit);
         registry.flow_sources.insert(flow.source(), meter.id(), key.local.port(), key.client);
