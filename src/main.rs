@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Ok(status) => status,
         Err(error) => {
             // Its parts are safe already where they quote; this is for those that a library words.
-            eprintln!("portolan: {}", one_line(&format!("{error:#}"), usize::MAX));
+            app::complain(format_args!("portolan: {}", one_line(&format!("{error:#}"), usize::MAX)));
             ExitCode::FAILURE
         }
     }

@@ -241,6 +241,24 @@ fn arguments_are_quoted_in_part_and_may_be_no_text() {
 }
 
 #[test]
+fn the_status_is_the_same_when_nobody_reads_the_problems() {
+    let program = Program::new();
+    let status = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
+        command.env("XDG_CONFIG_HOME", program.path("config")).env("XDG_STATE_HOME", program.path("state"));
+        command.status().unwrap().code()
+    };
+    assert_eq!(status(&["check", "-p", "8080"]), Some(2));
+    assert_eq!(status(&["check", "--unknown"]), Some(2));
+    assert_eq!(status(&[]), Some(2));
+    // A port that nobody may have here: it fails while running.
+    assert_eq!(status(&["run", "-p", "192.0.2.1:8080:127.0.0.1:9"]), Some(1));
+}
+
+#[test]
 fn without_a_terminal_the_way_on_is_named() {
     let program = Program::new();
     let said = program.refused(&[]);

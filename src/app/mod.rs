@@ -45,12 +45,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             if is_terminal && !options.json {
                 screen::run(runtime, sources, cli.screen, Some(hint))
             } else {
-                eprintln!("{hint}");
+                complain(&hint);
                 events::run(runtime, sources, *options)
             }
         }
         None if !is_terminal => {
-            eprintln!("not a terminal: use `portolan run`, or `portolan run --json`");
+            complain("not a terminal: use `portolan run`, or `portolan run --json`");
             Ok(ExitCode::from(2))
         }
         None if cli.screen.demo => screen::demo(cli.screen),
@@ -87,10 +87,15 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Prints a line to stderr. That nobody reads it changes nothing: the exit status says the same.
+pub fn complain(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Prints every problem to stderr.
 fn refuse(problems: &[Problem]) -> ExitCode {
     for problem in problems {
-        eprintln!("{problem}");
+        complain(problem);
     }
     ExitCode::from(2)
 }
