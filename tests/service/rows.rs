@@ -202,6 +202,43 @@ async fn a_profile_that_is_opened_again_is_as_it_was_left() {
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_times_a_removed_mapping_leaves_its_port_to_the_next_one() {
+    let world = World::new().await;
+    let target = echo_server().to_string();
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    // One of each before the count, so that whatever is opened once is open.
+    let id = world.add(written(&listen, &target)).await;
+    world.handle.request(Request::Remove { ids: vec![id] }).await.expect("it is there");
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("our descriptors").count();
+    let before = descriptors();
+    for round in 0..1_000 {
+        // Refused where the port is in use, as it would be by what the last round left.
+        let id = world.add(written(&listen, &target)).await;
+        let taken = TcpListener::bind(&listen).expect_err("the mapping listens").kind();
+        assert_eq!(taken, std::io::ErrorKind::AddrInUse, "round {round}");
+        let stream = (round % 10 == 0).then(|| {
+            let mut stream = TcpStream::connect(&listen).expect("the mapping listens");
+            assert!(echoes(&mut stream), "round {round}");
+            stream
+        });
+        world.handle.request(Request::Remove { ids: vec![id] }).await.expect("it is there");
+        // What was removed has closed when the answer comes.
+        let refused = TcpStream::connect(&listen).expect_err("nobody listens").kind();
+        assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "round {round}");
+        if let Some(mut stream) = stream {
+            assert!(stream.read(&mut [0; 1]).is_err(), "its connection is reset");
+        }
+    }
+    let end = std::time::Instant::now() + SOON;
+    while descriptors() > before {
+        assert!(std::time::Instant::now() < end, "{before} descriptors became {}", descriptors());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.end().await;
+}
+
 #[test]
 fn an_argument_becomes_a_mapping_with_a_made_up_name() {
     let config = MappingConfig::from_argument("8080:127.0.0.1:80").expect("it is valid");
