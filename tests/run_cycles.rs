@@ -16,6 +16,7 @@ use common::netns::Namespace;
 use common::program::{Home, Run};
 use common::{Need, SOON, require, wait_for, wait_until};
 use serde_json::Value;
+use socket2::SockRef;
 
 const NEEDS: &[Need] = &[Need::Namespaces];
 
@@ -337,7 +338,13 @@ fn a_target_on_a_closed_ephemeral_port_is_never_reached_by_ourselves() {
     network.machine.set("ipv4/ip_local_port_range", "40000 40015");
     let target: SocketAddr = "127.0.0.1:40004".parse().expect("an address");
     let connected_to_itself = network.machine.enter(|| {
-        (0..500).any(|_| TcpStream::connect(target).is_ok_and(|stream| stream.local_addr().ok() == Some(target)))
+        (0..500).any(|_| {
+            TcpStream::connect(target).is_ok_and(|stream| {
+                // A closing in order would keep the port from being picked again for a minute.
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it can be set");
+                stream.local_addr().ok() == Some(target)
+            })
+        })
     });
     assert!(connected_to_itself, "else this test would see nothing");
     let home = Home::new();
