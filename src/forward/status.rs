@@ -133,7 +133,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) limit: Option<Limit>,
 }
 
-/// The state and its reason. Of several that hold, the one that keeps most clients away.
+/// The state and its reason. Of several that hold: what is wrong with the listeners before what is wrong with the
+/// target, and that before limits.
 pub(crate) fn derive(facts: &Facts<'_>) -> (MappingState, Option<StateReason>) {
     if !facts.enabled {
         return (MappingState::Stopped, None);

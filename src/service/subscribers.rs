@@ -139,12 +139,13 @@ impl Subscriber {
 
     /// Sends waiting events, without rows. False when it has no room or nothing to send.
     pub(crate) fn flush_events(&mut self, at_ms: u64) -> bool {
-        if self.seq == 0 || self.events.as_ref().is_none_or(broadcast::Receiver::is_empty) {
-            return false;
-        }
         let sender = self.updates.clone();
         let Ok(permit) = sender.try_reserve() else { return false };
+        // Whatever the room is used for, who waited for it has come back.
         self.is_waiting = false;
+        if self.seq == 0 || !self.has_events() {
+            return false;
+        }
         let mut update = Update { at_ms, ..Update::default() };
         self.take_events(&mut update);
         self.seq += 1;
