@@ -253,6 +253,11 @@ impl Service {
         resolved.addresses
     }
 
+    /// Whether the resolver has looked a name up.
+    pub(super) fn knows_name(&self, name: &str) -> bool {
+        self.dns.borrow().0.contains_key(name)
+    }
+
     fn docker_changed(&mut self) {
         let state = self.docker.state();
         self.registry.tell(|| EventKind::Docker { docker: state });

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::untrusted::SafeText;
@@ -30,6 +30,9 @@ const MAX_FOR_STUCK: usize = 96;
 const PENDING_REFRESHES: usize = 64;
 /// Most addresses of a name that are kept: a connect that has tried so many has run out of time.
 const MAX_ADDRESSES: usize = 16;
+
+/// What is wrong with a name that means only addresses such as 0.0.0.0.
+const NO_ADDRESS: &str = "it has no address that can be dialled";
 
 /// Finds the addresses of a name. Tests bring their own.
 pub type Lookup = Arc<dyn Fn(String) -> LookupFuture + Send + Sync>;
@@ -140,6 +143,19 @@ pub fn system() -> Lookup {
     })
 }
 
+/// Looks a name up once, because somebody asks who wants no more of it.
+pub(super) async fn look_up_once(lookup: Lookup, name: String) -> DnsAnswer {
+    let cap = DnsTiming::default().cap;
+    match timeout(cap, lookup(name)).await {
+        Ok(Ok(found)) => match usable(found) {
+            none if none.is_empty() => DnsAnswer { addresses: none, problem: Some(NO_ADDRESS.into()) },
+            addresses => DnsAnswer { addresses, problem: None },
+        },
+        Ok(Err(error)) => DnsAnswer { problem: Some(plain(&error.to_string()).into()), ..DnsAnswer::default() },
+        Err(_) => DnsAnswer { problem: Some(overdue(cap).as_str().into()), ..DnsAnswer::default() },
+    }
+}
+
 /// One name that is wanted.
 struct Name {
     /// When it is to be looked up.
@@ -243,7 +259,7 @@ impl Work {
             if let Some(state) = self.names.get_mut(&name) {
                 state.is_stuck = true;
             }
-            self.tell_problem(&name, &format!("no answer within {} s", self.timing.cap.as_secs_f32()));
+            self.tell_problem(&name, &overdue(self.timing.cap));
         }
     }
 
@@ -267,7 +283,7 @@ impl Work {
                 self.tell_addresses(&name, addresses);
                 true
             }
-            Ok(_) => self.tell_problem(&name, "it has no address that can be dialled"),
+            Ok(_) => self.tell_problem(&name, NO_ADDRESS),
             Err(error) => self.tell_problem(&name, plain(&error.to_string())),
         };
         if let Some(state) = self.names.get_mut(&name) {
@@ -324,6 +340,10 @@ fn usable(found: Vec<IpAddr>) -> Vec<IpAddr> {
         }
     }
     addresses
+}
+
+fn overdue(cap: Duration) -> String {
+    format!("no answer within {} s", cap.as_secs_f32())
 }
 
 /// The resolver's own words, without those that std puts before them.

@@ -10,13 +10,15 @@ use tokio::time::{Duration, timeout};
 use super::changes::{Change, History, Plan, ReplyTo};
 use super::core::{Job, Service};
 use super::desired::{Entry, checked};
+use super::dns::{self, DnsTable};
 use super::profile::{OpenError, OpenedProfile};
+use super::resolve::by_dns;
 use crate::forward::context::Addresses;
 use crate::host;
 use crate::model::count::count;
 use crate::model::event::CloseReason;
 use crate::model::id::{ConnectionId, MappingId};
-use crate::model::mapping::{HostPort, Listen, Protocol, Target};
+use crate::model::mapping::{HostPort, Listen, Protocol, Target, TargetHost};
 use crate::model::problem::Problem;
 use crate::model::profile::{MappingConfig, WrittenMapping};
 use crate::model::request::{Call, PortReport, ProbeResult, Reply, Request, RequestError};
@@ -253,8 +255,20 @@ impl Service {
     }
 
     fn probe(&mut self, target: Target, protocol: Protocol, reply: ReplyTo) {
-        let addresses = self.addresses(&target.host);
+        let known = self.addresses(&target.host);
+        // A name that no mapping has yet, such as one in the form, is not kept current.
+        let stranger = match &target.host {
+            TargetHost::Dns(name) if !self.knows_name(name) => Some(name.clone()),
+            _ => None,
+        };
         self.jobs.spawn(async move {
+            let addresses = match stranger {
+                Some(name) => {
+                    let answer = dns::look_up_once(dns::system(), name.clone()).await;
+                    by_dns(&name, &DnsTable([(name.clone(), answer)].into()))
+                }
+                None => known,
+            };
             let _ = reply.send(Ok(probe(addresses, &target, protocol).await));
             Job::Done
         });

@@ -55,7 +55,7 @@ fn why_without_container(docker: &DockerState, error: &lookup::LookupError) -> S
     }
 }
 
-fn by_dns(name: &str, dns: &DnsTable) -> Addresses {
+pub(super) fn by_dns(name: &str, dns: &DnsTable) -> Addresses {
     let name_shown = SafeText::quoted(name);
     match dns.0.get(name) {
         Some(answer) if !answer.addresses.is_empty() => known(answer.addresses.iter().copied()),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use portolan::model::event::MappingState;
 use portolan::model::id::Revision;
+use portolan::model::mapping::{Mapping, Protocol};
 use portolan::model::profile::{MappingConfig, WrittenMapping};
 use portolan::model::request::{Call, Reply, Request, RequestError};
-use portolan::model::update::MappingRow;
+use portolan::model::update::{LastOutcome, MappingRow};
 use tokio::time::timeout;
 
 use crate::world::{SOON, World, echo_server, echoes, free_port, is_up, through_json, written};
@@ -157,6 +158,25 @@ async fn a_name_that_does_not_resolve_waits_and_resets_its_clients() {
         rows.iter().any(|row| row.reason.as_ref().is_some_and(|reason| reason.as_str().contains("none.sock")))
     })
     .await;
+    world.end().await;
+}
+
+/// As the form does before there is a mapping.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_no_mapping_has_yet_is_looked_up_to_try_it() {
+    let world = World::new().await;
+    let server = echo_server();
+    let probe = |host: &str| {
+        let mapping: Mapping = format!("auto:host/{host}:{}", server.port()).parse().expect("it is valid");
+        world.handle.request(Request::Probe { target: mapping.target, protocol: Protocol::Tcp })
+    };
+    let Ok(Reply::Probed { results, reason: None }) = probe("localhost").await else { panic!("it was not tried") };
+    let outcome = results.iter().find(|result| result.address == server).map(|result| result.outcome);
+    assert_eq!(outcome, Some(LastOutcome::Ok), "{results:?}");
+    let Ok(Reply::Probed { results, reason: Some(reason) }) = probe("no-such-name.invalid").await else {
+        panic!("there is no such name")
+    };
+    assert!(results.is_empty() && reason.as_str().starts_with("host/no-such-name.invalid cannot be"), "{reason}");
     world.end().await;
 }
 
