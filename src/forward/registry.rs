@@ -178,18 +178,13 @@ impl Registry {
     }
 
     /// Totals of a mapping, open connections included.
-    pub fn totals(&self, mapping: &MappingMeter) -> Counts {
-        // The lock order is open, then tally, as in `close`, so nothing is counted twice or missed.
-        let open = lock(&self.open);
-        let mut sum = mapping.tally(|tally| tally.closed);
-        for record in open.values().filter(|record| record.mapping.id() == mapping.id()) {
-            sum.add(record.counters.read());
-        }
-        sum
+    pub fn totals(&self, mapping: &Arc<MappingMeter>) -> Counts {
+        self.totals_of(std::slice::from_ref(mapping)).pop().unwrap_or_default()
     }
 
-    /// Totals of every mapping with an open connection plus what is asked for in `mappings`, in one pass.
+    /// Totals of each of `mappings`, open connections included, in one pass.
     pub fn totals_of(&self, mappings: &[Arc<MappingMeter>]) -> Vec<Counts> {
+        // The lock order is open, then tally, as in `close`, so nothing is counted twice or missed.
         let open = lock(&self.open);
         let index: HashMap<_, _> = mappings.iter().enumerate().map(|(at, meter)| (meter.id(), at)).collect();
         let mut sums: Vec<_> = mappings.iter().map(|meter| meter.tally(|tally| tally.closed)).collect();

@@ -5,7 +5,6 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::model::id::Revision;
 use crate::model::request::{Call, Reply, Request, RequestError};
 use crate::model::update::{Interest, Update};
 
@@ -60,12 +59,7 @@ impl Handle {
         self.call(Call { expected: None, request }).await
     }
 
-    /// Asks, provided that the desired state still stands at `expected`.
-    pub async fn request_at(&self, expected: Revision, request: Request) -> Result<Reply, RequestError> {
-        self.call(Call { expected: Some(expected), request }).await
-    }
-
-    /// Asks, and waits for the answer.
+    /// Asks, perhaps provided that the desired state stands where it did, and waits for the answer.
     pub async fn call(&self, call: Call) -> Result<Reply, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.calls.send(ServiceCall::Request { call, reply }).await.map_err(|_| RequestError::Gone)?;

@@ -1,6 +1,6 @@
 //! The palette: every action by name, and commands with arguments.
 
-use crate::model::mapping::{Mapping, Protocol};
+use crate::model::mapping::Mapping;
 use crate::model::profile::WrittenMapping;
 use crate::model::request::Request;
 
@@ -63,14 +63,14 @@ fn command_with(state: &mut State, command: &str, argument: &str, effects: &mut 
     match command {
         "add" => {
             let mapping = argument.parse::<Mapping>().map_err(|error| error.to_string())?;
-            let mapping = written(&mapping, WrittenMapping::default());
+            let mapping = mapping.into();
             effects.push(change(state, Asked::Change, Request::Add { mapping, even_if_busy: false }));
         }
         "edit" => {
             let (name, text) = argument.split_once(' ').ok_or("edit NAME MAPPING")?;
             let (id, base) = find(state, name)?;
             let mapping = text.trim().parse::<Mapping>().map_err(|error| error.to_string())?;
-            let mapping = written(&mapping, base);
+            let mapping = written(mapping, base);
             effects.push(change(state, Asked::Change, Request::Edit { id, mapping, even_if_busy: false }));
         }
         "delete" => {
@@ -93,11 +93,8 @@ fn find(state: &State, name: &str) -> Result<(crate::model::id::MappingId, Writt
         .ok_or_else(|| format!("no mapping is named {name}"))
 }
 
-fn written(mapping: &Mapping, base: WrittenMapping) -> WrittenMapping {
-    WrittenMapping {
-        listen: mapping.listen.to_string(),
-        target: mapping.target.to_string(),
-        protocol: (mapping.protocol != Protocol::Tcp).then_some(mapping.protocol),
-        ..base
-    }
+/// The mapping with whatever else `base` says.
+fn written(mapping: Mapping, base: WrittenMapping) -> WrittenMapping {
+    let WrittenMapping { listen, target, protocol, .. } = mapping.into();
+    WrittenMapping { listen, target, protocol, ..base }
 }
