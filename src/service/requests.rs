@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 
 use super::changes::{Change, History, Plan, ReplyTo};
@@ -14,6 +13,7 @@ use super::dns::{self, DnsTable};
 use super::profile::{OpenError, OpenedProfile};
 use super::resolve::by_dns;
 use crate::forward::context::Addresses;
+use crate::forward::tcp::dial;
 use crate::host;
 use crate::model::count::count;
 use crate::model::event::CloseReason;
@@ -315,17 +315,9 @@ async fn probe(addresses: Addresses, target: &Target, protocol: Protocol) -> Rep
     for mut address in known {
         address.set_port(target.ports.first());
         let start = Instant::now();
-        let outcome = match timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) if stream.local_addr().ok() == Some(address) => LastOutcome::Refused,
+        let outcome = match timeout(PROBE_TIMEOUT, dial::connect(address)).await {
             Ok(Ok(_)) => LastOutcome::Ok,
-            Ok(Err(error)) => match error.kind() {
-                std::io::ErrorKind::ConnectionRefused => LastOutcome::Refused,
-                std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable => {
-                    LastOutcome::Unreachable
-                }
-                std::io::ErrorKind::TimedOut => LastOutcome::Timeout,
-                _ => LastOutcome::Error,
-            },
+            Ok(Err(error)) => error.outcome(),
             Err(_) => LastOutcome::Timeout,
         };
         let took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
