@@ -14,18 +14,18 @@ use tokio_util::sync::CancellationToken;
 use super::changes::{Changes, Prepared};
 use super::desired::{Desired, Entry};
 use super::dns::{self, DnsTable, Resolver};
+use super::docker_watch::DockerWatch;
 use super::handle::{Handle, Incoming, ServiceCall};
 use super::known::{Holders, Known};
 use super::lookups::Lookups;
 use super::profile::OpenedProfile;
 use super::resolve::addresses_for;
 use super::subscribers::{Processes, Snapshot, Subscriber};
-use crate::docker::{self, DockerView, Endpoint, EndpointError};
+use crate::docker::{Endpoint, EndpointError};
 use crate::forward::context::Addresses;
 use crate::forward::engine::{self, Engine};
 use crate::forward::registry::Registry;
 use crate::host::addresses::OwnAddresses;
-use crate::model::container::DockerState;
 use crate::model::event::EventKind;
 use crate::model::id::MappingId;
 use crate::model::mapping::TargetHost;
@@ -35,6 +35,8 @@ use crate::model::update::Overview;
 
 /// How often the holder of a port that was in use is looked at again: it may have changed hands.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// Jobs under way at once, such as look-ups that clients asked for; each may hold a thread for some seconds.
+const JOBS: usize = 128;
 /// How long a change under way, and then the last events to a client that reads slowly, may hold up the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -96,16 +98,6 @@ pub(super) enum Job {
     Processes(Processes),
 }
 
-/// Docker, looked for when first needed.
-pub(super) struct DockerWatch {
-    endpoint: Option<Result<Endpoint, EndpointError>>,
-    view: watch::Receiver<DockerView>,
-    /// Keeps `view` open until there is somebody to write it.
-    nobody: Option<watch::Sender<DockerView>>,
-    cancel: CancellationToken,
-    task: JoinSet<()>,
-}
-
 impl Running {
     /// Starts the service on the current runtime. Nothing is bound before the first client subscribes or asks,
     /// so that it misses no event.
@@ -131,13 +123,15 @@ impl Running {
     /// Closes the listeners, lets connections finish for `drain`, resets what is left, sends the last events.
     pub async fn shutdown(mut self, drain: Duration) {
         self.drain.send_replace(Some(drain));
-        while self.task.join_next().await.is_some() {}
+        self.ended().await;
     }
 
     /// Returns when the service has ended by itself, which it never should.
     pub async fn ended(&mut self) {
-        if let Some(Err(error)) = self.task.join_next().await {
-            tracing::error!(%error, "the service has ended");
+        while let Some(ended) = self.task.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "the service has ended");
+            }
         }
     }
 }
@@ -180,7 +174,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
     loop {
         let next_sample = service.subscribers.iter().map(Subscriber::next_sample).min();
         tokio::select! {
-            Some(call) = incoming.recv(), if service.changes.has_room() => match call {
+            Some(call) = incoming.recv(), if service.has_room() => match call {
                 ServiceCall::Subscribe { interest, updates } => {
                     service.subscribers.push(Subscriber::new(interest, updates, &service.registry));
                     service.begin().await;
@@ -230,6 +224,11 @@ impl Service {
             entries.push(Entry { id: self.desired.fresh_id(), config: Arc::new(config), is_session: true });
         }
         self.desired.reset(entries);
+    }
+
+    /// Whether another call may be taken in; else it waits in the channel.
+    fn has_room(&self) -> bool {
+        self.changes.has_room() && self.jobs.len() < JOBS
     }
 
     /// Binds what is desired, once somebody watches.
@@ -357,41 +356,6 @@ impl Service {
         for subscriber in &mut self.subscribers {
             subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);
         }
-    }
-}
-
-impl DockerWatch {
-    fn new(endpoint: Result<Endpoint, EndpointError>) -> Self {
-        let (nobody, view) = watch::channel(DockerView::default());
-        Self {
-            endpoint: Some(endpoint),
-            view,
-            nobody: Some(nobody),
-            cancel: CancellationToken::new(),
-            task: JoinSet::new(),
-        }
-    }
-
-    /// Starts to look, unless it does already.
-    pub(super) fn need(&mut self) {
-        let Some(endpoint) = self.endpoint.take() else { return };
-        let (view, watching) = docker::watch(endpoint, self.cancel.clone());
-        self.view = view;
-        self.nobody = None;
-        self.task.spawn(watching);
-    }
-
-    pub(super) fn view(&self) -> DockerView {
-        self.view.borrow().clone()
-    }
-
-    pub(super) fn state(&self) -> DockerState {
-        self.view.borrow().state.clone()
-    }
-
-    async fn stop(&mut self) {
-        self.cancel.cancel();
-        while self.task.join_next().await.is_some() {}
     }
 }
 

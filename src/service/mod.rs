@@ -8,6 +8,7 @@ mod changes;
 mod core;
 mod desired;
 pub mod dns;
+mod docker_watch;
 mod handle;
 mod known;
 mod lookups;

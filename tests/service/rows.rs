@@ -161,6 +161,23 @@ async fn a_name_that_does_not_resolve_waits_and_resets_its_clients() {
     world.end().await;
 }
 
+/// More than are looked at once: the rest waits, and nobody is forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_questions_at_once_are_all_answered() {
+    let world = World::new().await;
+    let mut asked = tokio::task::JoinSet::new();
+    for port in 20_000..20_500 {
+        let handle = world.handle.clone();
+        let mapping: Mapping = format!("{port}:192.0.2.1:80").parse().expect("it is valid");
+        let who = Request::WhoHolds { listen: mapping.listen, protocol: Protocol::Tcp, except: None };
+        asked.spawn(async move { handle.request(who).await });
+    }
+    while let Some(answer) = timeout(SOON, asked.join_next()).await.expect("all are answered") {
+        assert!(matches!(answer.expect("it does not panic"), Ok(Reply::Port(_))));
+    }
+    world.end().await;
+}
+
 /// As the form does before there is a mapping.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_no_mapping_has_yet_is_looked_up_to_try_it() {
