@@ -77,6 +77,22 @@ impl Watched {
         }
     }
 
+    /// Presses keys that copy, and waits for what is copied.
+    fn copy(&self, keys: &[&str]) {
+        let copied = || String::from_utf8_lossy(&self.bytes()).matches("]52;c;").count();
+        let before = copied();
+        for key in keys {
+            self.keys(key, 1);
+        }
+        wait_for("a row on the clipboard", SOON, || (copied() > before).then_some(()));
+    }
+
+    /// Leaves a page; the next key must not come with the escape, or both would be one key.
+    fn close(&self, title: &str) {
+        self.screen.keys(&["Escape"]);
+        self.screen.terminal.wait_for("the page is left", SOON, |text| !text.contains(title));
+    }
+
     /// Pastes text as a terminal does, in brackets.
     fn paste(&self, text: &str) {
         let file = self.raw.with_file_name("pasted");
@@ -164,18 +180,14 @@ fn through_every_view(docker_host: &str) {
         .collect();
     watched.keys("2", 1);
     screen.wait_for_row("CONNECTIONS", &["c\\u{1b}]0;t\\"]);
+    watched.copy(&["y"]);
+    watched.copy(&["Y", "j"]);
     watched.keys("Enter", 1);
-    watched.keys("Escape", 1);
-
-    // Copied as each of its forms.
+    // Rows of mappings, copied in each form that they have.
     watched.keys("1", 1);
-    watched.keys("y", 1);
-    screen.terminal.wait_for_text("sent to the terminal");
-    for choice in ["u", "j", "c", "n"] {
-        watched.keys("Y", 1);
-        watched.keys(choice, 1);
-        watched.keys("Escape", 1);
-    }
+    watched.copy(&["y"]);
+    watched.copy(&["Y", "j"]);
+    watched.copy(&["Y", "n"]);
 
     // The form: who holds the port, and all containers.
     watched.keys("a", 1);
@@ -194,18 +206,29 @@ fn through_every_view(docker_host: &str) {
     for text in acts() {
         watched.paste(&text);
     }
-    watched.keys("Escape", 1);
+    watched.close("ADD MAPPING");
 
-    // Lines of text: filter, palette, search in help.
-    for (open, what) in [("/", ""), (":", "PALETTE"), ("?", "HELP")] {
+    // Lines of text: search in help, palette, filter.
+    for (open, title) in [("?", "HELP"), (":", "PALETTE")] {
         screen.keys(&[open]);
-        screen.terminal.wait_for_text(what);
+        screen.terminal.wait_for_text(title);
         watched.paste(&acts().concat());
-        watched.keys("Enter", 1);
-        watched.keys("Escape", 2);
+        watched.close(title);
     }
-    watched.keys("o", 1);
-    watched.keys("Escape", 1);
+    screen.keys(&[":"]);
+    screen.terminal.wait_for_text("PALETTE");
+    watched.paste(&format!("add {}", acts().concat()));
+    screen.keys(&["Enter"]);
+    sleep(Duration::from_millis(300));
+    if screen.text().contains("PALETTE") {
+        watched.close("PALETTE");
+    }
+    screen.keys(&["/"]);
+    watched.paste(&acts().concat());
+    watched.keys("Enter", 1);
+    screen.keys(&["o"]);
+    screen.terminal.wait_for_text("PROFILES");
+    watched.close("PROFILES");
 
     // An edit by hand that is refused with the words of the file, among the events of all that came before.
     let wrong: Vec<Value> =
