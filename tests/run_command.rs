@@ -8,30 +8,11 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use common::echo::echo_server;
 use common::program::{Home, Run};
 use common::{SOON, wait_for, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-
-/// A server on 127.0.0.1 that echoes until the client ends, and then ends.
-fn echo_server() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("accept works");
-            std::thread::spawn(move || {
-                let mut buffer = [0; 8192];
-                while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..count]).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
 
 /// The bound address of a mapping's IPv6 or IPv4 listener.
 fn listening(run: &mut Run, family: &str) -> SocketAddr {

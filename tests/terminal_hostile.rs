@@ -7,12 +7,13 @@ mod common;
 mod docker_fake;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::echo::echo_server;
 use common::hostile::{acts, assert_harmless, bytes, containers, texts};
 use common::program::{Home, PORTOLAN};
 use common::screen::{Screen, free_port};
@@ -115,23 +116,6 @@ fn held_ports() -> (Vec<Value>, Vec<Running>) {
         (mapping, renamed::hold(listener.into(), name))
     });
     held.unzip()
-}
-
-fn echo_server() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let mut buffer = [0; 64];
-                while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                    let _ = stream.write_all(&buffer[..count]);
-                }
-            });
-        }
-    });
-    address
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

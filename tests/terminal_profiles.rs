@@ -2,33 +2,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
+use common::echo::{echo_server, echoes};
 use common::program::Home;
 use common::screen::{Screen, free_port};
 use common::{Need, SOON, require, wait_until};
 use serde_json::Value;
-
-fn echo_server() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("accept works");
-            std::thread::spawn(move || {
-                let mut byte = [0];
-                while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
-            });
-        }
-    });
-    address
-}
-
-fn echoes(stream: &mut TcpStream) -> bool {
-    let mut back = [0];
-    stream.write_all(b"x").is_ok() && stream.read_exact(&mut back).is_ok()
-}
 
 fn accepts(port: u16) -> bool {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()

@@ -9,7 +9,8 @@ use portolan::model::request::{Reply, Request};
 use portolan::model::update::MappingRow;
 
 use crate::docker_fake::{FakeDocker, container};
-use crate::world::{World, echo_server, echoes, free_port, is_up, message, written};
+use crate::echo::{echo_server, echoes};
+use crate::world::{World, free_port, is_up, message, written};
 
 fn no_docker() -> Result<Endpoint, EndpointError> {
     Endpoint::parse("unix:///nowhere.sock", false)

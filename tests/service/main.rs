@@ -2,7 +2,10 @@
 
 #[path = "../common/docker_fake.rs"]
 mod docker_fake;
+#[path = "../common/echo.rs"]
+mod echo;
 
 mod changes;
+mod file;
 mod rows;
 mod world;

@@ -12,7 +12,8 @@ use portolan::model::request::{Call, Reply, Request, RequestError};
 use portolan::model::update::{LastOutcome, MappingRow};
 use tokio::time::timeout;
 
-use crate::world::{SOON, World, echo_server, echoes, free_port, is_up, through_json, written};
+use crate::echo::{echo_server, echoes};
+use crate::world::{SOON, World, free_port, is_up, through_json, written};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_is_in_the_file_at_once_and_undo_takes_it_back() {

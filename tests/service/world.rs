@@ -1,7 +1,6 @@
 //! A service on a profile of its own, and its rows as a client keeps them.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -135,36 +134,12 @@ pub(crate) fn through_json<T: Serialize + DeserializeOwned + PartialEq + std::fm
     back
 }
 
-pub(crate) fn echo_server() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("accept works");
-            std::thread::spawn(move || {
-                let mut buffer = [0; 1024];
-                while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                    if stream.write_all(&buffer[..count]).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 pub(crate) fn written(listen: &str, target: &str) -> WrittenMapping {
     WrittenMapping { listen: listen.into(), target: target.into(), ..WrittenMapping::default() }
-}
-
-pub(crate) fn echoes(stream: &mut TcpStream) -> bool {
-    let mut back = [0; 4];
-    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
 }
 
 pub(crate) fn is_up(row: &MappingRow) -> bool {

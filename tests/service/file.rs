@@ -2,66 +2,25 @@
 //! refused with the reason.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use portolan::docker::Endpoint;
 use portolan::model::profile::{MappingConfig, Profile, WrittenMapping};
 use portolan::model::request::{Reply, Request, RequestError};
-use portolan::model::untrusted::SafeText;
-use portolan::service::{Handle, OpenedProfile, Options, Running};
 use portolan::store::{Locations, ProfileSource, SaveError, Store};
-use tempfile::TempDir;
-use tokio::sync::mpsc;
 
-struct World {
-    running: Running,
-    handle: Handle,
-    folder: TempDir,
-    _warnings: mpsc::Sender<SafeText>,
+use crate::world::{World, message, written};
+
+/// A service on a profile file of one mapping, which is stopped.
+async fn world() -> World {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("profile.json"), text(&["first"])).expect("it can be written");
+    World::on(folder).await
 }
 
-impl World {
-    /// A service on a profile file of one mapping, which is stopped.
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("profile.json");
-        fs::write(&path, text(&["first"])).expect("it can be written");
-        let opened = tokio::task::block_in_place(|| OpenedProfile::open_blocking(ProfileSource::File(path)));
-        let (sender, warnings) = mpsc::channel(1);
-        let running = Running::start(Options {
-            profile: Some(opened.expect("a usable profile")),
-            session: Vec::new(),
-            docker: Endpoint::parse(&format!("unix://{}", folder.path().join("none.sock").display()), false),
-            always_docker: false,
-            descriptor_limit: 4_000,
-            warnings,
-        });
-        Self { handle: running.handle(), running, folder, _warnings: sender }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("profile.json")
-    }
-
-    async fn add(&self, name: &str) -> Result<Reply, RequestError> {
-        let mapping = WrittenMapping {
-            name: Some(name.into()),
-            listen: "auto".into(),
-            target: "192.0.2.1:80".into(),
-            enabled: Some(false),
-            ..WrittenMapping::default()
-        };
-        self.handle.request(Request::Add { mapping, even_if_busy: false }).await
-    }
-
-    /// Why it was not added.
-    async fn refused(&self, name: &str) -> String {
-        match self.add(name).await {
-            Err(RequestError::Failed { message }) => message.to_string(),
-            other => panic!("{other:?}"),
-        }
-    }
+async fn add(world: &World, name: &str) -> Result<Reply, RequestError> {
+    let mapping = WrittenMapping { name: Some(name.into()), enabled: Some(false), ..written("auto", "192.0.2.1:80") };
+    world.handle.request(Request::Add { mapping, even_if_busy: false }).await
 }
 
 fn mapping(name: &str) -> MappingConfig {
@@ -86,11 +45,11 @@ fn store(file: &Path, state: &Path) -> Store {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_file_is_not_usable_an_edit_says_so_and_nothing_changes() {
-    let world = World::new();
+    let world = world().await;
     for wrong in ["{ \"version\": 1, \"mappings\": [", "", "{\"version\":1,\"mappings\":[{\"listen\":\"70000\"}]}"] {
         fs::write(world.file(), wrong).expect("edited by hand");
         for _ in 0..2 {
-            let said = world.refused("second").await;
+            let said = message(add(&world, "second").await);
             assert!(said.starts_with("nothing changed: the profile was edited by hand and not applied: "), "{said}");
             assert!(said.contains("profile.json") && said.ends_with("; mend it, then repeat"), "{said}");
         }
@@ -100,18 +59,18 @@ async fn while_the_file_is_not_usable_an_edit_says_so_and_nothing_changes() {
     }
     fs::write(world.file(), text(&["first", "by-hand"])).expect("mended");
     // Whether it has been seen meanwhile or is met by the edit, nothing of it is lost.
-    if world.add("second").await.is_err() {
-        world.add("second").await.expect("the second time it works");
+    if add(&world, "second").await.is_err() {
+        add(&world, "second").await.expect("the second time it works");
     }
     assert_eq!(names(&world.file()), ["first", "by-hand", "second"]);
-    world.running.shutdown(Duration::ZERO).await;
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edits_of_the_service_and_of_others_are_all_kept() {
     const EDITS: usize = 25;
     const OTHERS: usize = 3;
-    let world = World::new();
+    let world = world().await;
     let others: Vec<_> = (0..OTHERS)
         .map(|other| {
             let store = store(&world.file(), &world.folder.path().join(other.to_string()));
@@ -134,7 +93,7 @@ async fn edits_of_the_service_and_of_others_are_all_kept() {
         .collect();
     let mut repeated = 0;
     for edit in 0..EDITS {
-        while let Err(error) = world.add(&format!("own-{edit}")).await {
+        while let Err(error) = add(&world, &format!("own-{edit}")).await {
             assert!(error.to_string().ends_with("that is applied now: repeat"), "{error}");
             repeated += 1;
         }
@@ -143,8 +102,8 @@ async fn edits_of_the_service_and_of_others_are_all_kept() {
     println!("{repeated} edits of the service met somebody else's and were repeated");
     assert!(repeated > 0, "they never met: nothing was tested");
     // The service has seen the last of the others' before it writes again.
-    while world.add("last").await.is_err() {}
+    while add(&world, "last").await.is_err() {}
     let kept = names(&world.file());
     assert_eq!(kept.len(), 1 + EDITS * (1 + OTHERS) + 1, "{kept:?}");
-    world.running.shutdown(Duration::ZERO).await;
+    world.end().await;
 }
