@@ -21,7 +21,7 @@ use portolan::model::id::MappingId;
 use portolan::model::untrusted::SafeText;
 use sockets::{Bench, PATIENCE, Server, bound, closed_port, config, connect, noise, reset, try_connect, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -370,7 +370,7 @@ async fn beyond_max_connections_clients_are_reset_and_the_mapping_is_degraded_me
     }
     let degraded = bench.state(1, MappingState::Degraded).await;
     let text = degraded.reason.map(|reason| reason.to_string());
-    assert_eq!(text.as_deref(), Some("max_connections (2) is reached: more clients are reset"));
+    assert_eq!(text.as_deref(), Some("max_connections (2) is reached: more clients are turned away"));
     echoes(&mut first).await;
     drop(second);
     until("a place", || (bench.registry.open_connections().len() == 1).then_some(())).await;
@@ -381,6 +381,44 @@ async fn beyond_max_connections_clients_are_reset_and_the_mapping_is_degraded_me
     mapping.max_connections = Some(3);
     bench.apply(1, &mapping, &[server.address]).await;
     echoes(&mut first).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_cap_of_flows_a_udp_mapping_is_degraded_until_nobody_meets_it() {
+    let bench = Bench::start();
+    let server = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let target = server.local_addr().expect("it is bound");
+    let echo = tokio::spawn(async move {
+        let mut buffer = [0; 64];
+        while let Ok((count, from)) = server.recv_from(&mut buffer).await {
+            server.send_to(&buffer[..count], from).await.expect("sent");
+        }
+    });
+    let mut mapping = config(&format!("127.0.0.1:auto:{target}/udp"));
+    mapping.max_connections = Some(2);
+    let listener = bound(&bench.apply(1, &mapping, &[target]).await);
+    let client = || async {
+        let client = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        client.connect(listener).await.expect("connected");
+        client.send(b"x").await.expect("sent");
+        client
+    };
+    let (first, second) = (client().await, client().await);
+    for flow in [&first, &second] {
+        // Answered more than once, so it does not give way to a newcomer.
+        for _ in 0..3 {
+            timeout(PATIENCE, flow.recv(&mut [0; 8])).await.expect("in time").expect("echoed");
+            flow.send(b"x").await.expect("sent");
+        }
+    }
+    bench.state(1, MappingState::Up).await;
+    let _third = client().await;
+    let degraded = bench.state(1, MappingState::Degraded).await;
+    let text = degraded.reason.map(|reason| reason.to_string());
+    assert_eq!(text.as_deref(), Some("max_connections (2) is reached: more clients are turned away"));
+    bench.state(1, MappingState::Up).await;
+    echo.abort();
     bench.shutdown().await;
 }
 

@@ -69,9 +69,12 @@ impl Pressure {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connections(most) => write!(f, "max_connections ({most}) is reached: more clients are reset"),
+            Self::Connections(most) => write!(f, "max_connections ({most}) is reached: more clients are turned away"),
             Self::Descriptors(limit) => {
-                write!(f, "all {limit} descriptors are in use: more clients are reset (raise the limit with ulimit -n)")
+                write!(
+                    f,
+                    "all {limit} descriptors are in use: more clients are turned away (raise the limit with ulimit -n)"
+                )
             }
             Self::OutOfDescriptors => f.write_str("out of descriptors (raise the limit with ulimit -n)"),
             Self::OutOfMemory => f.write_str("the kernel is out of memory for sockets"),

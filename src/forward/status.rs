@@ -227,7 +227,7 @@ mod tests {
                 &known,
                 cap(),
                 MappingState::Degraded,
-                "max_connections (2) is reached: more clients are reset",
+                "max_connections (2) is reached: more clients are turned away",
             ),
         ];
         for (families, addresses, limit, expected, reason) in cases {

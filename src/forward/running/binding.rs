@@ -14,6 +14,7 @@ use crate::forward::listen::{self, Bound, BoundSocket};
 use crate::forward::status::{FamilyState, ListenError};
 use crate::forward::tcp::ListenerEvent;
 use crate::forward::tcp::listener::{self, Listener};
+use crate::forward::udp::Trouble;
 use crate::forward::{sys, udp};
 use crate::model::event::CloseReason;
 use crate::model::mapping::{Family, HostPort, Protocol};
@@ -93,11 +94,14 @@ impl Running {
                 self.tasks.spawn(listener::run(listener, context, Arc::clone(&self.links)));
             }
             BoundSocket::Datagram(socket) => {
-                let (events, circles) = (self.links.events.clone(), self.links.events.clone());
+                let (events, links) = (self.links.events.clone(), Arc::clone(&self.links));
                 self.tasks.spawn(async move {
-                    // When the queue is full, the next datagram that comes round tells it.
-                    let tell_circle = move |way| drop(circles.try_send(ListenerEvent::SelfForwarding(way)));
-                    let result = udp::serve(socket, context, tell_circle).await;
+                    let tell = move |trouble| match trouble {
+                        // When the queue is full, the next datagram that comes round tells it.
+                        Trouble::Circle(way) => drop(links.events.try_send(ListenerEvent::SelfForwarding(way))),
+                        Trouble::Limit(limit) => links.pressure.press(limit),
+                    };
+                    let result = udp::serve(socket, context, tell).await;
                     drop(closing);
                     if let Err(error) = result {
                         let text = format!("the listening socket on {address} has failed: {error}");

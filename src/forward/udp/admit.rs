@@ -12,10 +12,11 @@ use nix::errno::Errno;
 
 use super::flow::{self, Flow, errno, outcome};
 use super::poller::Poller;
-use super::serve::Listener;
+use super::serve::{Listener, Trouble};
 use super::table::{FlowId, FlowKey};
 use crate::forward::context::{Addresses, Route};
 use crate::forward::descriptors::DescriptorPermit;
+use crate::forward::pressure::Limit;
 use crate::model::event::CloseReason;
 use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
@@ -37,6 +38,8 @@ pub(super) struct Refusals {
 struct Refusal {
     reason: CloseReason,
     error: SafeText,
+    /// The limit that it is about.
+    limit: Option<Limit>,
 }
 
 impl Listener {
@@ -64,8 +67,8 @@ impl Listener {
         let registry = Arc::clone(&self.context.registry);
         let meter = Arc::clone(&self.context.meter);
         if let Some(way) = registry.flow_sources.circle(key.client, meter.id(), key.local.port()) {
-            (self.tell_circle)(way);
-            return Err(Refusal { reason: CloseReason::Rejected, error: SafeText::new(CYCLE) });
+            (self.tell)(Trouble::Circle(way));
+            return Err(Refusal { reason: CloseReason::Rejected, error: SafeText::new(CYCLE), limit: None });
         }
         self.make_room(route.config.max_connections, now)?;
         let permit = self.take_descriptor(now)?;
@@ -93,7 +96,7 @@ impl Listener {
         let watched = self.table.get_mut(id).map_or(Ok(()), |(_, flow)| poller.add(flow, id));
         self.poller = Some(poller);
         if let Err(error) = watched {
-            let Refusal { reason, error } = error.into();
+            let Refusal { reason, error, .. } = error.into();
             self.close(id, reason, Some(error));
         } else if self.context.drain.is_cancelled() {
             // Who drains us kills the flows that it finds. This one may have come too late to be found.
@@ -117,7 +120,7 @@ impl Listener {
             }
             let Some(victim) = self.table.victim(now) else {
                 let error = SafeText::new(&format!("all {cap} flows of the mapping are in use"));
-                return Err(Refusal { reason: CloseReason::Limit, error });
+                return Err(Refusal { reason: CloseReason::Limit, error, limit: Some(Limit::Connections(cap)) });
             };
             self.close(victim, CloseReason::Evicted, None);
         }
@@ -151,15 +154,19 @@ impl Listener {
         descriptors.take(1).ok_or_else(|| Refusal {
             reason: CloseReason::Limit,
             error: SafeText::new(&format!("out of file descriptors ({used} of {limit} in use)")),
+            limit: Some(Limit::Descriptors(limit)),
         })
     }
 
     fn refuse(&mut self, key: FlowKey, route: &Route, refusal: Refusal, now: Instant) {
+        if let Some(limit) = refusal.limit {
+            (self.tell)(Trouble::Limit(limit));
+        }
         if !is_due(&mut self.refusals.told, now) {
             return;
         }
         let (_, text) = self.context.target(route);
-        let Refusal { reason, error } = refusal;
+        let Refusal { reason, error, .. } = refusal;
         tracing::debug!(client = %key.client, listener = %key.local, %error, "a flow was refused");
         let record = self.context.registry.open(&self.context.meter, Protocol::Udp, key.client, key.local, text);
         record.close(reason, Some(error));
@@ -173,12 +180,13 @@ impl Listener {
 
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
-        let reason = match errno(&error) {
-            Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM | Errno::ENOSPC => CloseReason::Limit,
-            errno if outcome(errno).is_some() => CloseReason::TargetUnreachable,
-            _ => CloseReason::Error,
+        let (reason, limit) = match errno(&error) {
+            Errno::EMFILE | Errno::ENFILE => (CloseReason::Limit, Some(Limit::OutOfDescriptors)),
+            Errno::ENOBUFS | Errno::ENOMEM | Errno::ENOSPC => (CloseReason::Limit, Some(Limit::OutOfMemory)),
+            errno if outcome(errno).is_some() => (CloseReason::TargetUnreachable, None),
+            _ => (CloseReason::Error, None),
         };
-        Self { reason, error: SafeText::new(&error.to_string()) }
+        Self { reason, error: SafeText::new(&error.to_string()), limit }
     }
 }
 

@@ -20,5 +20,5 @@ mod sources;
 mod table;
 
 pub use packet::bind;
-pub use serve::serve;
+pub use serve::{Trouble, serve};
 pub use sources::FlowSources;

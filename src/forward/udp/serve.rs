@@ -23,6 +23,7 @@ use super::poller::Poller;
 use super::table::{FlowId, FlowKey, FlowTable};
 use crate::forward::context::{Addresses, ListenerContext};
 use crate::forward::meter::Direction;
+use crate::forward::pressure::Limit;
 use crate::model::event::CloseReason;
 use crate::model::untrusted::SafeText;
 
@@ -38,12 +39,12 @@ const ERRORS: u32 = 64;
 /// Ends well once `context.drain` is cancelled and the last flow is gone; then its sockets are closed. Ends with
 /// an error when the listening socket is dead: its flows are closed, and another one is to be bound.
 ///
-/// `tell_circle` hears the way of a datagram that the mapping has sent to itself, such as `:5353 -> :5353`. That
-/// datagram goes no further; what becomes of the mapping is its owner's business.
+/// `tell` hears of [`Trouble`]. The datagram that met it goes no further; what becomes of the mapping is its
+/// owner's business.
 pub async fn serve(
     socket: std::net::UdpSocket,
     context: ListenerContext,
-    tell_circle: impl Fn(String) + Send + 'static,
+    tell: impl Fn(Trouble) + Send + 'static,
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let bound = socket.local_addr()?;
@@ -59,7 +60,7 @@ pub async fn serve(
         draining: false,
         errors: 0,
         refusals: Refusals::default(),
-        tell_circle: Box::new(tell_circle),
+        tell: Box::new(tell),
     };
     let ended = listener.run().await;
     if let Err(error) = &ended {
@@ -84,7 +85,16 @@ pub(super) struct Listener {
     draining: bool,
     errors: u32,
     pub(super) refusals: Refusals,
-    pub(super) tell_circle: Box<dyn Fn(String) + Send>,
+    pub(super) tell: Box<dyn Fn(Trouble) + Send>,
+}
+
+/// What a client's first datagram can meet that concerns the whole mapping.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The mapping has sent it to itself; the way it took, such as `:5353 -> :5353`.
+    Circle(String),
+    /// A limit: there is no place for the client.
+    Limit(Limit),
 }
 
 enum Event {
