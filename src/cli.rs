@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::duration::parse_timeout;
 use crate::model::untrusted::SafeText;
@@ -41,7 +41,30 @@ impl Cli {
     /// What is wrong with them (or the help that was asked for), to be printed; nothing of what it repeats acts on a
     /// terminal.
     pub fn read() -> Result<Self, clap::Error> {
-        Self::try_parse().map_err(made_safe)
+        Self::command_with_help()
+            .try_get_matches()
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(made_safe)
+    }
+
+    /// The command, whose help lists with each subcommand what has an effect there. The general options are
+    /// understood everywhere, so that they may stand before the subcommand as well as behind it.
+    fn command_with_help() -> clap::Command {
+        let mut command = Self::command();
+        command.build();
+        let unused: [(&str, &[&str]); 5] = [
+            ("try", &["profile", "file", "mappings"]),
+            ("run", &["ascii", "light"]),
+            ("check", &["ascii", "light"]),
+            ("keys", &["profile", "file", "mappings", "ascii", "light"]),
+            ("schema", &["profile", "file", "mappings", "ascii", "light"]),
+        ];
+        for (name, unused) in unused {
+            command = command.mut_subcommand(name, |subcommand| {
+                subcommand.mut_args(|arg| if unused.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg })
+            });
+        }
+        command
     }
 }
 
@@ -101,6 +124,7 @@ pub struct Screen {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// See it work: a small web page, mapped, watched, with the curl line to run
+    #[command(after_help = "Without a terminal, or with --json, it prints events as `portolan run` does.")]
     Try(Run),
     /// Forward without a screen, printing events, until SIGINT or SIGTERM
     Run(Run),

@@ -56,7 +56,8 @@ pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>>
     if let Some(source) = profile_source(source) {
         match OpenedProfile::read_blocking(source) {
             Ok(read) if is_named && !read.exists => {
-                problems.push(Problem { file: Some(read.path), ..Problem::new("", "there is no such file") });
+                let hint = Some("the screen makes it with the first mapping that is added".to_owned());
+                problems.push(Problem { file: Some(read.path), hint, ..Problem::new("", "there is no such file") });
             }
             Ok(read) => {
                 place = format!("{}{}", read.path, if read.exists { "" } else { ", which is not there yet" });

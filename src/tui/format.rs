@@ -5,11 +5,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
-
 use crate::model::event::{CloseReason, ConnectionState, MappingState};
 use crate::model::mapping::{Family, Mapping, Protocol};
 use crate::model::update::{LastOutcome, LastResult};
+
+mod shorten;
+
+pub use shorten::{elide_address, elide_end, elide_endpoint, elide_middle, elide_process, width, wrap};
 
 const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
 
@@ -84,70 +86,6 @@ pub fn latency(microseconds: u64) -> String {
         9_950..999_500 => format!("{ms:.0}ms"),
         _ => format!("{:.1}s", ms / 1000.0),
     }
-}
-
-/// Columns that a text takes.
-pub fn width(text: &str) -> usize {
-    text.width()
-}
-
-/// Cut at the end: `refused by the …`.
-pub fn elide_end(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let Some(room) = columns.checked_sub(1) else { return String::new() };
-    let mut out = head(text, room).to_owned();
-    out.push('…');
-    out
-}
-
-/// Cut in the middle: `[2001:…::41]`.
-pub fn elide_middle(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let Some(room) = columns.checked_sub(1) else { return String::new() };
-    let front = head(text, room.div_ceil(2));
-    let back = tail(text, room - front.width());
-    format!("{front}…{back}")
-}
-
-/// An `ADDRESS:PORT` (or `NAME:PORT`, with whatever follows the port) cut in the address, never in the port.
-pub fn elide_endpoint(text: &str, columns: usize) -> String {
-    if text.width() <= columns {
-        return text.to_owned();
-    }
-    let at = text.rfind(':').unwrap_or(text.len());
-    let (address, port) = text.split_at(at);
-    let room = columns.saturating_sub(port.width());
-    if room < 2 {
-        // Too narrow even for a shortened address: the port alone is still true.
-        return tail(text, columns).to_owned();
-    }
-    format!("{}{port}", elide_middle(address, room))
-}
-
-fn head(text: &str, columns: usize) -> &str {
-    let mut used = 0;
-    for (at, c) in text.char_indices() {
-        used += c.width().unwrap_or(0);
-        if used > columns {
-            return &text[..at];
-        }
-    }
-    text
-}
-
-fn tail(text: &str, columns: usize) -> &str {
-    let mut used = 0;
-    for (at, c) in text.char_indices().rev() {
-        used += c.width().unwrap_or(0);
-        if used > columns {
-            return &text[at + c.len_utf8()..];
-        }
-    }
-    text
 }
 
 /// `v6-v4`: the client's family, then the target's; `??` while it is not known.
@@ -263,6 +201,11 @@ pub fn short_error(error: &str) -> String {
     }
 }
 
+/// `dev.json` of `/home/me/.config/portolan/profiles/dev.json`.
+pub fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,26 +252,6 @@ mod tests {
         for (us, shown) in [(20, "0.02ms"), (400, "0.4ms"), (9_960, "10ms"), (12_300, "12ms"), (1_200_000, "1.2s")] {
             assert_eq!(latency(us), shown);
         }
-    }
-
-    #[test]
-    fn addresses_are_cut_in_the_middle_and_ports_never() {
-        let long = "[2001:db8:1234:5678:9abc:def0:1234:5678]:51520";
-        for columns in 6..=long.len() {
-            let short = elide_endpoint(long, columns);
-            assert!(short.ends_with(":51520"), "{short}");
-            assert!(width(&short) <= columns, "{short} in {columns}");
-        }
-        assert_eq!(elide_endpoint(long, 20), "[2001:d…:5678]:51520");
-        assert_eq!(elide_endpoint("any:8080/tcp", 12), "any:8080/tcp");
-        assert_eq!(elide_endpoint("localhost:9000/tcp", 15), "loc…st:9000/tcp");
-    }
-
-    #[test]
-    fn wide_letters_are_measured_in_columns() {
-        assert_eq!(elide_end("コンテナ", 5), "コン…");
-        assert_eq!(elide_end("コンテナ", 4), "コ…");
-        assert_eq!(width(&elide_middle("コンテナコンテナ", 7)), 7);
     }
 
     #[test]

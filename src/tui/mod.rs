@@ -289,7 +289,10 @@ fn farewell(state: &State) -> String {
     let stopped = format!("Stopped {}.", count(world.listening() as u64, "mapping"));
     match &world.overview.profile {
         None if world.mappings.is_empty() => stopped,
-        None => format!("{stopped} They were for this session; :saveas NAME keeps them next time."),
+        None => {
+            let was = if world.mappings.len() == 1 { "It was" } else { "They were" };
+            format!("{stopped} {was} for this session; next time :saveas NAME keeps what there is.")
+        }
         Some(profile) => {
             let (name, path) = (profile.name.as_str(), profile.path.as_str());
             // A profile of the config folder is opened by its name, any other by its file.

@@ -11,6 +11,8 @@ mod ingest;
 mod lists;
 mod palette;
 
+use crate::model::id::MappingId;
+use crate::model::profile::WrittenMapping;
 use crate::model::request::{Call, Reply, Request, RequestError};
 use crate::model::untrusted::{SafeText, acts_on_a_terminal};
 use crate::model::update::Update;
@@ -49,6 +51,8 @@ pub enum Msg {
 pub enum Asked {
     /// A change of the desired state, from the list or the palette.
     Change,
+    /// A mapping that was typed on the palette, new or in the place of another.
+    Typed(Box<WrittenMapping>, Option<MappingId>),
     /// The form's save.
     Save,
     /// Who holds the form's port; the form's generation.
@@ -104,7 +108,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         Msg::Update(update) => ingest::apply(state, *update),
         Msg::Answer(asked, answer) => {
             state.paint = state.paint.max(Paint::Soon);
-            answered(state, asked, *answer);
+            answered(state, asked, *answer, &mut effects);
         }
         Msg::News(severity, text) => note(state, severity, text),
         Msg::ServiceEnded => {
@@ -278,9 +282,17 @@ fn one_line(text: &str) -> String {
         .to_owned()
 }
 
-fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>) {
+fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>, effects: &mut Vec<Effect>) {
     match asked {
         Asked::Change => changed(state, answer),
+        Asked::Typed(mapping, edits) => {
+            if let Err(error) = &answer
+                && form::take_refused(state, &mapping, edits, error, effects)
+            {
+                return;
+            }
+            changed(state, answer);
+        }
         Asked::Save => form::saved(state, answer),
         Asked::Port(generation) => form::port_told(state, generation, answer),
         Asked::Verdict(generation) => form::judged(state, generation, answer),

@@ -86,6 +86,66 @@ fn a_port_in_use_is_refused_first_and_kept_the_second_time() {
 }
 
 #[test]
+fn at_the_smallest_size_the_form_follows_the_focus() {
+    let mut player = Player::new(40, 10);
+    player.types("a80");
+    player.pause();
+    // Port, protocol, target, its port, name: what has the focus is seen, whatever there is to say above it.
+    for label in ["Port ", "tcp", "Target", "] : [", "Name"] {
+        let picture = player.picture();
+        assert!(picture.contains(label), "{label}:\n{picture}");
+        player.press(Key::Tab);
+    }
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.press(Key::Tab);
+    player.types("web_2");
+    player.press(Key::Tab);
+    player.types("80");
+    player.press(Key::Enter);
+    let picture = player.picture();
+    // Nobody can answer for a holder whose name is cut.
+    assert!(picture.split_whitespace().collect::<Vec<_>>().join(" ").contains("(pid 123, www)"), "{picture}");
+    assert!(picture.contains("enter again keeps it as failed"), "{picture}");
+    assert!(picture.contains(" of "), "it says that there is more:\n{picture}");
+    insta::assert_snapshot!(picture);
+}
+
+#[test]
+fn a_missing_field_is_told_where_it_is_typed() {
+    for size in [(40, 10), (80, 24)] {
+        let mut player = Player::new(size.0, size.1);
+        player.types("a8099");
+        player.press(Key::Enter);
+        let picture = player.picture();
+        let lines: Vec<&str> = picture.lines().collect();
+        let field = lines.iter().position(|line| line.starts_with(" Target")).expect("the field is seen");
+        assert!(lines[field + 1].contains("!! which target?"), "{picture}");
+    }
+}
+
+#[test]
+fn a_refused_command_goes_on_in_the_form() {
+    for (line, edits) in [("add 80:web_2:80", false), ("edit api 80:web_2:80", true)] {
+        let mut player = Player::new(80, 24);
+        player.types(":");
+        player.types(line);
+        player.press(Key::Enter);
+        let form = player.state.form().expect("opened, with what was typed");
+        assert_eq!((form.port.value(), form.host.value(), form.target_port.value()), ("80", "web_2", "80"), "{line}");
+        assert_eq!(form.edits.is_some(), edits, "{line}");
+        let picture = player.picture();
+        assert!(picture.contains("80/tcp is in use by nginx (pid 123, www)"), "{picture}");
+        assert!(picture.contains("^n takes 81 (free)"), "{picture}");
+        assert!(picture.contains("enter again keeps it as failed"), "{picture}");
+        player.press(Key::Enter);
+        assert!(matches!(player.state.overlay, Overlay::None), "{line}");
+        let kept = player.state.selected_mapping().expect("selected");
+        assert_eq!(portolan::tui::format::mapping_state_word(kept.row.state), "failed", "{line}");
+    }
+}
+
+#[test]
 fn another_port_is_another_first_save() {
     let mut player = Player::new(80, 24);
     player.types("a80");
@@ -203,7 +263,7 @@ fn commands_of_the_palette() {
     type Is = fn(&Request) -> bool;
     let table: [(&str, Is); 5] = [
         ("add 8181:web_2:80", |request| matches!(request, Request::Add { .. })),
-        ("edit api any:9000:api_1:9000", |request| matches!(request, Request::Edit { .. })),
+        ("edit api any:9100:api_1:9000", |request| matches!(request, Request::Edit { .. })),
         ("delete web-tls", |request| matches!(request, Request::Remove { .. })),
         ("open staging", |request| matches!(request, Request::OpenProfile { .. })),
         ("saveas mine", |request| matches!(request, Request::SaveAs { .. })),

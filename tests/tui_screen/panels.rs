@@ -37,6 +37,19 @@ fn events_view() {
 }
 
 #[test]
+fn all_of_the_selected_event_is_read_below_the_list() {
+    for (columns, rows) in [(60, 20), (80, 24)] {
+        let mut player = Player::new(columns, rows);
+        player.types("4");
+        let event = player.state.selected_event().expect("the newest is selected").event.kind.to_string();
+        let picture = player.picture();
+        let detail = picture.lines().skip_while(|line| !line.contains("DETAIL")).skip(1).take(3);
+        let words: Vec<&str> = detail.flat_map(str::split_whitespace).collect();
+        assert_eq!(words.join(" "), event);
+    }
+}
+
+#[test]
 fn everything_about_one_connection() {
     let mut player = Player::new(80, 30);
     player.press(Key::Enter);
@@ -114,16 +127,60 @@ fn a_first_run_says_what_to_do() {
 }
 
 #[test]
+fn a_first_run_can_be_read_at_every_size() {
+    for (columns, rows) in [(40, 10), (40, 30), (60, 20), (120, 12)] {
+        let mut player = Player::silent(Look::default(), columns, rows);
+        let update =
+            Update { seq: 1, at_ms: 5, is_full: true, overview: Some(Overview::default()), ..Update::default() };
+        player.tell(Msg::Update(Box::new(update)));
+        let picture = player.picture();
+        assert!(!picture.contains('…'), "{picture}");
+        for word in ["No mapping yet", "   a  add", "portolan try"] {
+            assert!(picture.contains(word), "{word} at {columns}x{rows}:\n{picture}");
+        }
+    }
+}
+
+#[test]
 fn docker_out_of_reach_is_one_line_with_the_reason() {
-    let mut player = Player::new(100, 24);
+    for (columns, comfort) in [(100, true), (80, true), (60, true), (40, false)] {
+        let mut player = Player::new(columns, 24);
+        let mut overview = player.state.live.overview.clone();
+        overview.docker =
+            DockerState::Unavailable { reason: SafeText::new("cannot open /var/run/docker.sock: permission denied") };
+        let update = Update { at_ms: 700_000, overview: Some(overview), ..Update::default() };
+        player.tell(Msg::Update(Box::new(update)));
+        assert!(player.line(1).contains(if columns < 60 { "no docker" } else { "! docker not reachable" }));
+        let news = player.news();
+        let comfort = if comfort { "; mappings by address still work" } else { "" };
+        assert!(news.ends_with(&format!("permission denied{comfort}")), "{columns}: {news}");
+    }
+}
+
+#[test]
+fn a_refused_edit_says_where_and_what_before_the_path_of_the_file() {
+    let mut player = Player::new(80, 24);
     let mut overview = player.state.live.overview.clone();
-    overview.docker =
-        DockerState::Unavailable { reason: SafeText::new("cannot open /var/run/docker.sock: permission denied") };
+    let profile = overview.profile.as_mut().expect("the demo has one");
+    let path = "/home/somebody/.config/portolan/profiles/dev.json";
+    profile.path = SafeText::new(path);
+    profile.problem = Some(SafeText::new(&format!("not applied: {path}:2:19: mappings[1].listn: unknown field")));
     let update = Update { at_ms: 700_000, overview: Some(overview), ..Update::default() };
     player.tell(Msg::Update(Box::new(update)));
-    assert!(player.line(1).contains("! docker not reachable"), "{}", player.line(1));
-    let news = player.news();
-    assert!(news.contains("permission denied") && news.contains("mappings by address still work"), "{news}");
+    assert_eq!(player.news().trim(), "!! not applied: dev.json:2:19: mappings[1].listn: unknown field");
+    player.tell(Msg::Resize(160, 24));
+    assert!(player.news().contains(path), "{}", player.news());
+}
+
+#[test]
+fn a_question_keeps_its_keys_and_its_figures_at_every_width() {
+    for columns in [20, 30, 39, 40, 41, 60, 80] {
+        let mut player = Player::new(columns, 10);
+        player.types("q");
+        let picture = player.picture();
+        assert!(picture.contains("q quit") && picture.contains("esc stay"), "{columns}:\n{picture}");
+        assert!(columns < 35 || picture.contains("Quit stops 3 mappings and 7 conn"), "{columns}:\n{picture}");
+    }
 }
 
 #[test]

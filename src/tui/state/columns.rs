@@ -104,7 +104,12 @@ pub struct Wanted {
     pub listen: u16,
     /// Of TARGET.
     pub target: u16,
+    /// Of those targets that are IPv4 addresses: a piece of a number is of no use, so names give way first.
+    pub target_numbers: u16,
 }
+
+/// `172.17.0.2:18080`; with longer addresses there would not be room for the rest.
+const MOST_NUMBERS: u16 = 16;
 
 fn mapping_columns(wanted: Wanted) -> [Column<MappingColumn>; 15] {
     use MappingColumn as M;
@@ -114,7 +119,7 @@ fn mapping_columns(wanted: Wanted) -> [Column<MappingColumn>; 15] {
         key(fixed(M::State, "STATE", 0, 5)),
         key(flexible(M::Listen, "LISTEN", 0, 13, listen, 32)),
         fixed(M::Who, "WHO", 80, 4),
-        flexible(M::Target, "TARGET", 0, 11, target, 30),
+        flexible(M::Target, "TARGET", 0, wanted.target_numbers.clamp(11, MOST_NUMBERS), target.max(11), 30),
         figure(M::Connections, "CONNS", 60, 5),
         figure(M::InRate, "IN/s", 80, 5),
         figure(M::OutRate, "OUT/s", 80, 5),
@@ -132,7 +137,7 @@ fn mapping_columns(wanted: Wanted) -> [Column<MappingColumn>; 15] {
 fn connection_columns(width: u16) -> [Column<ConnectionColumn>; 12] {
     use ConnectionColumn as C;
     // With a process column the reason of a closed connection runs over both; without, it needs the room itself.
-    let state = if width < 80 { flexible(C::State, "STATE", 0, 9, 17, 17) } else { fixed(C::State, "STATE", 0, 7) };
+    let state = if width < 80 { flexible(C::State, "STATE", 0, 10, 17, 17) } else { fixed(C::State, "STATE", 0, 7) };
     [
         key(fixed(C::Family, "FAMILY", 0, 6)),
         key(flexible(C::Client, "CLIENT", 0, 14, 25, 47)),
@@ -220,7 +225,7 @@ pub fn fitted<C>(text: &str, column: &Placed<C>, is_endpoint: bool) -> String {
 mod tests {
     use super::*;
 
-    const WANTED: Wanted = Wanted { listen: 18, target: 10 };
+    const WANTED: Wanted = Wanted { listen: 18, target: 10, target_numbers: 0 };
 
     #[test]
     fn each_width_adds_columns_to_the_one_above() {
@@ -234,9 +239,11 @@ mod tests {
 
     #[test]
     fn columns_never_overlap_nor_leave_the_screen() {
+        const LONG: Wanted = Wanted { listen: 40, target: 40, target_numbers: 21 };
         for width in 40..300 {
             for skip in 0..15 {
                 for (x, columns) in [
+                    mappings(width, LONG, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
                     mappings(width, WANTED, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
                     connections(width, skip).0.iter().map(|c| (c.x, c.width)).collect(),
                 ]
@@ -250,6 +257,16 @@ mod tests {
                     assert!(last.0 + last.1 <= width, "{x} at {width} skipping {skip}: {columns:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn names_give_way_to_numbers() {
+        let wanted = Wanted { listen: 19, target: 15, target_numbers: 15 };
+        for width in 40..160 {
+            let (columns, _) = mappings(width, wanted, 0);
+            let target = columns.iter().find(|column| column.id == MappingColumn::Target).expect("shown");
+            assert!(target.width >= 15, "127.0.0.1:18093 at {width}");
         }
     }
 

@@ -3,6 +3,8 @@
 use super::world::Severity;
 use crate::model::container::DockerState;
 use crate::model::event::{Event, EventKind, MappingState};
+use crate::model::untrusted::SafeText;
+use crate::tui::format;
 
 /// How bad an event is, and what it says. Traffic is none: the figures show it.
 pub fn event_line(event: &Event) -> Option<(Severity, String)> {
@@ -23,4 +25,40 @@ pub fn event_line(event: &Event) -> Option<(Severity, String)> {
         _ => Severity::None,
     };
     Some((severity, event.kind.to_string()))
+}
+
+/// The same in fewer columns, where that is possible: what matters most comes first.
+pub fn short_line(event: &Event) -> Option<String> {
+    match &event.kind {
+        EventKind::Opened { connection } => {
+            Some(format!("{}: #{} opened, {}", connection.mapping, connection.id, connection.client))
+        }
+        EventKind::Closed { connection } => {
+            let reason = connection.reason.map(|reason| reason.to_string()).unwrap_or_default();
+            let bytes = match connection.target_address {
+                Some(_) => {
+                    format!(", in {} out {}", format::si(connection.bytes_in), format::si(connection.bytes_out))
+                }
+                // It never got so far.
+                None => String::new(),
+            };
+            Some(format!(
+                "{}: #{} {reason}, {}{bytes}, {}",
+                connection.mapping,
+                connection.id,
+                connection.client,
+                format::age(connection.duration_ms)
+            ))
+        }
+        EventKind::ProfileRejected { problems } => problems.first().map(|problem| {
+            let mut first = problem.clone();
+            first.file = first.file.map(|file| SafeText::new(format::file_name(file.as_str())));
+            let more = match problems.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!("not applied: {first}{more}")
+        }),
+        _ => None,
+    }
 }

@@ -4,7 +4,7 @@ use tui_input::Input;
 
 use crate::model::container::{Container, DockerState};
 use crate::model::id::MappingId;
-use crate::model::mapping::{HostPort, Listen, ListenAddress, PortRange, Protocol, Target, TargetHost};
+use crate::model::mapping::{Family, HostPort, Listen, ListenAddress, PortRange, Protocol, Target, TargetHost};
 use crate::model::problem::Problem;
 use crate::model::profile::WrittenMapping;
 use crate::model::request::{PortReport, ProbeResult};
@@ -274,6 +274,15 @@ impl Form {
     pub fn free_port(&self) -> Option<u16> {
         let report = self.port_report.as_ref()?;
         if report.conflicts.is_empty() { None } else { report.next_free }
+    }
+
+    /// Whether only one of two families is taken, so that the mapping would listen in the other.
+    pub fn is_half_free(&self) -> bool {
+        let families = |family| {
+            let conflicts = self.port_report.iter().flat_map(|report| &report.conflicts);
+            conflicts.filter(|conflict| Family::of(conflict.address.ip()) == family).count()
+        };
+        self.who != Who::One && (families(Family::V4) == 0) != (families(Family::V6) == 0)
     }
 
     /// Puts a free port in, keeping the length of a range.

@@ -56,7 +56,11 @@ pub fn layout(size: (u16, u16), view: View, focus: Pane, zoom: Zoom, mappings: u
             return layout;
         }
         (_, View::Events) => {
-            layout.events = Some(body);
+            // Three lines hold the longest event at 80 columns.
+            let detail = if zoom == Zoom::Pane || height < WITH_DETAIL { 0 } else { 4 };
+            let list = body.height - detail;
+            layout.events = Some(Lines { y: body.y, height: list });
+            layout.detail = (detail > 0).then_some(Lines { y: body.y + list, height: detail });
             return layout;
         }
         _ => {}

@@ -16,7 +16,7 @@ pub mod world;
 use std::collections::{BTreeSet, HashMap};
 
 use crate::model::id::{ConnectionId, MappingId};
-use crate::model::mapping::{HostPort, ListenAddress, Protocol};
+use crate::model::mapping::{HostPort, ListenAddress, Protocol, TargetHost};
 use crate::model::untrusted::SafeText;
 use crate::tui::format;
 
@@ -358,6 +358,10 @@ impl State {
         columns::Wanted {
             listen: widest(Self::listen_text),
             target: widest(|_, item| item.row.mapping.target.to_string()),
+            target_numbers: widest(|_, item| match &item.row.mapping.target.host {
+                TargetHost::Ip(ip) if ip.ip.is_ipv4() => item.row.mapping.target.to_string(),
+                _ => String::new(),
+            }),
         }
     }
 

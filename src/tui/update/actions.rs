@@ -243,8 +243,13 @@ fn quit(state: &mut State, effects: &mut Vec<Effect>) {
         effects.push(Effect::Quit);
         return;
     }
+    let mut stopped = vec![count(listening, "mapping")];
+    if open > 0 {
+        // With the keys, all of the question is to be read on the narrowest screen.
+        stopped.push(count(open, if state.size.0 < 48 { "conn" } else { "connection" }));
+    }
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!("Quit stops {} and {}.", count(listening, "mapping"), count(open, "connection")),
+        question: format!("Quit stops {}.", stopped.join(" and ")),
         key: Key::Char('q'),
         yes: "quit",
         no: "stay",

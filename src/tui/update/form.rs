@@ -1,5 +1,6 @@
 //! The form: typing, and what the service says while one types.
 
+use crate::model::id::MappingId;
 use crate::model::mapping::{Mapping, Protocol};
 use crate::model::paste::read_paste;
 use crate::model::profile::WrittenMapping;
@@ -9,7 +10,7 @@ use crate::model::untrusted::SafeText;
 use super::super::keymap::{Action, Key};
 use super::super::state::form::{Field, Form, Probe, Verdict, Who};
 use super::super::state::{Overlay, Severity, State};
-use super::{Asked, Effect, ask, change, dialogs, note, say};
+use super::{Asked, Effect, actions, ask, change, dialogs, note, say};
 
 /// The service is asked when typing has paused for so long.
 const PAUSE_MS: u64 = 120;
@@ -318,6 +319,27 @@ fn save(state: &mut State, effects: &mut Vec<Effect>) {
     };
     let effect = change(state, Asked::Save, request);
     effects.push(effect);
+}
+
+/// A mapping of the palette was refused: the form opens with it and with the reason, as after a refused save, so
+/// that nothing has to be typed again and a busy port can be kept all the same. False: there is nothing to mend.
+pub(super) fn take_refused(
+    state: &mut State,
+    mapping: &WrittenMapping,
+    edits: Option<MappingId>,
+    error: &RequestError,
+    effects: &mut Vec<Effect>,
+) -> bool {
+    let mends = matches!(error, RequestError::PortInUse { .. } | RequestError::Invalid { .. });
+    let (Ok(listen), Ok(target)) = (mapping.listen.parse(), mapping.target.parse()) else { return false };
+    if !mends || !matches!(state.overlay, Overlay::None) {
+        return false;
+    }
+    let mut form = Form::of(mapping, &listen, &target, mapping.protocol.unwrap_or_default());
+    form.edits = edits;
+    actions::open_form(state, form, effects);
+    saved(state, Err(error.clone()));
+    true
 }
 
 /// The service has saved, or not.

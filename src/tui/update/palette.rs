@@ -63,15 +63,17 @@ fn command_with(state: &mut State, command: &str, argument: &str, effects: &mut 
     match command {
         "add" => {
             let mapping = argument.parse::<Mapping>().map_err(|error| error.to_string())?;
-            let mapping = mapping.into();
-            effects.push(change(state, Asked::Change, Request::Add { mapping, even_if_busy: false }));
+            let mapping = WrittenMapping::from(mapping);
+            let asked = Asked::Typed(Box::new(mapping.clone()), None);
+            effects.push(change(state, asked, Request::Add { mapping, even_if_busy: false }));
         }
         "edit" => {
             let (name, text) = argument.split_once(' ').ok_or("edit NAME MAPPING")?;
             let (id, base) = find(state, name)?;
             let mapping = text.trim().parse::<Mapping>().map_err(|error| error.to_string())?;
             let mapping = written(mapping, base);
-            effects.push(change(state, Asked::Change, Request::Edit { id, mapping, even_if_busy: false }));
+            let asked = Asked::Typed(Box::new(mapping.clone()), Some(id));
+            effects.push(change(state, asked, Request::Edit { id, mapping, even_if_busy: false }));
         }
         "delete" => {
             let (id, _) = find(state, argument)?;

@@ -130,7 +130,7 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
         C::Client => endpoint(connection.client.to_string()),
         C::Process => {
             let process = item.row.process.as_ref().map(AsRef::as_ref).unwrap_or_default();
-            columns::fitted(process, column, false)
+            format::elide_process(process, usize::from(column.width))
         }
         C::In => format::si(item.figures.bytes_in),
         C::Out => format::si(item.figures.bytes_out),

@@ -10,9 +10,10 @@ use crate::model::count::count;
 use crate::model::event::{ConnectionState, Side};
 use crate::model::rate::RateMeter;
 use crate::tui::format;
+use crate::tui::state::event_line::event_line;
 use crate::tui::state::layout::Lines;
 use crate::tui::state::world::Meters;
-use crate::tui::state::{ConnectionItem, MappingItem, Severity, Zoom};
+use crate::tui::state::{ConnectionItem, MappingItem, Severity, View, Zoom};
 
 /// The graph shows at most this many seconds.
 const GRAPH_SECONDS: usize = 60;
@@ -21,6 +22,10 @@ const GRAPH_SECONDS: usize = 60;
 pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
     let state = canvas.state;
     let is_zoomed = state.zoom == Zoom::Detail;
+    if state.view == View::Events && !is_zoomed {
+        event(canvas, lines);
+        return;
+    }
     let connection = state.selected_connection();
     let mapping = match connection {
         Some(item) => state.world().mappings.get(&item.row.mapping_id),
@@ -53,6 +58,18 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
             graphs(&mut pen, &item.meters);
         }
         (None, None) => {}
+    }
+}
+
+/// All of the selected event, which the list has to cut on most screens.
+fn event(canvas: &mut Canvas<'_>, lines: Lines) {
+    canvas.rule(lines.y, "DETAIL", "", "", false);
+    let Some(item) = canvas.state.selected_event() else { return };
+    let Some((severity, text)) = event_line(&item.event) else { return };
+    let style = theme::severity(canvas.state.look, severity);
+    let room = usize::from(canvas.width().saturating_sub(2));
+    for (y, line) in (lines.y + 1..lines.y + lines.height).zip(format::wrap(&text, room)) {
+        canvas.text(1, y, &line, style);
     }
 }
 
@@ -92,7 +109,7 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let client = connection.client.to_string();
     let listener = connection.listener.to_string();
     let source = connection.source.map_or_else(|| "??".to_owned(), |address| address.to_string());
-    let target = connection.target_address.map_or_else(|| format!("?? {}", connection.target), |to| to.to_string());
+    let target = connection.target_address.map_or_else(|| "??".to_owned(), |to| to.to_string());
     let (first, second) = (leg(pen, &client, &listener), leg(pen, &source, &target));
     // Figures stand one below the other, so that they can be compared.
     let bytes = (connection.bytes_in.to_string(), connection.bytes_out.to_string());

@@ -6,7 +6,7 @@ use super::canvas::Canvas;
 use super::mappings::{goes_on, rest};
 use super::theme::{self, Role};
 use crate::tui::format;
-use crate::tui::state::event_line::event_line;
+use crate::tui::state::event_line::{event_line, short_line};
 use crate::tui::state::layout::Lines;
 use crate::tui::state::world::EventItem;
 use crate::tui::state::{Pane, View};
@@ -51,6 +51,7 @@ fn row(canvas: &mut Canvas<'_>, y: u16, item: &EventItem, is_view: bool) {
     let style = theme::severity(canvas.state.look, severity);
     canvas.text(12, y, theme::mark(severity), style);
     let room = usize::from(canvas.width().saturating_sub(15));
+    let text = if format::width(&text) > room { short_line(&item.event).unwrap_or(text) } else { text };
     canvas.text(15, y, &format::elide_end(&text, room), style);
     if is_view && canvas.state.events.selected == Some(item.number) {
         canvas.text(0, y, ">", Style::new());

@@ -1,10 +1,13 @@
 //! The form that adds or edits a mapping.
 
+mod containers;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 
 use super::canvas::Canvas;
 use super::theme::{self, Role};
-use crate::model::container::{Container, DockerState};
 use crate::model::mapping::Protocol;
 use crate::model::problem::Problem;
 use crate::tui::format;
@@ -15,27 +18,59 @@ use crate::tui::state::words::probe_words;
 
 /// Narrower screens have shorter labels and choices.
 const ROOMY: u16 = 70;
-/// Containers listed at most, if the screen has room for them.
-const CONTAINERS: usize = 12;
+/// Lines that the form has at most.
+const PAPER: u16 = 64;
 
 /// Draws the page; says where the cursor stands.
 pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines, form: &Form) -> Option<(u16, u16)> {
     let title = if form.edits.is_some() { "EDIT MAPPING" } else { "ADD MAPPING" };
-    canvas.rule(lines.y, title, "", "enter save  esc cancel", true);
-    let mut page = Page { canvas, form, y: lines.y + 1, end: lines.y + lines.height, cursor: None };
-    who(&mut page);
-    port(&mut page);
-    target(&mut page);
-    name(&mut page);
+    let room = lines.height.saturating_sub(1);
+    // Drawn as if the screen were tall enough; then the part with the focus is shown.
+    let mut paper = Buffer::empty(Rect { x: 0, y: 0, width: canvas.width(), height: PAPER });
+    let mut sheet = Canvas { buffer: &mut paper, state: canvas.state };
+    let mut page = Page { canvas: &mut sheet, form, y: 0, end: PAPER, room, cursor: None };
+    let mut focused = (0, 0);
+    let parts: [(&[Field], Part); 4] = [
+        (&[Field::Who, Field::Address], who),
+        (&[Field::Port, Field::Protocol], port),
+        (&[Field::Host, Field::TargetPort], target),
+        (&[Field::Name], name),
+    ];
+    for (fields, draw) in parts {
+        let start = page.y;
+        draw(&mut page);
+        if fields.contains(&form.focus) {
+            focused = (start, page.y);
+        }
+    }
     whereabouts(&mut page);
-    page.cursor
+    let (length, cursor) = (page.y.min(PAPER), page.cursor);
+    if form.focus == Field::Name {
+        focused.1 = length;
+    }
+    let first = if length <= room { 0 } else { focused.1.saturating_sub(room).min(focused.0) };
+    let last = (first + room).min(length);
+    let right =
+        if length <= room { "enter save  esc cancel".to_owned() } else { format!("{}-{last} of {length}", first + 1) };
+    canvas.rule(lines.y, title, "", &right, true);
+    for (y, from) in (lines.y + 1..).zip(first..last) {
+        for x in 0..canvas.width() {
+            canvas.buffer[(x, y)] = paper[(x, from)].clone();
+        }
+    }
+    cursor.filter(|(_, y)| (first..last).contains(y)).map(|(x, y)| (x, y - first + lines.y + 1))
 }
+
+/// Draws some fields and what there is to say of them.
+type Part = fn(&mut Page<'_, '_>);
 
 struct Page<'a, 'b> {
     canvas: &'a mut Canvas<'b>,
     form: &'a Form,
     y: u16,
     end: u16,
+    /// Lines that the screen shows at once.
+    room: u16,
     cursor: Option<(u16, u16)>,
 }
 
@@ -107,15 +142,30 @@ impl Page<'_, '_> {
         self.canvas.text(3, self.y, mark, mark_style);
         let width = self.canvas.width();
         let room = usize::from(width.saturating_sub(7));
-        self.canvas.text(6, self.y, &format::elide_end(text, room), style);
-        let accent = self.canvas.style(Role::Accent);
-        if !right.is_empty() && format::width(text) + format::width(right) + 2 > room {
+        for line in format::wrap(text, room) {
+            self.canvas.text(6, self.y, &line, style);
             self.y += 1;
-            self.canvas.text(6, self.y, right, accent);
-        } else {
-            self.canvas.right(width - 1, self.y, right, accent);
         }
-        self.y += 1;
+        let accent = self.canvas.style(Role::Accent);
+        if right.is_empty() {
+            return;
+        }
+        if format::width(text) + format::width(right) + 2 > room {
+            self.canvas.text(6, self.y, right, accent);
+            self.y += 1;
+        } else {
+            self.canvas.right(width - 1, self.y - 1, right, accent);
+        }
+    }
+
+    /// Why it was not saved, at the field that has the focus since.
+    fn refusal(&mut self, fields: &[Field]) {
+        let form = self.form;
+        if let Some(error) = &form.save_error
+            && fields.contains(&form.focus)
+        {
+            self.remark(Severity::Error, "!!", error.as_str(), "");
+        }
     }
 
     fn problems(&mut self, side: &str) {
@@ -158,6 +208,7 @@ fn who(page: &mut Page<'_, '_>) {
         }
     }
     page.y += 1;
+    page.refusal(&[Field::Who, Field::Address]);
     if form.who == Who::ThisNetwork {
         page.remark(Severity::Warn, "!", "other machines can connect", "");
     }
@@ -176,6 +227,7 @@ fn port(page: &mut Page<'_, '_>) {
     let shown = if form.protocol == Protocol::Sctp { &protocols[..] } else { &protocols[..2] };
     page.choice(x + 1 + u16::from(page.is_roomy()), shown, form.focus == Field::Protocol);
     page.y += 1;
+    page.refusal(&[Field::Port, Field::Protocol]);
     page.problems("listen");
     let Some(report) = &form.port_report else { return };
     let Some(first) = report.conflicts.first() else {
@@ -201,7 +253,9 @@ fn port(page: &mut Page<'_, '_>) {
         }
     }
     if form.refused_busy.is_some() {
-        page.remark(Severity::Warn, "!", "enter again keeps it as failed; it listens once the port is free", "");
+        let state = if form.is_half_free() { "half" } else { "failed" };
+        let more = if page.is_roomy() { "; it listens once the port is free" } else { "" };
+        page.remark(Severity::Warn, "!", &format!("enter again keeps it as {state}{more}"), "");
     }
 }
 
@@ -220,8 +274,9 @@ fn target(page: &mut Page<'_, '_>) {
     let x = page.canvas.text(x + 1, page.y, between, Style::new()) + 1;
     page.input(x, port, Field::TargetPort);
     page.y += 1;
+    page.refusal(&[Field::Host, Field::TargetPort]);
     if form.focus == Field::Host {
-        containers(page);
+        containers::draw(page);
     }
     page.problems("target");
     if let Some(probe) = &form.probe {
@@ -236,78 +291,6 @@ fn target(page: &mut Page<'_, '_>) {
     } else if form.focus == Field::TargetPort && form.protocol == Protocol::Tcp {
         page.remark(Severity::None, "", "tab tries whether it answers", "");
     }
-}
-
-/// Containers that match what is typed.
-fn containers(page: &mut Page<'_, '_>) {
-    let form = page.form;
-    if let DockerState::Unavailable { reason } = &form.docker {
-        page.remark(Severity::Warn, "!", &format!("docker: {reason}"), "");
-        page.remark(Severity::None, "", "mappings by address still work: 172.17.0.2, [fd00::2], host/NAME", "");
-        return;
-    }
-    let matching = form.matching();
-    // Fields and remarks below need seven lines.
-    let room = usize::from(page.end.saturating_sub(page.y + 7)).clamp(1, CONTAINERS);
-    let rows: Vec<[String; 5]> = matching.iter().map(|container| cells(container)).collect();
-    let widths: Vec<usize> = (0..4)
-        .map(|column| {
-            rows.iter().map(|row| format::width(&row[column])).max().unwrap_or(0).min([18, 18, 30, 16][column])
-        })
-        .collect();
-    let chosen = form.chosen.unwrap_or(0);
-    let shown = if rows.len() > room { room.saturating_sub(1).max(1) } else { room };
-    let first = (chosen + 1).saturating_sub(shown);
-    for (at, row) in rows.iter().enumerate().skip(first).take(shown) {
-        let is_chosen = form.chosen == Some(at);
-        let style = if matching[at].is_running() { Style::new() } else { page.canvas.style(Role::Muted) };
-        let mut x = 5;
-        for (text, width) in row.iter().zip(widths.iter().chain([&30])) {
-            let room = usize::from(page.canvas.width().saturating_sub(x));
-            page.canvas.text(x, page.y, &format::elide_end(text, room.min(*width)), style);
-            x += u16::try_from(*width).unwrap_or(0) + 2;
-        }
-        if is_chosen {
-            page.canvas.text(3, page.y, ">", Style::new());
-            page.canvas.select(page.y, true);
-        }
-        page.y += 1;
-    }
-    if rows.len() > shown {
-        let text = format!("{shown} of {}", rows.len());
-        page.canvas.text(5, page.y, &text, page.canvas.style(Role::Muted));
-        page.y += 1;
-    }
-    if rows.is_empty() && form.docker == DockerState::Connected && form.target_kind() == "container" {
-        page.remark(Severity::None, "", "no container of that name; it may also be an id, an address or host/NAME", "");
-    }
-}
-
-fn cells(container: &Container) -> [String; 5] {
-    let addresses: Vec<_> = container.addresses.iter().map(ToString::to_string).collect();
-    let addresses = if container.host_network && addresses.is_empty() {
-        "host network".to_owned()
-    } else if addresses.is_empty() {
-        "-".to_owned()
-    } else {
-        addresses.join("  ")
-    };
-    let mut ports: Vec<_> = container
-        .ports
-        .iter()
-        .map(|port| match port.protocol {
-            Protocol::Tcp => port.port.to_string(),
-            other => format!("{}/{other}", port.port),
-        })
-        .collect();
-    ports.dedup();
-    let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(" ") };
-    let state = if container.is_running() || !container.addresses.is_empty() {
-        container.state.to_string()
-    } else {
-        format!("{}, no address", container.state)
-    };
-    [container.name.to_string(), container.image.to_string(), addresses, ports, state]
 }
 
 fn name(page: &mut Page<'_, '_>) {
@@ -325,6 +308,7 @@ fn name(page: &mut Page<'_, '_>) {
         page.canvas.text(x + 2, page.y, name, page.canvas.style(Role::Muted));
     }
     page.y += 1;
+    page.refusal(&[Field::Name]);
     page.problems("name");
 }
 
@@ -344,15 +328,16 @@ fn whereabouts(page: &mut Page<'_, '_>) {
                 })
                 .collect();
             let room = usize::from(page.canvas.width().saturating_sub(page.left() + 1));
-            page.canvas.text(page.left(), page.y, &format::elide_end(&places.join("  "), room), Style::new());
-            page.y += 1;
+            let in_one = places.join("  ");
+            let lines = if format::width(&in_one) <= room { vec![in_one] } else { places };
+            for line in lines {
+                page.canvas.text(page.left(), page.y, &format::elide_end(&line, room), Style::new());
+                page.y += 1;
+            }
         }
         for note in notes {
             page.remark(Severity::None, "i", note.as_str(), "");
         }
-    }
-    if let Some(error) = &form.save_error {
-        page.remark(Severity::Error, "!!", error.as_str(), "");
     }
     if form.is_saving {
         page.remark(Severity::None, "", "saving ...", "");

@@ -16,15 +16,24 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
     if canvas.buffer.area.height == 0 {
         return;
     }
+    let columns = usize::from(canvas.width());
     let text = if let Overlay::Confirm(confirm) = &state.overlay {
-        format!("{} {} esc {}", confirm.question, question_key(confirm), confirm.no)
+        // Whoever is asked must see what to press.
+        let keys = format!("{} esc {}", question_key(confirm), confirm.no);
+        if canvas.buffer.area.height > 1 {
+            canvas.text(0, 1, &keys, Style::new());
+            confirm.question.clone()
+        } else {
+            let room = columns.saturating_sub(format::width(&keys) + 1);
+            format!("{} {keys}", format::elide_end(&confirm.question, room))
+        }
     } else {
         let world = state.world();
         let mapping = if canvas.width() < 34 { "map" } else { "mapping" };
         let mappings = count(world.mappings.len() as u64, mapping);
         format!("portolan {mappings} {} q quit", count(world.open(), "conn"))
     };
-    canvas.text(0, 0, &format::elide_end(&text, usize::from(canvas.width())), Style::new());
+    canvas.text(0, 0, &format::elide_end(&text, columns), Style::new());
 }
 
 fn question_key(confirm: &crate::tui::state::dialog::Confirm) -> String {
@@ -45,7 +54,8 @@ fn sums(canvas: &mut Canvas<'_>) {
     x = canvas.text(x + 1, 0, &format::elide_end(profile, 20), Style::new().add_modifier(Modifier::BOLD));
     let sums = world.sums;
     let mut parts = vec![count(world.mappings.len() as u64, "mapping")];
-    let open = world.open();
+    // Counted with the families, once a second, so that the three figures agree.
+    let open = sums.v6 + sums.v4;
     if open > 0 {
         parts.push(format!("{} ({} v6, {} v4)", count(open, "conn"), sums.v6, sums.v4));
     } else {
@@ -141,6 +151,10 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
         Overlay::Filter(line) => {
             let style = canvas.style(Role::Accent);
             let x = canvas.text(1, height - 1, "filter /", style);
+            if line.input.value().is_empty() {
+                let examples = format::elide_end(FILTER_EXAMPLES, usize::from(canvas.width().saturating_sub(x + 2)));
+                canvas.text(x + 2, height - 1, &examples, canvas.style(Role::Muted));
+            }
             let scroll = line.input.visual_scroll(usize::from(canvas.width().saturating_sub(x + 1)));
             let shown: String = line.input.value().chars().skip(scroll).collect();
             canvas.text(x, height - 1, &shown, Style::new());
@@ -149,10 +163,13 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
         }
         Overlay::Confirm(confirm) => {
             let style = canvas.style(Role::Warn).add_modifier(Modifier::BOLD);
-            let keys = format!("  {}  esc {}", question_key(confirm), confirm.no);
-            let room = usize::from(canvas.width()).saturating_sub(1 + format::width(&keys));
-            let x = canvas.text(1, height - 1, &format::elide_end(&confirm.question, room), style);
-            canvas.text(x, height - 1, &keys, canvas.style(Role::Accent));
+            let keys = format!("{}  esc {}", question_key(confirm), confirm.no);
+            let width = usize::from(canvas.width());
+            // The line of the keys is empty meanwhile, so a question that is too long for one line takes both.
+            let fits = format::width(&confirm.question) + format::width(&keys) + 3 <= width;
+            let y = if fits { height - 1 } else { height - 2 };
+            let x = canvas.text(1, y, &format::elide_end(&confirm.question, width - 1), style);
+            canvas.text(if fits { x + 2 } else { 1 }, height - 1, &keys, canvas.style(Role::Accent));
             None
         }
         _ => {
@@ -186,7 +203,7 @@ fn keys(canvas: &mut Canvas<'_>, y: u16) {
     let room = usize::from(canvas.width());
     for at in (0..texts.len().saturating_sub(staying)).rev() {
         let sum: usize = texts.iter().zip(&keep).filter(|(_, keep)| **keep).map(|(text, _)| width(text)).sum();
-        if sum < room {
+        if sum <= room {
             break;
         }
         keep[at] = false;
@@ -221,6 +238,9 @@ fn in_dialog(overlay: &Overlay, action: Action) -> Option<&'static str> {
     })
 }
 
+/// What can be typed into a filter.
+const FILTER_EXAMPLES: &str = "words, or port:8080 fam:6 state:open";
+
 /// One line: the latest news, else what is wrong, else the hint.
 fn news(canvas: &mut Canvas<'_>, y: u16) {
     let state = canvas.state;
@@ -228,7 +248,10 @@ fn news(canvas: &mut Canvas<'_>, y: u16) {
         (note.severity, note.text.to_string())
     } else if let Some(hint) = &state.hint {
         (Severity::None, hint.to_string())
-    } else if let Some(problem) = standing_problem(state) {
+    } else if let Some(problem) = standing_problem(state, usize::from(canvas.width().saturating_sub(3)))
+        // The form says itself what concerns it.
+        && !matches!(state.overlay, Overlay::Form(_))
+    {
         problem
     } else {
         return;
@@ -244,16 +267,22 @@ fn news(canvas: &mut Canvas<'_>, y: u16) {
 }
 
 /// What is wrong now: with the profile, the selected mapping, Docker, or the worst mapping.
-fn standing_problem(state: &State) -> Option<(Severity, String)> {
+fn standing_problem(state: &State, room: usize) -> Option<(Severity, String)> {
     let world = state.world();
-    if let Some(problem) = world.overview.profile.as_ref().and_then(|profile| profile.problem.as_ref()) {
-        return Some((Severity::Error, problem.to_string()));
+    if let Some(profile) = &world.overview.profile
+        && let Some(problem) = &profile.problem
+    {
+        let text = problem.as_str();
+        // Which file it is, one knows; where in it and what, one wants to.
+        let short = || text.replace(profile.path.as_str(), format::file_name(profile.path.as_str()));
+        let text = if format::width(text) > room { short() } else { text.to_owned() };
+        return Some((Severity::Error, text));
     }
     if let Some(problem) = state.selected_mapping().and_then(mapping_problem) {
         return Some(problem);
     }
     if let DockerState::Unavailable { reason } = &world.overview.docker {
-        return Some((Severity::Warn, format!("docker: {reason}; mappings by address still work")));
+        return Some((Severity::Warn, docker_words(reason.as_str(), room)));
     }
     let mut problems: Vec<_> = world
         .mappings
@@ -264,6 +293,21 @@ fn standing_problem(state: &State) -> Option<(Severity, String)> {
         .collect();
     problems.sort();
     problems.into_iter().next().map(|(severity, _, text)| (severity.0, text))
+}
+
+/// Why Docker cannot be reached, in the longest words that there is room for.
+fn docker_words(reason: &str, room: usize) -> String {
+    let short = reason.trim_start_matches("cannot open ");
+    let why = short.rsplit(": ").next().unwrap_or(short);
+    [
+        format!("docker: {reason}; mappings by address still work"),
+        format!("docker: {short}; mappings by address still work"),
+        format!("docker: {why}; mappings by address still work"),
+        format!("docker: {short}"),
+    ]
+    .into_iter()
+    .find(|text| format::width(text) <= room)
+    .unwrap_or_else(|| format!("docker: {why}"))
 }
 
 fn mapping_problem(item: &MappingItem) -> Option<(Severity, String)> {
@@ -277,13 +321,6 @@ fn mapping_problem(item: &MappingItem) -> Option<(Severity, String)> {
         return Some((severity, format!("{head} {}: {reason}", format::mapping_state_word(row.state))));
     }
     let result = row.last_result?;
-    Some((
-        severity,
-        format!(
-            "{head} {} {} of the last {}",
-            format::outcome(result.outcome),
-            result.failures,
-            count(u64::from(result.attempts), "connection")
-        ),
-    ))
+    let attempts = count(u64::from(result.attempts), "connection");
+    Some((severity, format!("{head} {}, {} of {attempts}", format::outcome(result.outcome), result.failures)))
 }

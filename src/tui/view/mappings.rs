@@ -143,11 +143,11 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
             let text = match row.target_addresses.as_slice() {
                 [] if is_stopped => "-".to_owned(),
                 [] => "??".to_owned(),
-                [first] => format::elide_middle(&format::address(*first), usize::from(column.width)),
+                [first] => format::elide_address(&format::address(*first), usize::from(column.width)),
                 [first, more @ ..] => {
                     let more = format!(" +{}", more.len());
                     let room = usize::from(column.width).saturating_sub(more.len());
-                    format!("{}{more}", format::elide_middle(&format::address(*first), room))
+                    format!("{}{more}", format::elide_address(&format::address(*first), room))
                 }
             };
             plain(text)
@@ -200,24 +200,46 @@ fn first_run(canvas: &mut Canvas<'_>, lines: Lines) {
     canvas.rule(lines.y, "MAPPINGS", "", "", true);
     let accent = canvas.style(Role::Accent);
     let end = lines.y + lines.height;
-    let mut y = lines.y + 2;
+    let is_low = lines.height < 14;
+    let mut y = lines.y + if is_low { 1 } else { 2 };
+    // The text hangs beside its key, in as many lines as it takes.
     let mut line = |canvas: &mut Canvas<'_>, key: &str, text: &str| {
-        if y < end {
-            canvas.text(3, y, key, accent);
-            let x = if key.is_empty() { 3 } else { 6 };
-            canvas.text(x, y, &format::elide_end(text, usize::from(canvas.width().saturating_sub(x))), Style::new());
+        let x = if key.is_empty() { 3 } else { 5 + u16::try_from(format::width(key)).unwrap_or(0) };
+        for (at, text) in
+            format::wrap(text, usize::from(canvas.width().saturating_sub(x + 1)).min(72)).iter().enumerate()
+        {
+            if y < end {
+                if at == 0 {
+                    canvas.text(3, y, key, accent);
+                }
+                canvas.text(x, y, text, Style::new());
+            }
+            y += 1;
         }
-        y += 1;
     };
-    line(canvas, "", "No mapping yet. A mapping listens on a port of this machine and forwards");
-    line(canvas, "", "to a container, over IPv6 and IPv4.");
+    if is_low {
+        line(canvas, "", "No mapping yet.");
+        line(canvas, "a", "adds one");
+        line(canvas, "o", "opens another profile");
+        line(canvas, "?", "says what every key does");
+        line(canvas, "portolan try", "shows it at work");
+        return;
+    }
+    line(
+        canvas,
+        "",
+        "No mapping yet. A mapping listens on a port of this machine and forwards to a container, over IPv6 and IPv4.",
+    );
     line(canvas, "", "");
     line(canvas, "a", "adds a mapping; a pasted docker run -p or ssh -L fills the form");
     line(canvas, "o", "opens a profile: mappings that were saved under another name");
     line(canvas, "?", "says what every key does");
     line(canvas, "", "");
-    line(canvas, "", "portolan try   shows all of it at once: a small IPv4-only web page,");
-    line(canvas, "", "               mapped, and the command that reaches it over IPv6");
+    line(
+        canvas,
+        "portolan try",
+        "shows all of it at once: a small IPv4-only web page, mapped, and the command that reaches it over IPv6",
+    );
 }
 
 /// The protocol of a mapping has no connections to reset, only flows.
