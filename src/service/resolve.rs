@@ -50,7 +50,7 @@ pub fn addresses_for(host: &TargetHost, docker: &DockerView, dns: &DnsTable, kep
 fn why_without_container(docker: &DockerState, error: &lookup::LookupError) -> String {
     match docker {
         DockerState::Connected => error.to_string(),
-        DockerState::Unknown => "waiting for Docker's first answer".to_owned(),
+        DockerState::Unknown => "Docker has not answered yet".to_owned(),
         DockerState::Unavailable { reason } => format!("Docker: {reason}"),
     }
 }
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(told(&other, &docker(connected, "running", &[]), &none), "container \"zzz\" not found");
         let unreachable = "Docker: cannot open /var/run/docker.sock: not running";
         assert_eq!(told(&other, &docker(lost(), "running", &[]), &none), unreachable);
-        assert_eq!(told(&web, &DockerView::default(), &none), "waiting for Docker's first answer");
+        assert_eq!(told(&web, &DockerView::default(), &none), "Docker has not answered yet");
     }
 
     #[test]
