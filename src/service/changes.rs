@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
+use tokio::task::{self, spawn_blocking};
 
 use super::core::{Job, Service};
 use super::desired::{Desired, Entry, checked};
@@ -31,7 +31,7 @@ pub(super) type ReplyTo = oneshot::Sender<Answer>;
 /// The change that is being made, and those that wait for it.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    is_under_way: bool,
+    under_way: Option<task::Id>,
     waiting: VecDeque<(Call, ReplyTo)>,
     /// What kept an edit by hand from being applied may be gone: read the file again.
     must_read: bool,
@@ -98,7 +98,7 @@ impl Changes {
 
     /// Whether nothing is being made and nothing waits.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_under_way && self.waiting.is_empty()
+        self.under_way.is_none() && self.waiting.is_empty()
     }
 }
 
@@ -116,7 +116,7 @@ impl Service {
     }
 
     fn next_change(&mut self) {
-        while !self.changes.is_under_way {
+        while self.changes.under_way.is_none() {
             if std::mem::take(&mut self.changes.must_read) {
                 self.read_file(None);
             } else if let Some((call, reply)) = self.changes.waiting.pop_front() {
@@ -185,13 +185,21 @@ impl Service {
 
     /// Does the slow part of a change.
     fn beside(&mut self, slow: impl Future<Output = Prepared> + Send + 'static) {
-        self.changes.is_under_way = true;
-        self.jobs.spawn(async move { Job::Prepared(Box::new(slow.await)) });
+        let job = self.jobs.spawn(async move { Job::Prepared(Box::new(slow.await)) });
+        self.changes.under_way = Some(job.id());
+    }
+
+    /// A job has panicked. If it was a change, its client was told by the end of its reply, and the next one goes on.
+    pub(super) fn job_failed(&mut self, job: task::Id) {
+        if self.changes.under_way == Some(job) {
+            self.changes.under_way = None;
+            self.next_change();
+        }
     }
 
     /// The slow part is done.
     pub(super) async fn prepared(&mut self, prepared: Prepared) {
-        self.changes.is_under_way = false;
+        self.changes.under_way = None;
         match prepared {
             Prepared::Change(change, Ok(()), reply) => {
                 let answer = self.make(change).await;

@@ -269,7 +269,10 @@ impl Service {
             Ok(Job::Prepared(prepared)) => self.prepared(*prepared).await,
             Ok(Job::Holders(found)) => self.holders_found(&found),
             Ok(Job::Processes(found)) => self.processes_found(found),
-            Err(error) => tracing::error!(%error, "a job of the service has failed"),
+            Err(error) => {
+                tracing::error!(%error, "a job of the service has failed");
+                self.job_failed(error.id());
+            }
         }
     }
 
