@@ -23,6 +23,7 @@ fn mapping(id: u64, tick: u64) -> MappingRow {
     let mapping: Mapping = format!("any:{}:web_{id}:80", 10_000 + id).parse().expect("a mapping");
     MappingRow {
         id: MappingId(id),
+        owner: portolan::model::update::Owner::Portolan,
         name: format!("web-{id}"),
         written: mapping.clone().into(),
         mapping,
@@ -53,6 +54,7 @@ fn connection(id: u64, tick: u64) -> ConnectionRow {
         opened_at_ms: id,
         closed_at_ms: None,
         process: None,
+        observed: None,
         connection: Connection {
             id: ConnectionId(id),
             mapping: format!("web-{}", id % MAPPINGS),

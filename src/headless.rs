@@ -49,7 +49,8 @@ pub enum Ended {
 /// # Errors
 /// When writing fails for another reason than a closed reader.
 pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Result<Ended> {
-    let interest = Interest { mappings: true, connections: true, events: true, sample_ms: SAMPLE_MS };
+    let interest =
+        Interest { mappings: true, connections: true, events: true, sample_ms: SAMPLE_MS, ..Interest::default() };
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json };
     let mut traffic = Traffic::default();

@@ -115,7 +115,9 @@ fn container(name: &str, image: &str, state: &str, addresses: &[&str], ports: &[
         image: SafeText::new(image),
         state: SafeText::new(state),
         addresses: addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()).collect(),
+        networks: Vec::new(),
         host_network: false,
+        publications: Vec::new(),
         ports: ports
             .iter()
             .map(|(port, protocol)| ContainerPort { port: *port, protocol: *protocol, published: None })

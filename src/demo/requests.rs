@@ -88,6 +88,9 @@ impl Story {
                 })
             }
             Request::Probe { target, protocol } => Ok(probe(target, *protocol)),
+            Request::AddAll { .. } | Request::Inside { .. } | Request::Why { .. } => {
+                Err(RequestError::Failed { message: SafeText::new("not in the demo") })
+            }
             Request::Containers => {
                 Ok(Reply::Containers { containers: cast::containers(), docker: DockerState::Connected })
             }

@@ -7,7 +7,7 @@ use super::story::{Actor, Story};
 use crate::model::event::{Connection, MappingState};
 use crate::model::mapping::{Family, HostPort, Protocol, TargetHost};
 use crate::model::untrusted::SafeText;
-use crate::model::update::{LastOutcome, ListenerRow, MappingRow};
+use crate::model::update::{LastOutcome, ListenerRow, MappingRow, Owner};
 
 impl Story {
     pub(super) fn row(&self, actor: &Actor) -> MappingRow {
@@ -37,6 +37,7 @@ impl Story {
         let sum = |bytes: fn(&Connection) -> u64| open.iter().map(|row| bytes(&row.connection)).sum::<u64>();
         MappingRow {
             id: actor.id,
+            owner: Owner::Portolan,
             name: actor.config.name.clone(),
             mapping: actor.config.mapping.clone(),
             written: actor.written.clone(),

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::cast::{self, PARTS};
 use super::rows::addresses;
-use crate::model::container::DockerState;
+use crate::model::container::{DockerState, EnginePlace};
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
 use crate::model::id::{ConnectionId, MappingId, Revision};
 use crate::model::mapping::Mapping;
@@ -248,6 +248,7 @@ impl Story {
             opened_at_ms: opened_ms,
             closed_at_ms: None,
             process: process.map(SafeText::new),
+            observed: None,
             connection,
         };
         self.connections.insert(id, row);
@@ -341,6 +342,7 @@ impl Story {
             }),
             order: self.actors.iter().map(|actor| actor.id).collect(),
             docker: DockerState::Connected,
+            engine_place: EnginePlace::Here,
             undo: self.undo.last().map(|(what, _)| what.clone()),
             descriptors: Some((61, 65_536)),
             is_ready: true,
@@ -369,15 +371,13 @@ impl Story {
         }
         let changed = std::mem::take(&mut self.changed);
         Update {
-            seq: 0,
             at_ms: self.now_ms,
-            is_full: false,
             overview: std::mem::take(&mut self.overview_changed).then(|| self.overview()),
             mappings,
             mappings_removed: std::mem::take(&mut self.removed),
             connections: changed.iter().filter_map(|id| self.connections.get(id)).cloned().collect(),
             events: std::mem::take(&mut self.events),
-            lost: 0,
+            ..Update::default()
         }
     }
 }

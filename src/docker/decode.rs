@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::model::container::{ComposeLabel, Container, ContainerPort};
+use crate::model::container::{ComposeLabel, Container, ContainerNetwork, ContainerPort, Publication};
 use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
 
@@ -54,6 +54,7 @@ fn share_networks(containers: &mut [Container], modes: &[SafeText]) {
         if owner != at && containers[owner].is_running() {
             let addresses = containers[owner].addresses.clone();
             containers[at].addresses = addresses;
+            containers[at].networks = containers[owner].networks.clone();
             containers[at].host_network = containers[owner].host_network;
         }
     }
@@ -91,6 +92,10 @@ struct Network {
     v4: Option<SafeWord>,
     #[serde(rename = "GlobalIPv6Address")]
     v6: Option<SafeWord>,
+    #[serde(rename = "Gateway")]
+    v4_gateway: Option<SafeWord>,
+    #[serde(rename = "IPv6Gateway")]
+    v6_gateway: Option<SafeWord>,
 }
 
 #[derive(Deserialize, Default)]
@@ -109,6 +114,8 @@ struct Labels {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Port {
+    #[serde(rename = "IP")]
+    host: Option<SafeWord>,
     #[serde(rename = "PrivatePort")]
     inside: Option<u16>,
     #[serde(rename = "PublicPort")]
@@ -128,19 +135,23 @@ impl Listed {
 
     fn into_container(self) -> Container {
         let host_network = self.network_mode().as_str() == "host";
-        let addresses = if host_network {
-            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
-        } else {
-            self.network_settings.and_then(|settings| settings.networks).map(Networks::addresses).unwrap_or_default()
-        };
+        let (mut networks, addresses) = (Vec::new(), vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
+        if !host_network {
+            let listed = self.network_settings.and_then(|settings| settings.networks);
+            networks = listed.map(Networks::in_order).unwrap_or_default();
+        }
+        let addresses = if host_network { addresses } else { addresses_of(&networks) };
+        let listed_ports = self.ports.unwrap_or_default().kept;
         Container {
             name: name(&self.names.unwrap_or_default().kept),
             id: text(self.id),
             image: text(self.image),
             state: text(self.state),
             addresses,
+            networks,
             host_network,
-            ports: ports(self.ports.unwrap_or_default().kept),
+            publications: publications(&listed_ports),
+            ports: ports(listed_ports),
             compose: self.labels.and_then(Labels::compose),
         }
     }
@@ -157,16 +168,35 @@ fn name(names: &[SafeWord]) -> SafeText {
     own.or_else(|| names.first().map(bare)).map(SafeText::from).unwrap_or_default()
 }
 
+impl Port {
+    fn protocol(&self) -> Option<Protocol> {
+        match self.protocol.as_ref()?.0.as_str() {
+            "tcp" => Some(Protocol::Tcp),
+            "udp" => Some(Protocol::Udp),
+            "sctp" => Some(Protocol::Sctp),
+            _ => None,
+        }
+    }
+}
+
+/// Every address at which a port is published.
+fn publications(listed: &[Port]) -> Vec<Publication> {
+    let one = |port: &Port| {
+        let ip: IpAddr = port.host.as_ref()?.0.as_str().parse().ok()?;
+        let (inside, published) = (port.inside.filter(|port| *port != 0)?, port.published.filter(|port| *port != 0)?);
+        Some(Publication { host: SocketAddr::new(ip, published), port: inside, protocol: port.protocol()? })
+    };
+    let mut publications: Vec<Publication> = listed.iter().filter_map(one).collect();
+    publications.sort_unstable();
+    publications.dedup();
+    publications
+}
+
 fn ports(listed: Vec<Port>) -> Vec<ContainerPort> {
     let mut ports: Vec<ContainerPort> = listed
         .into_iter()
         .filter_map(|port| {
-            let protocol = match text(port.protocol).as_str() {
-                "tcp" => Protocol::Tcp,
-                "udp" => Protocol::Udp,
-                "sctp" => Protocol::Sctp,
-                _ => return None,
-            };
+            let protocol = port.protocol()?;
             let published = port.published.filter(|port| *port != 0);
             Some(ContainerPort { port: port.inside.filter(|port| *port != 0)?, protocol, published })
         })
@@ -196,28 +226,39 @@ impl Labels {
 struct Networks(BTreeMap<SafeText, Network>);
 
 impl Networks {
-    /// Addresses in the order of trying: Docker's own `bridge` first, then a Compose project's default network,
-    /// then the others by name; of each, IPv4 before IPv6.
-    fn addresses(self) -> Vec<IpAddr> {
+    /// In a steady order: Docker's own `bridge` first, then a Compose project's default network, then the others by
+    /// name.
+    fn in_order(self) -> Vec<ContainerNetwork> {
         let mut networks: Vec<(SafeText, Network)> = self.0.into_iter().collect();
         networks.sort_by_key(|(name, _)| match name.as_str() {
             "bridge" => 0,
             name if name.ends_with("_default") => 1,
             _ => 2,
         });
-        let mut addresses = Vec::new();
-        for (_, network) in networks {
-            for word in [network.v4, network.v6].into_iter().flatten() {
-                if let Ok(ip) = word.0.as_str().parse::<IpAddr>()
-                    && can_be_a_containers(ip)
-                    && !addresses.contains(&ip)
-                {
-                    addresses.push(ip);
-                }
-            }
-        }
-        addresses
+        let ips = |words: [Option<SafeWord>; 2]| -> Vec<IpAddr> {
+            words.into_iter().flatten().filter_map(|word| word.0.as_str().parse().ok()).collect()
+        };
+        networks
+            .into_iter()
+            .map(|(name, network)| ContainerNetwork {
+                name,
+                addresses: ips([network.v4, network.v6]).into_iter().filter(|ip| can_be_a_containers(*ip)).collect(),
+                gateways: ips([network.v4_gateway, network.v6_gateway]),
+                ..ContainerNetwork::default()
+            })
+            .collect()
     }
+}
+
+/// Each address once, in the order of its networks; of each, IPv4 before IPv6.
+fn addresses_of(networks: &[ContainerNetwork]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for ip in networks.iter().flat_map(|network| &network.addresses) {
+        if !addresses.contains(ip) {
+            addresses.push(*ip);
+        }
+    }
+    addresses
 }
 
 /// Loopback, wildcards and groups would lead elsewhere than to a container.
@@ -339,7 +380,7 @@ mod tests {
                       "com.docker.compose.container-number":"2","com.docker.compose.oneoff":"False","other":"x"},
             "HostConfig":{"NetworkMode":"shop_default"},
             "NetworkSettings":{"Networks":{"shop_default":{"IPAddress":"172.18.0.2","IPPrefixLen":16,
-                "GlobalIPv6Address":"fd00::2","IPAMConfig":null}}},"Mounts":[]}]"#,
+                "GlobalIPv6Address":"fd00::2","Gateway":"172.18.0.1","IPv6Gateway":"","IPAMConfig":null}}},"Mounts":[]}]"#,
         );
         let port = |port, protocol, published| ContainerPort { port, protocol, published };
         assert_eq!(
@@ -350,7 +391,20 @@ mod tests {
                 image: "nginx:1.27".into(),
                 state: "running".into(),
                 addresses: vec!["172.18.0.2".parse().expect("v4"), "fd00::2".parse().expect("v6")],
+                networks: vec![ContainerNetwork {
+                    name: "shop_default".into(),
+                    addresses: vec!["172.18.0.2".parse().expect("v4"), "fd00::2".parse().expect("v6")],
+                    gateways: vec!["172.18.0.1".parse().expect("v4")],
+                    ..ContainerNetwork::default()
+                }],
                 host_network: false,
+                publications: ["0.0.0.0:8080", "[::]:8080"]
+                    .map(|host| Publication {
+                        host: host.parse().expect("an address"),
+                        port: 80,
+                        protocol: Protocol::Tcp,
+                    })
+                    .to_vec(),
                 ports: vec![
                     port(53, Protocol::Udp, None),
                     port(80, Protocol::Tcp, Some(8080)),

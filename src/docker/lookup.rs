@@ -196,8 +196,10 @@ mod tests {
             image: "busybox".into(),
             state: state.into(),
             addresses: addresses.iter().map(|ip| ip.parse().expect("address")).collect(),
+            networks: vec![],
             host_network: false,
             ports: vec![],
+            publications: vec![],
             compose: None,
         }
     }

@@ -232,6 +232,7 @@ impl Registry {
             opened_at_ms: self.since_start(record.opened),
             closed_at_ms: record.end.get().map(|end| self.since_start(end.at)),
             process: None,
+            observed: None,
             connection: record.connection(),
         }
     }

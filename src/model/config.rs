@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::duration::{parse_timeout, show_timeout};
-use super::mapping::{HostPort, Listen, Mapping, Protocol, Target};
+use super::mapping::{HostPort, Listen, Mapping, Protocol, Target, TargetHost};
 use super::name::check_name;
 use super::problem::Problem;
-use super::profile::{MappingConfig, Problems, WrittenMapping};
-use super::untrusted::SafeText;
+use super::profile::{MAX_NETWORK_NAME, MappingConfig, Problems, WrittenMapping};
+use super::untrusted::{SafeText, acts_on_a_terminal};
 
 impl MappingConfig {
     /// Checks what was written; every problem has the field as its path. A left-out name is made from the
@@ -34,6 +34,7 @@ impl MappingConfig {
         let unless = |value: Duration, default: Duration| (value != default).then(|| show_timeout(value));
         WrittenMapping {
             name: self.name_is_given.then(|| self.name.clone()),
+            network: self.network.clone(),
             enabled: (!self.enabled).then_some(false),
             connect_timeout: unless(self.connect_timeout, default.connect_timeout),
             idle_timeout: self.idle_timeout.filter(|_| self.idle_timeout != default.idle_timeout).map(show_timeout),
@@ -81,6 +82,11 @@ pub(super) fn convert(written: &WrittenMapping, broken: &[&str], problems: &mut 
         (Some(listen), Some(target)) => keep(Mapping::new(listen, target, protocol), "target", problems),
         _ => None,
     };
+    if let Some(network) = &written.network
+        && let Err(problem) = check_network(network, mapping.as_ref())
+    {
+        problems.push(problem);
+    }
     let mut timeout = |field: &str, text: &Option<String>| {
         text.as_deref().and_then(|text| parse_timeout(field, text).map_err(|problem| problems.push(problem)).ok())
     };
@@ -104,6 +110,7 @@ pub(super) fn convert(written: &WrittenMapping, broken: &[&str], problems: &mut 
     Some(MappingConfig {
         name: written.name.clone().unwrap_or_else(|| default.name.clone()),
         name_is_given: written.name.is_some(),
+        network: written.network.clone(),
         enabled: written.enabled.unwrap_or(default.enabled),
         connect_timeout: connect_timeout.unwrap_or(default.connect_timeout),
         idle_timeout: idle_timeout.or(default.idle_timeout),
@@ -111,6 +118,20 @@ pub(super) fn convert(written: &WrittenMapping, broken: &[&str], problems: &mut 
         max_connections: written.max_connections.or(default.max_connections),
         mapping: default.mapping,
     })
+}
+
+/// A network is one of a container's, by a name as Docker gives them.
+fn check_network(network: &str, mapping: Option<&Mapping>) -> Result<(), Problem> {
+    let is_name = |c: char| !c.is_whitespace() && !acts_on_a_terminal(c);
+    if network.is_empty() || network.len() > MAX_NETWORK_NAME || !network.chars().all(is_name) {
+        let text = format!("\"{}\" is no name of a network", SafeText::quoted(network));
+        return Err(Problem::new("network", text).with_hint("`docker network ls` lists them"));
+    }
+    match mapping.map(|mapping| &mapping.target.host) {
+        None | Some(TargetHost::Container { .. } | TargetHost::Compose { .. }) => Ok(()),
+        Some(_) => Err(Problem::new("network", "only a container is on networks of Docker")
+            .with_hint("leave the field out, or name a container as target")),
+    }
 }
 
 /// The value, or its problem at this field.

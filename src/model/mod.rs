@@ -24,6 +24,7 @@ pub mod profile;
 pub mod profile_read;
 pub mod profile_write;
 pub mod rate;
+pub mod report;
 pub mod request;
 pub mod schema;
 mod syntax;

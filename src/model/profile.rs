@@ -10,6 +10,8 @@ use super::problem::Problem;
 
 /// The format version that this release writes and the newest that it reads.
 pub const VERSION: u32 = 1;
+/// The longest name of a network.
+pub const MAX_NETWORK_NAME: usize = 255;
 /// Most mappings of one profile.
 pub const MAX_MAPPINGS: usize = 10_000;
 
@@ -48,6 +50,10 @@ pub struct WrittenMapping {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
+    /// Of a container on several networks: the one by which it is reached. Left out, one that this host can reach.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", length(min = 1, max = MAX_NETWORK_NAME))]
+    pub network: Option<String>,
     /// Whether it listens; true by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
@@ -79,6 +85,8 @@ pub struct MappingConfig {
     pub name_is_given: bool,
     /// Listen, target and protocol.
     pub mapping: Mapping,
+    /// The network by which a container is reached; `None`: one that this host can reach.
+    pub network: Option<String>,
     /// Whether it listens.
     pub enabled: bool,
     /// All attempts to reach the target together.
@@ -105,6 +113,7 @@ impl MappingConfig {
         Self {
             name: name.into(),
             name_is_given: true,
+            network: None,
             enabled: true,
             connect_timeout: Duration::from_secs(5),
             idle_timeout: udp.then_some(Duration::from_secs(90)),

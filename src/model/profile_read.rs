@@ -26,7 +26,7 @@ pub use super::syntax::{MAX_BYTES, check_size};
 const MAX_PROBLEMS: usize = 1000;
 
 /// Fields that later releases bring: refused, since a mapping without what they ask for is another mapping.
-const LATER: &[&str] = &["identity", "probe", "network", "accept_proxy", "trusted_cidrs", "inspect"];
+const LATER: &[&str] = &["identity", "probe", "accept_proxy", "trusted_cidrs", "inspect"];
 
 /// Farthest that a misspelt field may be from the one it is taken for, in edits.
 const NEAR: usize = 2;

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::container::{Container, DockerState};
+use super::container::{Container, DockerState, InsideListener};
 use super::id::{ConnectionId, MappingId, Revision};
 use super::mapping::{Family, Listen, Protocol, Target};
 use super::problem::Problem;
 use super::profile::WrittenMapping;
+use super::report::Report;
 use super::untrusted::SafeText;
 use super::update::LastOutcome;
 
@@ -105,6 +106,24 @@ pub enum Request {
     },
     /// The containers known now. Answer: [`Reply::Containers`].
     Containers,
+    /// Adds several mappings as one change, all or none of them. Answer: [`Reply::Done`], with their ids.
+    AddAll {
+        /// The mappings.
+        mappings: Vec<WrittenMapping>,
+        /// As with `Add`.
+        even_if_busy: bool,
+    },
+    /// Who listens inside a container. Reads its network namespace's tables; sends nothing. Answer: [`Reply::Inside`].
+    Inside {
+        /// The container's full id.
+        container: SafeText,
+    },
+    /// Why a mapping does not work, checked now because the user asked: its target is connected to once for each
+    /// address. Answer: [`Reply::Why`].
+    Why {
+        /// Which.
+        id: MappingId,
+    },
 }
 
 /// The answer to a request that was carried out.
@@ -150,6 +169,15 @@ pub enum Reply {
         /// Whether the list can be trusted.
         docker: DockerState,
     },
+    /// See [`Request::Inside`].
+    Inside {
+        /// Listening sockets, lowest port first; empty when nobody listens, or with `unseen`.
+        listeners: Vec<InsideListener>,
+        /// Why they cannot be seen, and what that needs.
+        unseen: Option<SafeText>,
+    },
+    /// See [`Request::Why`].
+    Why(Box<Report>),
 }
 
 /// Who holds a port.

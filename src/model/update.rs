@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::container::DockerState;
+use super::container::{Container, DockerState, EnginePlace};
 use super::event::{Connection, Event, MappingState};
-use super::id::{MappingId, Revision};
+use super::id::{ConnectionId, MappingId, Revision};
 use super::mapping::{Family, Mapping};
 use super::profile::WrittenMapping;
 use super::untrusted::SafeText;
@@ -23,6 +23,12 @@ pub struct Interest {
     pub connections: bool,
     /// Events as they happen.
     pub events: bool,
+    /// Containers, as the engine tells of them.
+    #[serde(default)]
+    pub containers: bool,
+    /// What Docker itself publishes: rows of [`Owner::Docker`], and with `connections` their sessions.
+    #[serde(default)]
+    pub published: bool,
     /// How often counters are sampled, in milliseconds; 250 when 0. Events do not wait for it.
     pub sample_ms: u64,
 }
@@ -44,6 +50,15 @@ pub struct Update {
     pub mappings_removed: Vec<MappingId>,
     /// Rows that are new or changed; a closed one comes once more, with its reason.
     pub connections: Vec<ConnectionRow>,
+    /// Sessions of published ports that are gone without a row of their own (see [`Observed`]).
+    #[serde(default)]
+    pub connections_removed: Vec<ConnectionId>,
+    /// Containers that are new or changed.
+    #[serde(default)]
+    pub containers: Vec<Container>,
+    /// Ids of containers that are gone.
+    #[serde(default)]
+    pub containers_removed: Vec<SafeText>,
     /// Events, oldest first.
     pub events: Vec<Event>,
     /// So many events were dropped before `events`, since this client was too slow.
@@ -61,6 +76,9 @@ pub struct Overview {
     pub order: Vec<MappingId>,
     /// The Docker engine.
     pub docker: DockerState,
+    /// Whether its containers can be reached from here.
+    #[serde(default)]
+    pub engine_place: EnginePlace,
     /// Whether undo has something to take back, and what: `delete web`.
     pub undo: Option<SafeText>,
     /// Descriptor limit: in use and most.
@@ -80,11 +98,60 @@ pub struct ProfileStatus {
     pub problem: Option<SafeText>,
 }
 
+/// Whose a row is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "owner", rename_all = "snake_case")]
+pub enum Owner {
+    /// A mapping of ours.
+    #[default]
+    Portolan,
+    /// A port that Docker publishes: it is only looked at.
+    Docker {
+        /// What of its sessions cannot be seen and what that needs, such as
+        /// `IPv4 via DNAT: not visible without root`.
+        unseen: Vec<SafeText>,
+    },
+}
+
+impl Owner {
+    /// Whether the row is only looked at.
+    pub fn is_docker(&self) -> bool {
+        matches!(self, Self::Docker { .. })
+    }
+}
+
+/// How a session of a port that Docker publishes is known. It is read from the kernel's tables, so what they do not
+/// tell is not told here either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Which way it takes.
+    pub way: Way,
+    /// The client's leg is known; if not, `client` and `listener` of the connection mean nothing.
+    pub client_leg: bool,
+    /// `bytes_in` and `bytes_out` are counted; if not, they mean nothing.
+    pub bytes: bool,
+    /// The kernel's word for the state of the client's leg and of the target's, such as `ESTABLISHED`.
+    pub states: [SafeText; 2],
+}
+
+/// How a session of a published port reaches its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// Through a process of docker-proxy.
+    Proxy,
+    /// Rewritten by the packet filter (DNAT), past every process.
+    Dnat,
+}
+
 /// A mapping.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MappingRow {
     /// Which.
     pub id: MappingId,
+    /// Whose it is.
+    #[serde(default)]
+    pub owner: Owner,
     /// Its unique name.
     pub name: String,
     /// Listen, target, protocol.
@@ -170,6 +237,9 @@ pub struct ConnectionRow {
     pub closed_at_ms: Option<u64>,
     /// The client's process, such as `curl 4242`, when it is local and can be seen.
     pub process: Option<SafeText>,
+    /// Not ours: a session of a port that Docker publishes, and what is known of it.
+    #[serde(default)]
+    pub observed: Option<Observed>,
     /// Both legs, counters, state.
     pub connection: Connection,
 }

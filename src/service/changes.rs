@@ -51,8 +51,8 @@ pub(super) enum Plan {
 pub(super) struct Change {
     pub(super) entries: Vec<Entry>,
     pub(super) history: History,
-    /// To be refused while somebody holds this, but for our own listeners at these addresses.
-    pub(super) port: Option<(Listen, Protocol, Vec<SocketAddr>)>,
+    /// To be refused while somebody holds one of these, but for our own listeners at these addresses.
+    pub(super) ports: Vec<(Listen, Protocol, Vec<SocketAddr>)>,
     /// The mappings that it concerns.
     pub(super) ids: Vec<MappingId>,
     /// For the user.
@@ -156,12 +156,12 @@ impl Service {
     }
 
     fn prepare(&mut self, mut change: Change, reply: ReplyTo) {
-        let port = change.port.take();
+        let ports = std::mem::take(&mut change.ports);
         let profile = self.profile.as_ref().filter(|_| self.must_be_written(&change.entries));
         let saving = profile.map(|profile| profile.saving(Desired::profile(&change.entries)));
         self.beside(async move {
             let result = async {
-                if let Some((listen, protocol, own)) = port {
+                for (listen, protocol, own) in ports {
                     let report = port_report(listen, protocol, own).await.map_err(Refusal::Request)?;
                     if !report.conflicts.is_empty() {
                         return Err(Refusal::Request(RequestError::PortInUse { report }));

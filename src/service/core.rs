@@ -26,6 +26,7 @@ use crate::forward::context::Addresses;
 use crate::forward::engine::{self, Engine};
 use crate::forward::registry::Registry;
 use crate::host::addresses::OwnAddresses;
+use crate::model::container::EnginePlace;
 use crate::model::event::EventKind;
 use crate::model::id::MappingId;
 use crate::model::mapping::TargetHost;
@@ -316,12 +317,14 @@ impl Service {
                 profile: self.profile.as_ref().map(OpenedProfile::status),
                 order: self.desired.entries().iter().map(|entry| entry.id).collect(),
                 docker: self.docker.state(),
+                engine_place: EnginePlace::Unknown,
                 undo: self.desired.undo_label().cloned(),
                 descriptors: self.engine.as_ref().map(Engine::descriptors),
                 is_ready: self.is_ready,
             },
             mappings: self.mapping_rows(),
             open: self.registry.open_connections(),
+            containers: self.docker.view().containers,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::model::event::{EventKind, MappingState};
 use crate::model::mapping::Protocol;
 use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
-use crate::model::update::{ListenerRow, MappingRow};
+use crate::model::update::{ListenerRow, MappingRow, Owner};
 
 /// An address that a mapping could not have.
 pub(super) type Missed = (SocketAddr, Protocol);
@@ -125,6 +125,7 @@ impl Known {
         });
         MappingRow {
             id: entry.id,
+            owner: Owner::Portolan,
             name: entry.config.name.clone(),
             mapping: entry.config.mapping.clone(),
             written: entry.config.to_written(),

@@ -47,6 +47,9 @@ impl Service {
                 self.docker.need();
                 Ok(self.containers())
             }
+            Request::Inside { .. } | Request::Why { .. } => {
+                Err(RequestError::Failed { message: "not in this release".into() })
+            }
             Request::Validate { mapping, replaces } => self.validate(mapping, *replaces),
             Request::Kill { id } => self.kill(*id),
             Request::OpenProfile { name } if self.is_open(name) => Ok(done(Vec::new(), &format!("{name} is open"))),
@@ -69,6 +72,7 @@ impl Service {
     pub(super) fn plan(&mut self, request: Request) -> Result<Plan, RequestError> {
         let change = match request {
             Request::Add { mapping, even_if_busy } => self.add(&mapping, even_if_busy)?,
+            Request::AddAll { mappings, even_if_busy } => self.add_all(&mappings, even_if_busy)?,
             Request::Edit { id, mapping, even_if_busy } => self.edit(id, &mapping, even_if_busy)?,
             Request::Remove { ids } => self.remove(ids)?,
             Request::Start { ids } => self.enable(ids, true)?,
@@ -81,31 +85,55 @@ impl Service {
             | Request::Validate { .. }
             | Request::WhoHolds { .. }
             | Request::Probe { .. }
+            | Request::Inside { .. }
+            | Request::Why { .. }
             | Request::Containers => unreachable!("answered by `serve`"),
         };
         Ok(Plan::Make(change))
     }
 
     fn add(&mut self, mapping: &WrittenMapping, even_if_busy: bool) -> Result<Change, RequestError> {
-        let config = MappingConfig::from_written(mapping).map_err(invalid)?;
-        let id = self.desired.fresh_id();
-        let mut entries = self.desired.entries().to_vec();
-        // Session mappings come last, as they do after a restart.
-        let at = entries.iter().position(|entry| entry.is_session).unwrap_or(entries.len());
-        let is_session = self.profile.is_none();
-        entries.insert(if is_session { entries.len() } else { at }, Entry { id, config: Arc::new(config), is_session });
-        let entries = self.checked(entries)?;
-        let config = config_of(&entries, id)?;
+        let change = self.add_all(std::slice::from_ref(mapping), even_if_busy)?;
+        let config = change.ids.first().map(|id| config_of(&change.entries, *id)).transpose()?;
+        let Some(config) = config else { return Ok(change) };
         let who = if config.mapping.is_exposed() {
             "other machines can connect"
         } else {
             "only this machine can connect; e opens it to the network"
         };
+        Ok(Change { message: format!("added {}: {who}", config.name), ..change })
+    }
+
+    fn add_all(&mut self, mappings: &[WrittenMapping], even_if_busy: bool) -> Result<Change, RequestError> {
+        if mappings.is_empty() {
+            return Err(RequestError::Failed { message: "there is nothing to add".into() });
+        }
+        let mut entries = self.desired.entries().to_vec();
+        let is_session = self.profile.is_none();
+        // Session mappings come last, as they do after a restart.
+        let of_profile = entries.iter().position(|entry| entry.is_session).unwrap_or(entries.len());
+        let mut at = if is_session { entries.len() } else { of_profile };
+        let mut ids = Vec::new();
+        for mapping in mappings {
+            let config = MappingConfig::from_written(mapping).map_err(invalid)?;
+            let id = self.desired.fresh_id();
+            entries.insert(at, Entry { id, config: Arc::new(config), is_session });
+            at += 1;
+            ids.push(id);
+        }
+        let entries = self.checked(entries)?;
+        let mut ports = Vec::new();
+        for id in &ids {
+            let config = config_of(&entries, *id)?;
+            ports.extend(self.ports(&config, None, config.enabled && !even_if_busy));
+        }
+        let named = entries.iter().filter(|entry| ids.contains(&entry.id));
+        let names = listed(&named.map(|entry| entry.config.name.as_str()).collect::<Vec<_>>());
         Ok(Change {
-            port: (config.enabled && !even_if_busy).then(|| self.port(&config, None)).flatten(),
-            history: History::New(SafeText::new(&format!("add {}", config.name))),
-            message: format!("added {}: {who}", config.name),
-            ids: vec![id],
+            ports,
+            history: History::New(SafeText::new(&format!("add {names}"))),
+            message: format!("added {names}; u undoes"),
+            ids,
             entries,
         })
     }
@@ -124,7 +152,7 @@ impl Service {
             || !old.config.enabled;
         let is_asked = config.enabled && moves && !even_if_busy;
         Ok(Change {
-            port: is_asked.then(|| self.port(&config, Some(id))).flatten(),
+            ports: self.ports(&config, Some(id), is_asked),
             history: History::New(SafeText::new(&format!("edit {}", config.name))),
             message: format!("changed {}", config.name),
             ids: vec![id],
@@ -142,7 +170,7 @@ impl Service {
             n => format!(" and {}", count(n, "connection")),
         };
         Ok(Change {
-            port: None,
+            ports: Vec::new(),
             history: History::New(SafeText::new(&format!("delete {names}"))),
             message: format!("deleted {names}{dropped}; u undoes"),
             ids,
@@ -158,7 +186,7 @@ impl Service {
         }
         let (verb, past) = if enabled { ("start", "started") } else { ("stop", "stopped") };
         Ok(Change {
-            port: None,
+            ports: Vec::new(),
             entries: self.checked(entries)?,
             history: History::New(SafeText::new(&format!("{verb} {names}"))),
             message: format!("{past} {names}"),
@@ -173,7 +201,13 @@ impl Service {
         let is_new = |id: &MappingId| self.desired.entry(*id).is_none();
         let back: Vec<MappingId> = entries.iter().map(|entry| entry.id).filter(is_new).collect();
         let note = if back.is_empty() { "" } else { "; connections that were dropped stay so" };
-        Ok(Change { port: None, history: History::Back, message: format!("undid: {label}{note}"), ids: back, entries })
+        Ok(Change {
+            ports: Vec::new(),
+            history: History::Back,
+            message: format!("undid: {label}{note}"),
+            ids: back,
+            entries,
+        })
     }
 
     fn kill(&mut self, id: ConnectionId) -> Answer {
@@ -228,11 +262,18 @@ impl Service {
         });
     }
 
-    /// What must be free for `config`, but for the listeners of the mapping that it replaces.
-    fn port(&self, config: &MappingConfig, replaces: Option<MappingId>) -> Option<(Listen, Protocol, Vec<SocketAddr>)> {
+    /// What must be free for `config`, if that is asked, but for the listeners of the mapping that it replaces.
+    fn ports(
+        &self,
+        config: &MappingConfig,
+        replaces: Option<MappingId>,
+        is_asked: bool,
+    ) -> Vec<(Listen, Protocol, Vec<SocketAddr>)> {
         let listen = &config.mapping.listen;
-        (listen.port != HostPort::Auto)
-            .then(|| (listen.clone(), config.mapping.protocol, self.bound_addresses(replaces)))
+        if !is_asked || listen.port == HostPort::Auto {
+            return Vec::new();
+        }
+        vec![(listen.clone(), config.mapping.protocol, self.bound_addresses(replaces))]
     }
 
     /// Every address that a mapping's own listeners hold now.
@@ -283,9 +324,13 @@ impl Service {
             .iter()
             .map(|id| self.desired.entry(*id).map(|entry| entry.config.name.as_str()).ok_or_else(|| no_mapping(*id)))
             .collect();
-        let names = names?;
-        Ok(if names.len() > 3 { count(names.len() as u64, "mapping") } else { names.join(", ") })
+        Ok(listed(&names?))
     }
+}
+
+/// Up to three names; of more, how many.
+fn listed(names: &[&str]) -> String {
+    if names.len() > 3 { count(names.len() as u64, "mapping") } else { names.join(", ") }
 }
 
 /// Who holds the ports of `listen`, leaving out the listeners at `own`.

@@ -102,8 +102,10 @@ mod tests {
             image: "busybox".into(),
             state: web.into(),
             addresses: addresses.iter().map(|ip| ip.parse().expect("address")).collect(),
+            networks: vec![],
             host_network: false,
             ports: vec![],
+            publications: vec![],
             compose: None,
         };
         DockerView { state, containers: Arc::new(vec![container]) }

@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::forward::meter::Counts;
 use crate::forward::registry::{RECENT, Record, Registry};
+use crate::model::container::Container;
 use crate::model::event::{ConnectionState, Event, Side};
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::profile::MappingConfig;
@@ -30,6 +31,7 @@ pub(crate) struct Snapshot {
     pub(crate) overview: Overview,
     pub(crate) mappings: Vec<MappingRow>,
     pub(crate) open: Vec<Arc<Record>>,
+    pub(crate) containers: Arc<Vec<Container>>,
 }
 
 /// One client.
@@ -43,6 +45,7 @@ pub(crate) struct Subscriber {
     overview: Option<Overview>,
     mappings: HashMap<MappingId, MappingRow>,
     connections: HashMap<ConnectionId, Seen>,
+    containers: Arc<Vec<Container>>,
     closed_seen: u64,
     /// A task waits for room in its channel.
     is_waiting: bool,
@@ -71,6 +74,7 @@ impl Subscriber {
             overview: None,
             mappings: HashMap::new(),
             connections: HashMap::new(),
+            containers: Arc::default(),
             closed_seen: 0,
             is_waiting: false,
         }
@@ -105,6 +109,7 @@ impl Subscriber {
             self.overview = None;
             self.mappings.clear();
             self.connections.clear();
+            self.containers = Arc::default();
         }
         if self.overview.as_ref() != Some(&snapshot.overview) {
             update.overview = Some(snapshot.overview.clone());
@@ -116,12 +121,17 @@ impl Subscriber {
         if self.interest.connections {
             self.changed_connections(snapshot, registry, processes, &mut update);
         }
+        if self.interest.containers {
+            self.changed_containers(snapshot, &mut update);
+        }
         self.take_events(&mut update);
         let is_news = update.is_full
             || update.overview.is_some()
             || !update.mappings.is_empty()
             || !update.mappings_removed.is_empty()
             || !update.connections.is_empty()
+            || !update.containers.is_empty()
+            || !update.containers_removed.is_empty()
             || !update.events.is_empty()
             || update.lost > 0;
         if is_news {
@@ -202,6 +212,18 @@ impl Subscriber {
             update.mappings_removed = self.mappings.keys().filter(|id| !present.contains(id)).copied().collect();
             self.mappings.retain(|id, _| present.contains(id));
         }
+    }
+
+    fn changed_containers(&mut self, snapshot: &Snapshot, update: &mut Update) {
+        if Arc::ptr_eq(&self.containers, &snapshot.containers) {
+            return;
+        }
+        let before: HashMap<_, _> = self.containers.iter().map(|container| (&container.id, container)).collect();
+        let is_new = |container: &&Container| before.get(&container.id) != Some(container);
+        update.containers = snapshot.containers.iter().filter(is_new).cloned().collect();
+        let now: HashSet<_> = snapshot.containers.iter().map(|container| &container.id).collect();
+        update.containers_removed = before.keys().filter(|id| !now.contains(*id)).map(|id| (*id).clone()).collect();
+        self.containers = Arc::clone(&snapshot.containers);
     }
 
     fn changed_connections(
