@@ -78,23 +78,23 @@ impl OwnConnections {
     }
 
     /// Starts a connection with `connect`, which gives its source address, and enters it before anybody can ask.
-    pub(crate) fn connect(
+    pub(crate) fn connect<T>(
         self: &Arc<Self>,
         chain: Arc<Chain>,
-        connect: impl FnOnce() -> io::Result<SocketAddr>,
-    ) -> io::Result<(SocketAddr, OwnSource)> {
+        connect: impl FnOnce() -> io::Result<(SocketAddr, T)>,
+    ) -> io::Result<(T, OwnSource)> {
         self.expected.fetch_add(1, Ordering::SeqCst);
         // From here on, dropping takes back what was expected.
         let mut entry = OwnSource { own: Arc::clone(self), source: None };
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         let result = connect();
-        if let Ok(source) = &result {
-            let key = (source.ip(), source.port());
+        if let Ok((source, _)) = &result {
+            let key = key(*source);
             sources.insert(key, chain);
             entry.source = Some(key);
         }
         drop(sources);
-        result.map(|source| (source, entry))
+        result.map(|(_, started)| (started, entry))
     }
 
     /// The way of a client that is a connection of our own.
@@ -103,8 +103,13 @@ impl OwnConnections {
             return None;
         }
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.get(&(client.ip(), client.port())).cloned()
+        sources.get(&key(client)).cloned()
     }
+}
+
+/// A listener sees IPv4 as IPv4, also of a socket that dialled an IPv4-mapped address.
+fn key(address: SocketAddr) -> (IpAddr, u16) {
+    (address.ip().to_canonical(), address.port())
 }
 
 impl Drop for OwnPort {
@@ -151,11 +156,16 @@ mod tests {
         assert!(!own.may_reach(8080));
 
         let source: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
-        let (_, entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok(source)).expect("connected");
+        let (_, entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok((source, ()))).expect("connected");
         assert!(own.chain_of(source).is_some());
         drop(entry);
         assert!(own.chain_of(source).is_none());
-        assert!(own.connect(Chain::new(MappingId(1), 1, None), || Err(io::ErrorKind::Other.into())).is_err());
+
+        let mapped: SocketAddr = "[::ffff:127.0.0.1]:40000".parse().expect("an address");
+        let (_, entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok((mapped, ()))).expect("connected");
+        assert!(own.chain_of(source).is_some(), "the listener sees it come over IPv4");
+        drop(entry);
+        assert!(own.connect::<()>(Chain::new(MappingId(1), 1, None), || Err(io::ErrorKind::Other.into())).is_err());
         assert_eq!(own.expected.load(Ordering::SeqCst), 0);
     }
 }

@@ -220,10 +220,12 @@ impl<'a> Search<'a> {
 /// Where a connection to a target goes, in the kernel's terms: to no address at all means to loopback.
 fn target_addresses(host: &TargetHost, resolved: &impl Fn(&TargetHost) -> Vec<IpAddr>) -> Vec<ScopedIp> {
     let loopback = || vec![IpAddr::from(Ipv4Addr::LOCALHOST).into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()];
-    let dialled = |scoped: ScopedIp| match scoped.ip {
+    let dialled = |scoped: ScopedIp| match scoped.ip.to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST).into(),
-        _ => scoped,
+        // The kernel dials an IPv4-mapped address over IPv4.
+        IpAddr::V4(ip) => IpAddr::V4(ip).into(),
+        IpAddr::V6(_) => scoped,
     };
     match host {
         TargetHost::Ip(scoped) => vec![dialled(scoped.clone())],

@@ -333,7 +333,8 @@ impl Work {
 /// The addresses of an answer that can be dialled, each once. A wildcard would be taken for this machine.
 fn usable(found: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for ip in found {
+    // An IPv4-mapped address is dialled over IPv4, and shows as such everywhere else.
+    for ip in found.into_iter().map(|ip| ip.to_canonical()) {
         let is_group = ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST);
         if !is_group && !ip.is_unspecified() && !addresses.contains(&ip) && addresses.len() < MAX_ADDRESSES {
             addresses.push(ip);

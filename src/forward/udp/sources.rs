@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::id::MappingId;
 
@@ -28,15 +28,25 @@ struct Passage {
     client: SocketAddr,
 }
 
+/// A flow's entry, until dropped: however the flow ends, its source is a stranger's afterwards.
+#[derive(Debug)]
+pub(super) struct SourceEntry {
+    sources: Arc<FlowSources>,
+    source: SocketAddr,
+}
+
 impl FlowSources {
     /// A flow of `mapping`, from `client` to its listener at `port`, speaks to its target from `source`.
-    pub(super) fn insert(&self, source: SocketAddr, mapping: MappingId, port: u16, client: SocketAddr) {
-        self.lock().insert(unscoped(source), Passage { mapping, port, client: unscoped(client) });
-    }
-
-    /// The flow has ended.
-    pub(super) fn remove(&self, source: SocketAddr) {
-        self.lock().remove(&unscoped(source));
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        source: SocketAddr,
+        mapping: MappingId,
+        port: u16,
+        client: SocketAddr,
+    ) -> SourceEntry {
+        let source = unscoped(source);
+        self.lock().insert(source, Passage { mapping, port, client: unscoped(client) });
+        SourceEntry { sources: Arc::clone(self), source }
     }
 
     /// The way from `mapping` back to its listener at `port`, when `client` is a flow of the same mapping, directly
@@ -61,9 +71,16 @@ impl FlowSources {
     }
 }
 
-/// A link-local address of ours may come back through another interface (loopback), with that one's scope.
+impl Drop for SourceEntry {
+    fn drop(&mut self) {
+        self.sources.lock().remove(&self.source);
+    }
+}
+
+/// A link-local address of ours may come back through another interface (loopback), with that one's scope, and an
+/// IPv4-mapped one comes back over IPv4.
 fn unscoped(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), address.port())
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
@@ -76,24 +93,24 @@ mod tests {
 
     #[test]
     fn finds_a_cycle_through_other_mappings_and_lets_a_chain_pass() {
-        let sources = FlowSources::default();
+        let sources = Arc::new(FlowSources::default());
         let (first, second, third) = (MappingId(1), MappingId(2), MappingId(3));
-        sources.insert(at(101), first, 1, at(100));
-        sources.insert(at(102), second, 2, at(101));
+        let entry = sources.enter(at(101), first, 1, at(100));
+        let _other = sources.enter(at(102), second, 2, at(101));
         let circle = |client, mapping| sources.circle(at(client), mapping, 9);
         assert_eq!(circle(100, first), None, "a stranger");
         assert_eq!(circle(102, third), None, "a chain of three mappings");
         assert_eq!(circle(101, first).as_deref(), Some(":1 -> :9"), "the same mapping");
         assert_eq!(circle(102, first).as_deref(), Some(":1 -> :2 -> :9"), "the same mapping through another");
-        sources.remove(at(101));
+        drop(entry);
         assert_eq!(circle(102, first), None);
     }
 
     #[test]
     fn takes_an_endless_chain_for_a_cycle() {
-        let sources = FlowSources::default();
-        sources.insert(at(101), MappingId(1), 1, at(102));
-        sources.insert(at(102), MappingId(2), 2, at(101));
+        let sources = Arc::new(FlowSources::default());
+        let _one = sources.enter(at(101), MappingId(1), 1, at(102));
+        let _two = sources.enter(at(102), MappingId(2), 2, at(101));
         assert!(sources.circle(at(101), MappingId(3), 3).is_some());
     }
 }
