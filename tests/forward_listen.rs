@@ -186,6 +186,32 @@ async fn a_port_that_stays_keeps_its_connections_while_its_range_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_edit_that_failed_left_open_ends_with_its_mapping() {
+    let server = Server::echo("127.0.0.1");
+    let target = server.address.port();
+    let range = |first: u16, last: u16| {
+        config(&format!("127.0.77.4:{first}-{last}:127.0.0.1:{target}-{}", target + (last - first)))
+    };
+    let stopped = MappingConfig { enabled: false, ..range(20050, 20052) };
+    // Stopped, or elsewhere: its connections end. The port itself is bound to nobody by then.
+    for end in [stopped, range(20060, 20062)] {
+        let bench = Bench::start();
+        bench.apply(1, &range(20050, 20052), &[server.address]).await;
+        let mut stream = connect(SocketAddr::from(([127, 0, 77, 4], 20050))).await;
+        echoes(&mut stream).await;
+        let _held = std::net::TcpListener::bind("127.0.77.4:20053").expect("a free port");
+        assert_eq!(bench.apply(1, &range(20050, 20053), &[server.address]).await.state, MappingState::Failed);
+        echoes(&mut stream).await;
+
+        bench.apply(1, &end, &[server.address]).await;
+        assert_eq!(stream.read(&mut [0]).await.expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        bench.closed(1).await;
+        assert_eq!(bench.reasons(), [CloseReason::MappingRemoved]);
+        bench.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_that_leaves_a_listener_as_it_is_keeps_its_connections() {
     let bench = Bench::start();
     let (one, two) = (Server::echo("127.0.0.1"), Server::echo("127.0.0.1"));

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -269,6 +269,25 @@ fn a_name_that_turns_to_an_address_that_nobody_knew_fails_its_mapping_at_the_sec
 }
 
 #[test]
+fn a_name_that_means_this_host_in_another_writing_fails_its_mapping_too() {
+    if !require(NEEDS) {
+        return;
+    }
+    for written in ["::ffff:127.0.0.1", "::ffff:192.0.2.1"] {
+        for protocol in ["", "/udp"] {
+            let network = Network::new();
+            let (hosts, home) = (Hosts::new(&format!("{written} app.test")), Home::new());
+            let mut run = run(&network, &hosts, &home, &[&format!("any:8080:host/app.test:8080{protocol}")]);
+            let failed = run.event_after(0, "the failure", SOON, is_failed);
+            assert_eq!(failed["reason"], "would forward to itself: :8080 -> :8080", "{written}{protocol}");
+            assert_eq!(opened(&mut run, 0), 0);
+            // It is the only one, so the program has ended by itself or ends now.
+            run.stop();
+        }
+    }
+}
+
+#[test]
 fn a_circle_of_two_that_a_name_closes_is_stopped_after_one_round() {
     if !require(NEEDS) {
         return;
@@ -336,35 +355,66 @@ fn a_target_on_a_closed_ephemeral_port_is_never_reached_by_ourselves() {
     let network = Network::new();
     // So few ports that the kernel picks the very one that is dialled every few times.
     network.machine.set("ipv4/ip_local_port_range", "40000 40015");
-    let target: SocketAddr = "127.0.0.1:40004".parse().expect("an address");
-    let connected_to_itself = network.machine.enter(|| {
-        (0..500).any(|_| {
-            TcpStream::connect(target).is_ok_and(|stream| {
-                // A closing in order would keep the port from being picked again for a minute.
-                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it can be set");
-                stream.local_addr().ok() == Some(target)
+    let connects_to_itself = |target: &str| {
+        network.machine.enter(|| {
+            (0..500).any(|_| {
+                TcpStream::connect(target).is_ok_and(|stream| {
+                    // A closing in order would keep the port from being picked again for a minute.
+                    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it can be set");
+                    stream.local_addr().ok() == stream.peer_addr().ok()
+                })
             })
         })
-    });
-    assert!(connected_to_itself, "else this test would see nothing");
+    };
+    // The last two are this host without saying by which address.
+    let targets = ["127.0.0.1:40004", "[::1]:40004", "0.0.0.0:40004", "[::]:40004"];
+    for target in targets {
+        assert!(connects_to_itself(target), "else this test would see nothing of {target}");
+    }
     let home = Home::new();
-    let mut run = home.run(Some(&network.machine), ["--drain", "0s", "-p", &format!("any:8080:{target}")]);
+    let mut arguments = vec!["--drain".to_owned(), "0s".to_owned()];
+    for (port, target) in (8080..).zip(targets) {
+        arguments.extend(["-p".to_owned(), format!("any:{port}:{target}")]);
+        arguments.extend(["-p".to_owned(), format!("any:{port}:{target}/udp")]);
+    }
+    let mut run = home.run(Some(&network.machine), arguments.iter().map(String::as_str));
     run.ready();
-    let stream = |address: &str| network.host.enter(|| TcpStream::connect(address));
-    for round in 0..500 {
-        let mut stream = stream(if round % 2 == 0 { "[2001:db8::1]:8080" } else { "192.0.2.1:8080" })
-            .unwrap_or_else(|error| panic!("round {round}: {error}"));
-        // A connection to itself would say it again. Whoever writes late is told of the reset already then.
-        let end = stream.write_all(b"is anybody there?").and_then(|()| stream.read(&mut [0; 32]));
-        let error = end.expect_err("never a byte, never a clean end").kind();
-        assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "round {round}: {error}");
+    for port in 8080..8080 + u16::try_from(targets.len()).expect("a few") {
+        for round in 0..500 {
+            let listener = if round % 2 == 0 { format!("[2001:db8::1]:{port}") } else { format!("192.0.2.1:{port}") };
+            let mut stream = network
+                .host
+                .enter(|| TcpStream::connect(&listener))
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+            // A connection to itself would say it again. Whoever writes late is told of the reset already then.
+            let end = stream.write_all(b"is anybody there?").and_then(|()| stream.read(&mut [0; 32]));
+            let error = end.expect_err("never a byte, never a clean end").kind();
+            assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "round {round}: {error}");
+        }
+        let client = network.host.enter(|| UdpSocket::bind("192.0.2.2:0").expect("a free port"));
+        client.set_read_timeout(Some(Duration::from_millis(300))).expect("it can be set");
+        for _ in 0..60 {
+            // A flow of its own each time, and so another source towards the target.
+            let client = network.host.enter(|| UdpSocket::bind("192.0.2.2:0").expect("a free port"));
+            client.set_read_timeout(Some(Duration::from_millis(5))).expect("it can be set");
+            client.send_to(b"is anybody there?", format!("192.0.2.1:{port}")).expect("it is sent");
+            assert!(client.recv(&mut [0; 32]).is_err(), "an echo of oneself");
+        }
+        assert!(client.recv(&mut [0; 32]).is_err());
     }
     let ended = run.stop();
-    let closed: Vec<&Value> = ended.events.iter().filter(|event| event["event"] == "closed").collect();
-    assert_eq!(closed.len(), 500);
-    for event in closed {
+    let closed = |protocol: &str| -> Vec<&Value> {
+        let is_closed = |event: &&Value| event["event"] == "closed" && event["connection"]["protocol"] == protocol;
+        ended.events.iter().filter(is_closed).collect()
+    };
+    let over_tcp = closed("tcp");
+    assert_eq!(over_tcp.len(), 500 * targets.len());
+    for event in over_tcp {
         let connection = &event["connection"];
         assert_eq!(connection["reason"], "target_refused", "{connection}");
         assert_eq!((&connection["bytes_in"], &connection["bytes_out"]), (&0.into(), &0.into()));
+    }
+    for event in closed("udp") {
+        assert_eq!(event["connection"]["bytes_out"], 0, "{event}");
     }
 }

@@ -249,3 +249,25 @@ fn faulty(handle: &MappingHandle) -> MappingStatus {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_mapping_whose_task_panics_says_so_and_listens_again_when_it_is_applied_again() {
+        let (engine, mut notices) = Engine::start(Options { descriptor_limit: 100 }, Registry::new());
+        let config = Arc::new(MappingConfig::new("a", "127.0.0.1:auto:127.0.0.1:9".parse().expect("a mapping")));
+        let addresses = Addresses::Known(vec!["127.0.0.1:9".parse().expect("an address")]);
+        let id = MappingId(1);
+        let apply = || engine.apply(id, Arc::clone(&config), addresses.clone());
+        assert_eq!(apply().await.state, MappingState::Up);
+        let commands = lock(&engine.mappings)[&id].commands.clone();
+        commands.send(Command::Panic).await.expect("it runs");
+        assert!(matches!(notices.recv().await, Some(Notice::Changed(MappingId(1)))));
+        let status = engine.status_of(id).expect("it is known");
+        assert_eq!((status.state, status.reason), (MappingState::Failed, Some(StateReason::Fault)));
+        assert_eq!(apply().await.state, MappingState::Up);
+        engine.shutdown(Duration::ZERO).await;
+    }
+}

@@ -30,7 +30,7 @@ pub const EVENTS: usize = 8_192;
 #[derive(Debug)]
 pub struct Registry {
     /// From which addresses the open UDP flows speak.
-    pub(super) flow_sources: FlowSources,
+    pub(super) flow_sources: Arc<FlowSources>,
     started: Instant,
     next_id: AtomicU64,
     open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
@@ -91,7 +91,7 @@ impl Registry {
     pub fn new() -> Arc<Self> {
         let (events, _) = broadcast::channel(EVENTS);
         Arc::new(Self {
-            flow_sources: FlowSources::default(),
+            flow_sources: Arc::default(),
             started: Instant::now(),
             next_id: AtomicU64::new(1),
             open: Mutex::default(),
@@ -267,6 +267,11 @@ impl OpenConnection {
     /// What is written about it.
     pub fn record(&self) -> &Arc<Record> {
         &self.record
+    }
+
+    /// From which addresses the open flows speak.
+    pub(super) fn flow_sources(&self) -> &Arc<FlowSources> {
+        &self.registry.flow_sources
     }
 
     /// Both legs stand.

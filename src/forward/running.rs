@@ -5,7 +5,9 @@
 
 mod binding;
 
+use self::binding::Reset;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,7 +25,7 @@ use super::status::{Facts, FamilyState, ListenError, ListenerStatus, MappingStat
 use super::tcp::{ListenerEvent, MappingLinks};
 use crate::model::event::MappingState;
 use crate::model::id::MappingId;
-use crate::model::mapping::HostPort;
+use crate::model::mapping::{Family, HostPort};
 use crate::model::profile::MappingConfig;
 
 /// Listeners may tell so much before they are heard; more of the same is of no use.
@@ -42,6 +44,9 @@ pub(super) enum Command {
     Remove(oneshot::Sender<()>),
     /// Close listeners, let connections go on until the moment given, then reset the rest.
     Shutdown(Instant),
+    /// Panic: for the test of what happens then.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What a mapping's task and the engine share.
@@ -154,6 +159,8 @@ impl Running {
                         return;
                     }
                     Some(Command::Shutdown(deadline)) => return self.shut_down(deadline).await,
+                    #[cfg(test)]
+                    Some(Command::Panic) => panic!("injected"),
                     None => return self.remove().await,
                 },
                 Ok(()) = addresses.changed() => {
@@ -204,10 +211,12 @@ impl Running {
                 FamilyListeners { wanted, sockets, error: None }
             })
             .collect();
-        self.close(old.into_iter().map(|family| (family.wanted.family, family.sockets)).collect(), true).await;
+        let gone = old.into_iter().map(|family| (family.wanted.family, family.sockets)).collect();
+        self.close(gone, Reset::TheirOwn).await;
 
         self.meter.set_config(Arc::clone(&config));
         self.config = config;
+        self.reset_strangers();
         self.retry = None;
         self.readdress(addresses).await;
     }
@@ -283,6 +292,16 @@ impl Running {
 }
 
 impl FamilyListeners {
+    /// Whether who dialled `address` has come to this family's listeners.
+    fn is_dialled_at(&self, address: SocketAddr) -> bool {
+        let is_ip = self.wanted.ip.ip == address.ip() || self.wanted.ip.ip.is_unspecified();
+        let is_port = match self.wanted.port {
+            HostPort::Auto => self.sockets.contains_key(&address.port()),
+            HostPort::Ports(_) => self.wanted.covers(address.port()),
+        };
+        self.wanted.family == Family::of(address.ip()) && is_ip && is_port
+    }
+
     /// Sockets that are wanted and not bound.
     fn missing(&self) -> u64 {
         let all = match self.wanted.port {

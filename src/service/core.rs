@@ -194,7 +194,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
             () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
                 service.sample();
             }
-            _ = look_again.tick() => service.look_again(),
+            _ = look_again.tick() => service.look_again().await,
             Some(job) = service.jobs.join_next() => service.job_done(job).await,
             Ok(()) = drain_asked.changed(), if stopping.is_empty() => {
                 let drain = drain_asked.borrow_and_update().unwrap_or_default();

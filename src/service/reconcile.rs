@@ -8,7 +8,7 @@ use super::core::Service;
 use super::desired::Entry;
 use super::known::Known;
 use crate::forward::context::Addresses;
-use crate::forward::engine::Notice;
+use crate::forward::engine::{Notice, StateReason};
 use crate::host::addresses::OwnAddresses;
 use crate::model::cycle;
 use crate::model::event::{EventKind, MappingState};
@@ -198,9 +198,18 @@ impl Service {
     }
 
     /// Looks at everything again: a port may have changed hands, and a notice may have been dropped.
-    pub(super) fn look_again(&mut self) {
+    pub(super) async fn look_again(&mut self) {
         for id in self.known.keys().copied().collect::<Vec<_>>() {
             self.observe(id);
+        }
+        let is_faulty = |known: &Known| matches!(known.status().reason, Some(StateReason::Fault));
+        let faulty: Vec<MappingId> =
+            self.known.iter().filter(|(_, known)| is_faulty(known)).map(|(id, _)| *id).collect();
+        for id in faulty {
+            let Some(entry) = self.desired.entry(id).cloned() else { continue };
+            let Some(addresses) = self.known.get(&id).map(|known| known.addresses.clone()) else { continue };
+            self.apply(&entry, addresses).await;
+            self.tell_status(id);
         }
         self.tell_ready();
         self.ask_holders();

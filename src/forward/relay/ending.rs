@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::leg::Leg;
-use crate::forward::registry::Record;
-use crate::model::event::{CloseReason, Side};
+use crate::forward::registry::{OpenConnection, Record};
+use crate::model::event::{CloseReason, ConnectionState, Side};
 use crate::model::untrusted::SafeText;
 
 /// How long what a broken side has sent may take to reach the other side's kernel.
@@ -65,6 +65,40 @@ pub(super) async fn delivered(leg: &Leg) {
         tokio::select! {
             _ = leg.failed() => return,
             () = sleep(pause) => {}
+        }
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Waits until both peers' kernels have all that was sent to them, the ends included, or one of them resets instead.
+/// A peer that takes nothing for `patience` is left to its kernel, which goes on delivering after a close in order.
+pub(super) async fn all_delivered(
+    legs: [&Leg; 2],
+    patience: Duration,
+    connection: &OpenConnection,
+) -> Result<(), (Side, io::Error)> {
+    let [client, target] = legs;
+    let mut queued = legs.map(Leg::unacknowledged);
+    if queued == [0; 2] {
+        return Ok(());
+    }
+    connection.set_state(ConnectionState::Closing, None);
+    let mut last_progress = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        tokio::select! {
+            error = client.failed() => return Err((Side::Client, error)),
+            error = target.failed() => return Err((Side::Target, error)),
+            () = sleep(pause) => {}
+        }
+        let before = std::mem::replace(&mut queued, legs.map(Leg::unacknowledged));
+        if queued == [0; 2] {
+            return Ok(());
+        }
+        if queued != before {
+            last_progress = Instant::now();
+        } else if last_progress.elapsed() >= patience {
+            return Ok(());
         }
         pause = (pause * 2).min(Duration::from_millis(50));
     }

@@ -21,10 +21,13 @@ pub(crate) use self::ending::Outcome;
 pub(crate) use self::leg::Leg;
 
 use self::copy::{CopyPath, Failure, Step};
-use self::ending::{DELIVERY, delivered};
+use self::ending::{DELIVERY, all_delivered, delivered};
 use crate::forward::meter::Direction;
 use crate::forward::registry::OpenConnection;
 use crate::model::event::{CloseReason, ConnectionState, Side};
+
+/// How often within a timeout the send queues are looked at: so much of it later than due a stuck peer is given up.
+const LOOKS: u32 = 4;
 
 /// When a silent connection ends.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +76,14 @@ async fn relay(client: &Leg, target: &Leg, connection: &OpenConnection, timeouts
     .await;
     match (end, relay.broken) {
         (End::TimedOut(reason), None) => Outcome::from(reason),
-        (_, None) => Outcome::from(CloseReason::Finished),
+        // Both ends are sent, but a byte counts when its destination has it, and a reset may still come instead.
+        (_, None) => match all_delivered([client, target], timeouts.half_close, connection).await {
+            Ok(()) => Outcome::from(CloseReason::Finished),
+            Err((side, error)) => {
+                delivered(if side == Side::Client { target } else { client }).await;
+                Outcome::broken(side, &error)
+            }
+        },
         (end, Some((side, error))) => {
             if matches!(end, End::Drained) {
                 let other = if side == Side::Client { target } else { client };
@@ -114,6 +124,8 @@ struct Relay<'a> {
     /// Bytes have moved, or the timeout that applies is another, since the timer was last looked at.
     stirred: bool,
     last_stir: Instant,
+    /// What each kernel had not acknowledged when that was last looked at.
+    queued: [u64; 2],
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -129,6 +141,7 @@ impl<'a> Relay<'a> {
             broken: None,
             stirred: true,
             last_stir: Instant::now(),
+            queued: [0; 2],
             timer: None,
         }
     }
@@ -212,16 +225,25 @@ impl<'a> Relay<'a> {
         }
         // A limit of years is none.
         let Some(due) = self.last_stir.checked_add(limit) else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let look = due.min(Instant::now() + limit / LOOKS);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(look)));
         // Moved only when it fires or the limit has shrunk, not for each byte.
         if due < timer.deadline() {
             timer.as_mut().reset(due);
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= due {
+            // What a slow reader takes out of our send queue moves, too, though no step of ours does.
+            let now = Instant::now();
+            let queued = [self.client.unacknowledged(), self.target.unacknowledged()];
+            let before = std::mem::replace(&mut self.queued, queued);
+            if queued.iter().zip(before).any(|(now, before)| *now < before) {
+                self.last_stir = now;
+            }
+            let Some(due) = self.last_stir.checked_add(limit) else { return Poll::Pending };
+            if now >= due {
                 return Poll::Ready(reason);
             }
-            timer.as_mut().reset(due);
+            timer.as_mut().reset(due.min(now + limit / LOOKS));
         }
         Poll::Pending
     }

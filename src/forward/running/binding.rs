@@ -19,6 +19,17 @@ use crate::forward::{sys, udp};
 use crate::model::event::CloseReason;
 use crate::model::mapping::{Family, HostPort, Protocol};
 
+/// Whose connections end with their listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// They go on.
+    Nobody,
+    /// Those that came through them.
+    TheirOwn,
+    /// Every connection of the mapping, also those whose listener was closed before.
+    Everybody,
+}
+
 impl Running {
     /// Binds what is wanted and not bound; arranges for another try if some of it fails.
     pub(super) async fn bind_missing(&mut self) {
@@ -123,7 +134,7 @@ impl Running {
                 gone.push((family.wanted.family, std::mem::take(&mut family.sockets)));
             }
         }
-        self.close(gone, false).await;
+        self.close(gone, Reset::Nobody).await;
     }
 
     /// Takes families with a closed socket for broken. True when there was one.
@@ -156,18 +167,29 @@ impl Running {
             all.push((family.wanted.family, std::mem::take(&mut family.sockets)));
         }
         self.retry = None;
-        self.close(all, true).await;
+        self.close(all, Reset::Everybody).await;
     }
 
-    /// Closes sockets; with `kill`, resets their connections too. Returns when the addresses are free.
-    pub(super) async fn close(&mut self, families: Vec<(Family, BTreeMap<u16, Listening>)>, kill: bool) {
+    /// Resets connections that came to where this mapping listens no more: their listener may have been closed long
+    /// before, by an edit that failed.
+    pub(super) fn reset_strangers(&self) {
+        self.shared.registry.kill_where(CloseReason::MappingRemoved, |record| {
+            let belongs = record.protocol() == self.config.mapping.protocol
+                && self.families.iter().any(|family| family.is_dialled_at(record.listener));
+            record.mapping.id() == self.id && !belongs
+        });
+    }
+
+    /// Closes sockets, and resets whom `reset` names. Returns when the addresses are free.
+    pub(super) async fn close(&mut self, families: Vec<(Family, BTreeMap<u16, Listening>)>, reset: Reset) {
         let ports: HashSet<_> =
             families.iter().flat_map(|(family, sockets)| sockets.keys().map(|port| (*family, *port))).collect();
-        if ports.is_empty() {
+        let everybody = reset == Reset::Everybody;
+        if ports.is_empty() && !everybody {
             return;
         }
         // The flows of a UDP socket live on it and cannot outlast it.
-        let kill = kill || self.config.mapping.protocol == Protocol::Udp;
+        let kill = reset != Reset::Nobody || self.config.mapping.protocol == Protocol::Udp;
         let mut sockets: Vec<_> = families.into_iter().flat_map(|(_, sockets)| sockets.into_values()).collect();
         for listening in &sockets {
             listening.drain.cancel();
@@ -178,7 +200,8 @@ impl Running {
             if kill {
                 registry.kill_where(CloseReason::MappingRemoved, |record| {
                     let at = record.listener;
-                    record.mapping.id() == id && ports.contains(&(Family::of(at.ip()), at.port()))
+                    let is_theirs = everybody || ports.contains(&(Family::of(at.ip()), at.port()));
+                    record.mapping.id() == id && is_theirs
                 });
             }
         };

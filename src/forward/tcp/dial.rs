@@ -15,6 +15,7 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
+use crate::forward::descriptors::{DescriptorBudget, DescriptorPermit};
 use crate::forward::own::{Chain, OwnConnections, OwnSource};
 use crate::forward::sys;
 use crate::model::mapping::Protocol;
@@ -22,10 +23,23 @@ use crate::model::update::LastOutcome;
 
 /// An address that has not answered for that long no longer holds up the next one.
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
-/// Attempts that may run at once; each takes a descriptor out of the reserve. Later addresses wait for a failure.
+/// Attempts that may run at once. Later addresses wait for a failure.
 const AT_ONCE: usize = 4;
 /// A peer that is gone without a word is noticed after some such spans.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// What can be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// An Internet address.
+    Inet(SocketAddr),
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self::Inet(address)
+    }
+}
 
 /// A connected, non-blocking socket towards the target.
 #[derive(Debug)]
@@ -65,17 +79,19 @@ pub enum DialError {
 pub(crate) struct Caller {
     pub(crate) own: Arc<OwnConnections>,
     pub(crate) chain: Arc<Chain>,
+    /// For attempts beside the first, whose descriptor is the connection's.
+    pub(crate) descriptors: Arc<DescriptorBudget>,
 }
 
-/// Tries `addresses` in order, all within `within`.
+/// Tries `endpoints` in order, all within `within`.
 pub(crate) async fn dial(
-    addresses: &[SocketAddr],
+    endpoints: &[Endpoint],
     protocol: Protocol,
     within: Duration,
     caller: &Caller,
 ) -> Result<Dialed, DialError> {
     let attempts = async {
-        match addresses {
+        match endpoints {
             [] => Err(DialError::Unreachable(io::ErrorKind::AddrNotAvailable.into())),
             [only] => attempt(*only, protocol, Some(caller)).await,
             several => race(several, protocol, caller).await,
@@ -86,17 +102,23 @@ pub(crate) async fn dial(
 
 /// Connects to one address, without a limit in time but the kernel's.
 pub async fn connect(address: SocketAddr) -> Result<Dialed, DialError> {
-    attempt(address, Protocol::Tcp, None).await
+    attempt(address.into(), Protocol::Tcp, None).await
 }
 
-async fn race(addresses: &[SocketAddr], protocol: Protocol, caller: &Caller) -> Result<Dialed, DialError> {
-    let mut rest = addresses.iter();
+async fn race(endpoints: &[Endpoint], protocol: Protocol, caller: &Caller) -> Result<Dialed, DialError> {
+    let mut rest = endpoints.iter();
     let mut attempts = FuturesUnordered::new();
     let mut worst: Option<DialError> = None;
+    // An attempt beside others holds a descriptor of its own until it ends; one that has taken over holds none.
+    let beside = async |endpoint: Endpoint, permit: Option<DescriptorPermit>| {
+        let result = attempt(endpoint, protocol, Some(caller)).await;
+        drop(permit);
+        result
+    };
     loop {
         if attempts.is_empty() {
             match rest.next() {
-                Some(next) => attempts.push(attempt(*next, protocol, Some(caller))),
+                Some(next) => attempts.push(beside(*next, None)),
                 None => return Err(worst.unwrap_or(DialError::Timeout)),
             }
         }
@@ -107,11 +129,20 @@ async fn race(addresses: &[SocketAddr], protocol: Protocol, caller: &Caller) -> 
                     if worst.as_ref().is_none_or(|worst| error.rank() > worst.rank()) {
                         worst = Some(error);
                     }
-                    attempts.extend(rest.next().map(|next| attempt(*next, protocol, Some(caller))));
+                    // The first attempt's descriptor may have become free by this, or another's: whoever goes on beside
+                    // others counts its own.
+                    if !attempts.is_empty()
+                        && let Some(permit) = rest.len().checked_sub(1).and_then(|_| caller.descriptors.take(1))
+                    {
+                        attempts.extend(rest.next().map(|next| beside(*next, Some(permit))));
+                    }
                 }
             },
             () = sleep(NEXT_ADDRESS), if rest.len() > 0 && attempts.len() < AT_ONCE => {
-                attempts.extend(rest.next().map(|next| attempt(*next, protocol, Some(caller))));
+                // Without a descriptor to spare, the addresses are tried one after the other.
+                if let Some(permit) = caller.descriptors.take(1) {
+                    attempts.extend(rest.next().map(|next| beside(*next, Some(permit))));
+                }
             }
         }
     }
@@ -139,26 +170,40 @@ impl Drop for Pending {
     }
 }
 
-async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller>) -> Result<Dialed, DialError> {
+/// A socket that is on its way to `endpoint`.
+struct Started {
+    fd: OwnedFd,
+    source: SocketAddr,
+}
+
+/// Opens a socket and starts to connect it. It never blocks and knows no runtime, so it can run wherever the target
+/// is reached from: also on a thread in another network namespace, which a descriptor outlives.
+fn start(endpoint: Endpoint, protocol: Protocol) -> io::Result<Started> {
+    let Endpoint::Inet(address) = endpoint;
     let (kind, number) = stream_type(protocol);
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(number))?;
     if protocol == Protocol::Tcp {
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     }
-    let start = || match socket.connect(&address.into()) {
+    match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         // The kernel has chosen our address by now, and forgets it with the connection.
-        _ => local_address(&socket),
-    };
-    let (source, own) = match caller.filter(|caller| caller.own.may_reach(address.port())) {
-        None => (start()?, None),
-        Some(Caller { own, chain }) => {
-            own.connect(Arc::clone(chain), start).map(|(source, own)| (source, Some(own)))?
+        _ => Ok(Started { source: local_address(&socket)?, fd: socket.into() }),
+    }
+}
+
+async fn attempt(endpoint: Endpoint, protocol: Protocol, caller: Option<&Caller>) -> Result<Dialed, DialError> {
+    let Endpoint::Inet(address) = endpoint;
+    let (Started { fd, source }, own) = match caller.filter(|caller| caller.own.may_reach(address.port())) {
+        None => (start(endpoint, protocol)?, None),
+        Some(Caller { own, chain, .. }) => {
+            let start = || start(endpoint, protocol).map(|started| (started.source, started));
+            own.connect(Arc::clone(chain), start).map(|(started, own)| (started, Some(own)))?
         }
     };
     // Registered only now: an unconnected socket counts as hung up, and that sticks.
-    let pending = Pending(Some(sys::register(socket.into())?));
+    let pending = Pending(Some(sys::register(fd)?));
     let fd = pending.fd();
     fd.writable().await?.retain_ready();
     let socket = SockRef::from(fd);
@@ -168,18 +213,24 @@ async fn attempt(address: SocketAddr, protocol: Protocol, caller: Option<&Caller
         Some(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
         Some(error) => return Err(error.into()),
     };
-    if source.ip() == address.ip() && source.port() == address.port() {
+    // A target without an address (0.0.0.0, ::) is this host by another, which only the kernel knows.
+    let target = if address.ip().is_unspecified() { peer_address(&socket)? } else { address };
+    if source.ip() == target.ip() && source.port() == target.port() {
         // The kernel has picked the very port that was dialled and connected the socket to itself: nobody
         // listens there. The reset leaves no TIME_WAIT in the way of who wants to.
         return Err(DialError::Refused);
     }
-    Ok(Dialed { fd: pending.succeed(), source, target: address, was_reset, own })
+    Ok(Dialed { fd: pending.succeed(), source, target, was_reset, own })
 }
 
 /// What `socket` wants to be told for a stream protocol.
 pub(crate) fn stream_type(protocol: Protocol) -> (Type, socket2::Protocol) {
     let number = if protocol == Protocol::Sctp { socket2::Protocol::SCTP } else { socket2::Protocol::TCP };
     (Type::STREAM, number)
+}
+
+fn peer_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.peer_addr()?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
 /// The address that a socket is bound to.
@@ -213,9 +264,11 @@ impl From<io::Error> for DialError {
     fn from(error: io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => Self::Refused,
-            // The last four: a firewall of this host that rejects, a family that it lacks, an interface that is gone.
+            // No address of ours of that family; a firewall of this host that rejects, a family that it lacks, an
+            // interface that is gone.
             Some(
                 libc::ENETUNREACH
+                | libc::EADDRNOTAVAIL
                 | libc::EHOSTUNREACH
                 | libc::ENETDOWN
                 | libc::EHOSTDOWN

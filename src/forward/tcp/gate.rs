@@ -36,7 +36,7 @@ pub(super) fn admit(
     })?;
     Ok(Admitted {
         links: Arc::clone(links),
-        caller: Caller { own: Arc::clone(&links.own), chain },
+        caller: Caller { own: Arc::clone(&links.own), chain, descriptors: Arc::clone(&context.descriptors) },
         targets: links.in_order(addresses, context.target_port(route)),
         protocol: config.mapping.protocol,
         connect_within: config.connect_timeout,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::dial::{Caller, DialError, Dialed};
+use self::dial::{Caller, DialError, Dialed, Endpoint};
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, TestHook};
 use super::own::OwnConnections;
@@ -67,7 +67,7 @@ pub(crate) enum ListenerEvent {
 struct Admitted {
     links: Arc<MappingLinks>,
     caller: Caller,
-    targets: Vec<SocketAddr>,
+    targets: Vec<Endpoint>,
     protocol: Protocol,
     connect_within: Duration,
     timeouts: Timeouts,
@@ -173,7 +173,7 @@ impl MappingLinks {
     }
 
     /// `addresses` with `port`, the one that worked last first.
-    fn in_order(&self, addresses: &[SocketAddr], port: u16) -> Vec<SocketAddr> {
+    fn in_order(&self, addresses: &[SocketAddr], port: u16) -> Vec<Endpoint> {
         let mut targets: Vec<_> = addresses.to_vec();
         for target in &mut targets {
             target.set_port(port);
@@ -184,7 +184,7 @@ impl MappingLinks {
                 targets[..=at].rotate_right(1);
             }
         }
-        targets
+        targets.into_iter().map(Endpoint::from).collect()
     }
 
     fn dial_failed(&self, mapping: MappingId) {

@@ -78,10 +78,10 @@ impl Listener {
             }
             Refusal::from(error)
         })?;
-        let poller = match self.poller.take() {
-            Some(poller) => poller,
-            None => Poller::new(self.take_descriptor(now)?)?,
-        };
+        // In its place before anything else can fail: the other flows are on it.
+        if self.poller.is_none() {
+            self.poller = Some(Poller::new(self.take_descriptor(now)?)?);
+        }
 
         // The record is made last, so that what is refused above leaves none behind.
         let (_, text) = self.context.target(route);
@@ -91,10 +91,11 @@ impl Listener {
         }
         let kill = record.record().kill.clone();
         let flow = Flow::new(dialled, record, self.route, permit);
-        registry.flow_sources.insert(flow.source(), meter.id(), key.local.port(), key.client);
         let id = self.table.insert(key, flow, now);
-        let watched = self.table.get_mut(id).map_or(Ok(()), |(_, flow)| poller.add(flow, id));
-        self.poller = Some(poller);
+        let watched = match (&self.poller, self.table.get_mut(id)) {
+            (Some(poller), Some((_, flow))) => poller.add(flow, id),
+            _ => Ok(()),
+        };
         if let Err(error) = watched {
             let Refusal { reason, error, .. } = error.into();
             self.close(id, reason, Some(error));

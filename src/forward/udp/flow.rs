@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::packet::{SEND_TRIES, is_full};
+use super::sources::SourceEntry;
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::meter::{Direction, MappingMeter};
 use crate::forward::registry::OpenConnection;
@@ -36,13 +37,13 @@ const DIAL_TRIES: usize = 4;
 pub(super) struct Flow {
     socket: UdpSocket,
     record: OpenConnection,
-    source: SocketAddr,
     target: SocketAddr,
     /// The route under which its target was last known to be right.
     pub(super) route: u64,
     /// The first datagram since the last reply, or since the last error.
     asked: Option<Instant>,
     health: Health,
+    _entry: SourceEntry,
     _permit: DescriptorPermit,
 }
 
@@ -74,6 +75,8 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
         socket.connect(&target.into())?;
         let socket = UdpSocket::from(socket);
         let source = socket.local_addr()?;
+        // A target without an address (0.0.0.0, ::) is this host by another, which only the kernel knows.
+        let target = if target.ip().is_unspecified() { socket.peer_addr()? } else { target };
         if source != target {
             return Ok(Dialled { socket, source, target });
         }
@@ -89,17 +92,17 @@ impl Flow {
     pub(super) fn new(dialled: Dialled, record: OpenConnection, route: u64, permit: DescriptorPermit) -> Self {
         let Dialled { socket, source, target } = dialled;
         record.connected(source, target);
-        Self { socket, record, source, target, route, asked: None, health: Health::Unknown, _permit: permit }
+        let entry = {
+            let told = record.record();
+            record.flow_sources().enter(source, told.mapping.id(), told.listener.port(), told.client)
+        };
+        let (asked, health) = (None, Health::Unknown);
+        Self { socket, record, target, route, asked, health, _entry: entry, _permit: permit }
     }
 
     /// What is written about it.
     pub(super) fn record(&self) -> &OpenConnection {
         &self.record
-    }
-
-    /// Our address towards the target.
-    pub(super) fn source(&self) -> SocketAddr {
-        self.source
     }
 
     /// The target that it keeps.
@@ -262,8 +265,9 @@ mod tests {
         assert_eq!(meter.dropped_datagrams(), 0);
         let mut buffer = [0; 9];
         target.set_nonblocking(true).unwrap();
-        assert_eq!(target.recv_from(&mut buffer).unwrap(), (5, flow.source()));
-        target.send_to(b"", flow.source()).unwrap();
+        let source = flow.socket.local_addr().unwrap();
+        assert_eq!(target.recv_from(&mut buffer).unwrap(), (5, source));
+        target.send_to(b"", source).unwrap();
         assert_eq!(flow.receive(&mut buffer, &meter, now), Received::Reply(0));
         assert_eq!(flow.receive(&mut buffer, &meter, now), Received::Nothing);
         assert_eq!(meter.last_result().map(|result| result.outcome), Some(LastOutcome::Ok));

@@ -168,7 +168,10 @@ impl Listener {
             match socket.try_io(Interest::READABLE, || packet::receive(socket, bound, scratch)) {
                 Ok(arrived) => {
                     self.errors = 0;
-                    self.forward(&arrived, &scratch.payload, now);
+                    let key = FlowKey { client: arrived.client, local: arrived.local };
+                    if fenced(|| self.forward(&arrived, &scratch.payload, now)).is_none() {
+                        self.fault(self.table.find(&key));
+                    }
                 }
                 Err(error) => match errno(&error) {
                     // `try_io` makes a WouldBlock of its own when the socket was not ready at all.
@@ -235,9 +238,22 @@ impl Listener {
     fn take_replies(&mut self, scratch: &mut Scratch, now: Instant) -> io::Result<()> {
         let ready = self.poller.as_ref().map_or_else(|| Ok(Vec::new()), Poller::ready)?;
         for id in ready {
-            self.forward_replies(id, scratch, now);
+            if fenced(|| self.forward_replies(id, scratch, now)).is_none() {
+                self.fault(Some(id));
+            }
         }
         Ok(())
+    }
+
+    /// The work for one flow has panicked: it ends, and no other.
+    fn fault(&mut self, id: Option<FlowId>) {
+        tracing::error!(listener = %self.bound, "the work for a flow has panicked; that flow alone has ended");
+        if let Some(id) = id {
+            self.close(id, CloseReason::Fault, Some("its task panicked".into()));
+        }
+        if self.table.is_empty() {
+            self.poller = None;
+        }
     }
 
     fn forward_replies(&mut self, id: FlowId, scratch: &mut Scratch, now: Instant) {
@@ -287,7 +303,6 @@ impl Listener {
     /// Ends a flow: out of the table, its sockets closed, its record closed.
     pub(super) fn close(&mut self, id: FlowId, reason: CloseReason, error: Option<SafeText>) {
         let Some((_, flow)) = self.table.remove(id) else { return };
-        self.context.registry.flow_sources.remove(flow.source());
         flow.close(reason, error);
         if self.table.is_empty() {
             self.poller = None;
@@ -303,6 +318,12 @@ impl Listener {
     fn idle_timeout(&self) -> Option<Duration> {
         self.context.route.borrow().config.idle_timeout
     }
+}
+
+/// Runs the work for one flow; `None` when it panicked. One task serves all flows of a socket, so a fault of one would
+/// otherwise be the end of all. What a panic can leave half done is that flow's, which is closed for it.
+fn fenced<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
 /// The runtime's clock, which tests can hold still.
