@@ -17,6 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use crate::model::event::LOG_TARGET;
 use crate::model::untrusted::{SafeText, one_line};
 
 /// Days of logs kept.
@@ -90,7 +91,8 @@ struct ToEvents(mpsc::Sender<SafeText>);
 
 impl<S: Subscriber> Layer<S> for ToEvents {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        if *event.metadata().level() > Level::WARN {
+        // What an event has said is in the file for later readers, not for those who have seen it.
+        if *event.metadata().level() > Level::WARN || event.metadata().target() == LOG_TARGET {
             return;
         }
         let mut text = Text::default();
@@ -133,6 +135,18 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_an_event_has_said_makes_no_other_event() {
+        let (sender, mut warnings) = mpsc::channel(4);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(ToEvents(sender)), || {
+            tracing::warn!(target: LOG_TARGET, "told");
+            tracing::warn!("not told");
+            tracing::info!("of no weight");
+        });
+        assert_eq!(warnings.try_recv().ok(), Some("not told".into()));
+        assert!(warnings.try_recv().is_err());
     }
 
     #[test]

@@ -65,6 +65,7 @@ const BAD: &[(&str, &str)] = &[
     ("::1:8080:web:80", "an IPv6 address needs brackets: [::1]:8080:web:80"),
     ("[fe80::1]:80:web:80", "a link-local address needs its interface: [fe80::1%eth0]"),
     ("256.1.1.1:80:web:80", "256.1.1.1 is not a valid IPv4 address (leading zeros are not accepted)"),
+    ("80:172.17:80", "172.17 is not a valid IPv4 address: it has four numbers, such as 172.17.0.2"),
     ("010.0.0.1:80:web:80", "010.0.0.1 is not a valid IPv4 address (leading zeros are not accepted)"),
     ("8000-8010:web:80-85", "the ranges differ in length (11 and 6)"),
     ("9000-8000:web:80-90", "the range starts at 9000, after its end 8000"),

@@ -1,4 +1,4 @@
-//! What the program costs while nothing happens.
+//! What the program costs while nothing happens, and how soon it answers a key.
 
 mod common;
 
@@ -42,5 +42,36 @@ fn idle_with_a_hundred_mappings_it_leaves_the_processor_alone() {
     println!("{used:.2} % of a core");
     // The aim is 1 % of a release build; ten times as much is room for a debug build on a busy machine.
     assert!(used < 10.0, "{used:.2} % of a core");
+    screen.quit();
+}
+
+#[test]
+fn a_key_is_painted_at_once() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = Home::new();
+    let mapping = |port: u16| format!(r#"{{ "listen": "{port}", "target": "192.0.2.1:80", "enabled": false }}"#);
+    let mappings: Vec<String> = (48_000..48_100).map(mapping).collect();
+    home.write_profile("default", &format!(r#"{{ "version": 1, "mappings": [{}] }}"#, mappings.join(",")));
+    let screen = Screen::open_with((160, 50), &home, None, &[], &[]);
+    screen.wait_for_row("MAPPINGS", &[">", "localhost:48000"]);
+    let mut times: Vec<Duration> = (1..=40)
+        .map(|step| {
+            // Down for a while, then up again.
+            let (key, row) = if step <= 20 { ("j", 48_000 + step) } else { ("k", 48_040 - step) };
+            let start = Instant::now();
+            screen.keys(&[key]);
+            while !screen.pane("MAPPINGS").iter().any(|line| line.starts_with('>') && line.contains(&row.to_string())) {
+                assert!(start.elapsed() < SOON, "{key} to {row}:\n{}", screen.text());
+            }
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    let (median, slowest) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("from the start of tmux that sends the key to the picture: median {median:?}, slowest {slowest:?}");
+    // The aim is 50 ms, the two starts of tmux not counted; ten times as much is room for a busy machine.
+    assert!(median < Duration::from_millis(500), "{median:?}");
     screen.quit();
 }

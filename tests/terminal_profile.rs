@@ -16,7 +16,7 @@ use common::peers::{Web, get};
 use common::program::Home;
 use common::screen::{Screen, free_port};
 use common::terminal::Terminal;
-use common::{Need, SOON, output, require, wait_for};
+use common::{Need, Running, SOON, output, require, wait_for};
 use serde_json::Value;
 
 fn read_profile(path: &Path) -> Value {
@@ -56,6 +56,70 @@ fn a_port_in_use_is_told_with_its_holder_and_saved_only_when_asked_twice() {
     screen.keys(&["Enter"]);
     screen.wait_for_row("MAPPINGS", &[&format!(":{port}"), "half"]);
     assert_eq!(read_profile(&home.profile("default"))["mappings"][0]["listen"], format!("localhost:{port}"));
+    screen.quit();
+}
+
+/// The server of Python's own takes both families by one socket, as many do.
+#[test]
+fn a_port_that_a_server_holds_in_both_families_is_kept_as_failed_and_said_so() {
+    if !require(&[Need::Namespaces, Need::Tmux, Need::Python, Need::Ss]) {
+        return;
+    }
+    let host = Namespace::new("host");
+    let home = Home::new();
+    let server = host.command("python3").args(["-m", "http.server", "8080"]).current_dir(home.path()).spawn();
+    let server = Running(server.expect("python3 starts"));
+    let pid = wait_for("the server listens", SOON, || {
+        let listed = output(host.command("ss").args(["-ltnpH", "sport = :8080"]));
+        listed.split("pid=").nth(1).and_then(|rest| rest.split(',').next()).map(str::to_owned)
+    });
+
+    let screen = Screen::open(&home, Some(&host), &[]);
+    screen.keys(&["a"]);
+    screen.terminal.wait_for_text("ADD MAPPING");
+    screen.terminal.type_text("8080");
+    screen.terminal.wait_for_text(&format!("in use by python3 (pid {pid}"));
+    screen.keys(&["Tab", "Tab"]);
+    screen.terminal.type_text("127.0.0.1");
+    screen.keys(&["Tab"]);
+    screen.terminal.type_text("80");
+    screen.keys(&["Enter"]);
+    screen.terminal.wait_for_text("enter again keeps it as failed");
+    assert!(!home.profile("default").exists(), "the first save is refused");
+    screen.keys(&["Enter"]);
+    screen.wait_for_row("MAPPINGS", &["fail", "localhost:8080"]);
+    let text = screen.terminal.wait_for_text("saved as failed");
+    assert!(!text.contains("can connect"), "{text}");
+    assert_eq!(read_profile(&home.profile("default"))["mappings"][0]["listen"], "localhost:8080");
+
+    // As soon as the server is gone, the mapping has the port.
+    drop(server);
+    screen.wait_for_row("MAPPINGS", &["up", "localhost:8080"]);
+    screen.quit();
+}
+
+#[test]
+fn lines_that_go_on_are_pasted_as_one_command() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let home = Home::new();
+    let screen = Screen::open(&home, None, &[]);
+    // tmux sends the ends of lines as terminals do: as carriage returns, within the marks of a paste.
+    let pasted = "docker run -d --name web \\\n  -p 48080:80 \\\n  nginx:1.27\n";
+    screen.terminal.command(&["set-buffer", "--", pasted]);
+    for keys in [&["a"][..], &[]] {
+        if !keys.is_empty() {
+            screen.keys(keys);
+            screen.terminal.wait_for_text("ADD MAPPING");
+        }
+        screen.terminal.command(&["paste-buffer", "-p"]);
+        let text = screen.terminal.wait_for_text("filled in from what was pasted");
+        assert!(text.contains("[48080 ") && text.contains("[web ") && text.contains("[80 "), "{text}");
+        screen.keys(&["Escape"]);
+        screen.terminal.wait_for_text("No mapping yet");
+        screen.terminal.wait_for("the next news", 2 * SOON, |text| !text.contains("filled in"));
+    }
     screen.quit();
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fmt::Write as _;
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -250,24 +250,28 @@ fn the_demo_shows_the_same_screen_each_time_without_a_word_of_it_in_the_screens_
         return;
     }
     let home = Home::new();
-    let picture = || {
+    // Every picture of the first seconds, whole: figures, graphs and ages with it.
+    let pictures = || {
         let screen = Screen::open_with((160, 50), &home, None, &["--demo"], &[]);
-        // The picture for the documentation is the frozen one of a fixed moment; here the rows must be the same.
         screen.wait_for_row("CONNECTIONS", &["v6-v4"]);
-        let rows = screen.pane("MAPPINGS");
+        let (start, mut pictures) = (Instant::now(), BTreeSet::new());
+        while start.elapsed() < Duration::from_secs(5) {
+            pictures.insert(screen.text());
+        }
         screen.quit();
-        rows.iter()
-            .map(|row| {
-                row.split_whitespace().take(4).fold(String::new(), |mut line, word| {
-                    let _ = write!(line, "{word} ");
-                    line
-                })
-            })
-            .collect::<Vec<_>>()
+        pictures
     };
-    let first = picture();
-    assert!(first.len() > 2, "{first:?}");
-    assert_eq!(picture(), first);
+    // Two runs need not draw at the same moments; of a few, two have.
+    let mut seen = pictures();
+    assert!(seen.len() > 2, "the story goes on: {seen:#?}");
+    let is_the_same = (0..4).any(|_| {
+        let other = pictures();
+        let same = other.iter().filter(|picture| seen.contains(*picture)).count();
+        println!("{same} of {} pictures were those of another run", other.len());
+        seen.extend(other);
+        same > 0
+    });
+    assert!(is_the_same, "{seen:#?}");
 
     let sources = format!("{}/src/tui", env!("CARGO_MANIFEST_DIR"));
     let found = Command::new("grep").args(["-rniw", "demo", &sources]).output().expect("grep runs");

@@ -13,7 +13,7 @@ use common::netns::Namespace;
 use common::peers::{Web, curl, established, get};
 use common::program::Home;
 use common::screen::{Screen, free_port};
-use common::{Need, Running, SOON, output, require, wait_for};
+use common::{Need, Running, SOON, output, require, wait_for, wait_until};
 
 /// A request whose answer lasts until `/release` is asked for.
 fn hold(namespace: Option<&Namespace>, family: &str, url: &str) -> Running {
@@ -64,32 +64,73 @@ fn each_family_has_its_row_and_both_legs_are_those_that_ss_lists() {
     screen.quit();
 }
 
+/// The clients of the rows, from the top.
+fn clients(screen: &Screen) -> Vec<String> {
+    let rows = screen.pane("CONNECTIONS").into_iter().skip(1);
+    let client = |row: String| row.trim_start_matches('>').split_whitespace().nth(1).map(str::to_owned);
+    rows.filter_map(client).filter(|client| client.starts_with('[')).collect()
+}
+
 #[test]
-fn a_finished_connection_stays_for_ten_seconds_with_its_reason_and_comes_back_on_demand() {
+fn finished_connections_stay_in_place_for_ten_seconds_with_their_reason_and_come_back_on_demand() {
     if !require(&[Need::Tmux, Need::Python, Need::Curl]) {
         return;
     }
     let home = Home::new();
     let web = Web::start(None, "127.0.0.1", 0);
     let port = free_port();
-    let screen = Screen::open(&home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())]);
+    let screen = Screen::open_with((80, 40), &home, None, &["-p", &format!("{port}:127.0.0.1:{}", web.port())], &[]);
     screen.wait_for_row("MAPPINGS", &[&port.to_string(), "up"]);
-    let client = output(curl(None, &["-o", "/dev/null", "-w", "%{local_port}"]).arg(format!("http://[::1]:{port}/")));
-    let finished = Instant::now();
-    let client = format!("]:{client} ");
-
-    let row = screen.wait_for_row("CONNECTIONS", &[&client, "x finished"]);
-    println!("its row came after {:?}: {row}", finished.elapsed());
-    while finished.elapsed() < Duration::from_secs(7) {
-        screen.wait_for_row_within(Duration::from_millis(500), "CONNECTIONS", &[&client, "x finished"]);
-        thread::sleep(Duration::from_millis(500));
+    // Two that go on, and between them two that have finished.
+    let rows = |count: usize| wait_until("the rows", SOON, || clients(&screen).len() == count);
+    let mut held = vec![hold(None, "-6", &format!("http://[::1]:{port}/hold"))];
+    rows(1);
+    let mut finished = Vec::new();
+    let mut first_end = None;
+    for _ in 0..2 {
+        let client =
+            output(curl(None, &["-o", "/dev/null", "-w", "%{local_port}"]).arg(format!("http://[::1]:{port}/")));
+        first_end.get_or_insert_with(Instant::now);
+        let start = Instant::now();
+        screen.wait_for_row_within(
+            10 * Duration::from_secs(1),
+            "CONNECTIONS",
+            &[&format!("]:{client} "), "x finished"],
+        );
+        println!("its row came after {:?}", start.elapsed());
+        finished.push(format!("[::1]:{client}"));
     }
-    screen.wait_for_no_row(SOON, "CONNECTIONS", &[&client]);
-    let gone = finished.elapsed();
-    assert!(gone > Duration::from_secs(9), "gone after {gone:?}");
-    println!("it was gone after {gone:?}");
+    let (first_end, last_end) = (first_end.expect("the first one"), Instant::now());
+    held.push(hold(None, "-6", &format!("http://[::1]:{port}/hold")));
+    rows(4);
+
+    // Sorted again at least three times meanwhile, the rows stand where they stood.
+    let order = clients(&screen);
+    assert_eq!(order[1..3], finished[..]);
+    let mut looks = 0;
+    while first_end.elapsed() < Duration::from_secs(9) {
+        let now = clients(&screen);
+        // What the machine's load makes of a look at the very end says nothing.
+        assert!(now == order || first_end.elapsed() > Duration::from_millis(9_500), "{now:?}, not {order:?}");
+        looks += 1;
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(looks > 5, "it has been looked at {looks} times");
+    let gone = || {
+        let now = clients(&screen);
+        finished.iter().all(|client| !now.contains(client))
+    };
+    wait_until("they are gone", SOON, gone);
+    let (least, most) = (last_end.elapsed(), first_end.elapsed());
+    println!("they were gone between {least:?} and {most:?} after their end");
+    assert!(most > Duration::from_millis(9_500), "gone {most:?} after the first end");
+    assert!(least < Duration::from_secs(13 + 5), "gone only {least:?} after the last end");
+    assert_eq!(clients(&screen), [order[0].clone(), order[3].clone()]);
     screen.keys(&["x"]);
-    screen.wait_for_row("CONNECTIONS", &[&client, "x finished"]);
+    for client in &finished {
+        screen.wait_for_row("CONNECTIONS", &[&format!("{client} "), "x finished"]);
+    }
+    drop(held);
     screen.quit();
 }
 

@@ -29,7 +29,7 @@ impl Story {
             Request::Remove { ids } => {
                 let names = self.names(ids)?;
                 let kept: Vec<Actor> = self.actors.iter().filter(|actor| !ids.contains(&actor.id)).cloned().collect();
-                self.remember(&format!("delete {names}"));
+                self.remember(&format!("delete {names}"), self.has_open(ids));
                 for mapping in ids
                     .iter()
                     .filter_map(|id| self.actor(*id))
@@ -51,21 +51,22 @@ impl Story {
                 }
             }
             Request::Undo => {
-                let Some((what, actors)) = self.undo.pop() else {
+                let Some((what, actors, has_dropped)) = self.undo.pop() else {
                     return Err(RequestError::Failed { message: SafeText::new("nothing to undo") });
                 };
                 self.replace(actors);
-                let dropped =
-                    if what.as_str().starts_with("delete") { "; dropped connections stay dropped" } else { "" };
+                let dropped = if has_dropped { "; connections that were dropped stay so" } else { "" };
                 done(Vec::new(), format!("undid: {what}{dropped}"))
             }
             Request::OpenProfile { name } => {
-                self.profile.clone_from(name);
+                let before = std::mem::replace(&mut self.profile, name.clone());
                 self.undo.clear();
                 if name != "dev" {
                     self.replace(Vec::new());
                 }
-                done(Vec::new(), format!("opened {name}"))
+                let known = ["dev", "empty", "staging"].contains(&name.as_str());
+                let new = if known { "" } else { " (new, empty)" };
+                done(Vec::new(), format!("opened {name}{new}; :open {before} goes back"))
             }
             Request::SaveAs { name } => {
                 self.profile.clone_from(name);
@@ -81,11 +82,8 @@ impl Story {
             Request::WhoHolds { listen, protocol, except } => Ok(Reply::Port(self.report(listen, *protocol, *except))),
             Request::Validate { mapping, replaces } => {
                 let config = self.config(mapping, *replaces)?;
-                Ok(Reply::Valid {
-                    name: config.name,
-                    notes: Vec::new(),
-                    will_be_at: will_be_at(&config.mapping.listen),
-                })
+                let will_be_at = will_be_at(&config.mapping.listen);
+                Ok(Reply::Valid { name: config.name, notes: Vec::new(), will_be_at, places: Vec::new() })
             }
             Request::Probe { target, protocol } => Ok(probe(target, *protocol)),
             Request::AddAll { .. } | Request::Inside { .. } | Request::Why { .. } => {
@@ -110,8 +108,12 @@ impl Story {
         Ok(names.join(", "))
     }
 
-    fn remember(&mut self, what: &str) {
-        self.undo.push((SafeText::new(what), self.actors.clone()));
+    fn remember(&mut self, what: &str, has_dropped: bool) {
+        self.undo.push((SafeText::new(what), self.actors.clone(), has_dropped));
+    }
+
+    fn has_open(&self, ids: &[MappingId]) -> bool {
+        self.connections.values().any(|row| row.closed_at_ms.is_none() && ids.contains(&row.mapping_id))
     }
 
     fn config(&self, written: &WrittenMapping, replaces: Option<MappingId>) -> Result<MappingConfig, RequestError> {
@@ -138,13 +140,14 @@ impl Story {
         }
         let name = config.name.clone();
         let Some(id) = id else {
-            self.remember(&format!("add {name}"));
+            self.remember(&format!("add {name}"), false);
             let id = self.add(config);
             return done(vec![id], format!("added {name}"));
         };
         let before = self.actor(id).ok_or_else(|| not_found(id))?.config.mapping.clone();
-        self.remember(&format!("edit {name}"));
-        if before.listen != config.mapping.listen || before.protocol != config.mapping.protocol {
+        let moves = before.listen != config.mapping.listen || before.protocol != config.mapping.protocol;
+        self.remember(&format!("edit {name}"), moves && self.has_open(&[id]));
+        if moves {
             self.close_all(id, CloseReason::MappingRemoved);
         }
         for actor in &mut self.actors {
@@ -160,7 +163,7 @@ impl Story {
     fn enable(&mut self, ids: &[MappingId], enabled: bool) -> Answer {
         let names = self.names(ids)?;
         let word = if enabled { "start" } else { "stop" };
-        self.remember(&format!("{word} {names}"));
+        self.remember(&format!("{word} {names}"), !enabled && self.has_open(ids));
         for id in ids {
             if !enabled {
                 self.close_all(*id, CloseReason::MappingRemoved);
@@ -200,7 +203,9 @@ impl Story {
         let target: Target = "localhost:1".parse().expect("a target");
         let mut mapping = Mapping { listen: listen.clone(), target, protocol };
         let conflicts = self.conflicts(&mapping, except);
-        let HostPort::Ports(ports) = listen.port else { return PortReport { conflicts, next_free: None } };
+        let HostPort::Ports(ports) = listen.port else {
+            return PortReport { conflicts, next_free: None, problem: None };
+        };
         let length = u16::try_from(ports.count() - 1).unwrap_or(0);
         let next_free = (ports.first().saturating_add(1)..=u16::MAX - length).take(2_000).find(|first| {
             mapping.listen.port = match crate::model::mapping::PortRange::new(*first, *first + length) {
@@ -209,7 +214,8 @@ impl Story {
             };
             self.conflicts(&mapping, except).is_empty()
         });
-        PortReport { conflicts, next_free }
+        let problem = foreign(listen).map(|ip| SafeText::new(&format!("{ip} is not an address of this host")));
+        PortReport { conflicts, next_free, problem }
     }
 }
 
@@ -222,6 +228,14 @@ fn sockets(listen: &Listen) -> Vec<SocketAddr> {
         .into_iter()
         .flat_map(|ip| ports.iter().take(100).map(move |port| SocketAddr::new(ip.ip, port)))
         .collect()
+}
+
+/// The host of the story has these addresses, and loopback.
+fn foreign(listen: &Listen) -> Option<IpAddr> {
+    let ListenAddress::Ip(scoped) = &listen.address else { return None };
+    let own: [IpAddr; 2] = [[0x2001, 0xdb8, 2, 0, 0, 0, 0, 2].into(), [192, 0, 2, 10].into()];
+    let is_own = scoped.ip.is_loopback() || scoped.ip.is_unspecified() || own.contains(&scoped.ip);
+    (!is_own).then_some(scoped.ip)
 }
 
 fn will_be_at(listen: &Listen) -> Vec<SocketAddr> {

@@ -43,7 +43,8 @@ pub struct Story {
     now_ms: u64,
     pub(super) revision: Revision,
     pub(super) actors: Vec<Actor>,
-    pub(super) undo: Vec<(SafeText, Vec<Actor>)>,
+    /// What was done, how it was before, and whether connections were dropped by it.
+    pub(super) undo: Vec<(SafeText, Vec<Actor>, bool)>,
     pub(super) profile: String,
     next_mapping: u64,
     next_connection: u64,
@@ -343,7 +344,7 @@ impl Story {
             order: self.actors.iter().map(|actor| actor.id).collect(),
             docker: DockerState::Connected,
             engine_place: EnginePlace::Here,
-            undo: self.undo.last().map(|(what, _)| what.clone()),
+            undo: self.undo.last().map(|(what, ..)| what.clone()),
             descriptors: Some((61, 65_536)),
             is_ready: true,
         }

@@ -78,6 +78,31 @@ impl OwnAddresses {
         ip.is_loopback() || ip.is_unspecified() || self.0.iter().any(|own| own.ip == ip)
     }
 
+    /// Why nobody can listen on this address here. Nothing where the kernel may take it all the same.
+    pub fn problem_of(&self, listen: &Listen) -> Option<SafeText> {
+        let ListenAddress::Ip(ScopedIp { ip, zone }) = &listen.address else { return None };
+        if let Some(zone) = zone
+            && interface_index(zone).is_none()
+        {
+            return Some(SafeText::new(&format!("this host has no interface {}", SafeText::quoted(zone))));
+        }
+        let is_foreign = !self.contains(*ip) && !takes_foreign(*ip);
+        is_foreign.then(|| SafeText::new(&format!("{ip} is not an address of this host")))
+    }
+
+    /// An address as people write it: with the name of its interface where it needs one.
+    pub fn shown(&self, address: SocketAddr) -> SafeText {
+        let name = |index| self.0.iter().find(|own| own.index == index).map(|own| own.interface.as_str());
+        let text = match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => match name(v6.scope_id()) {
+                Some(interface) => format!("[{}%{interface}]:{}", v6.ip(), v6.port()),
+                None => v6.to_string(),
+            },
+            address => address.to_string(),
+        };
+        SafeText::new(&text)
+    }
+
     /// Addresses under which clients will find a listener, best first: this machine's own loopback, then what
     /// reaches furthest; IPv6 before IPv4, as clients try them. A range is told by its first port. Empty with
     /// `auto`, whose port is not known before it is bound.
@@ -131,6 +156,13 @@ pub fn interface_index(zone: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(zone).ok().or_else(|| zone.parse().ok().filter(|index| *index != 0))
 }
 
+/// Whether the kernel lets everybody bind addresses that this host does not have (yet).
+fn takes_foreign(ip: IpAddr) -> bool {
+    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    let setting = std::fs::read_to_string(format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
+    setting.is_ok_and(|setting| setting.trim() == "1")
+}
+
 fn at(ip: IpAddr, index: u32, port: u16) -> SocketAddr {
     match ip {
         IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, port, 0, index).into(),
@@ -178,6 +210,24 @@ mod tests {
         assert_eq!(texts(&own.will_be_at(&listen(v4))), ["127.0.0.1:8080", "192.0.2.7:8080"]);
         let auto = Listen { address: ListenAddress::Any, port: HostPort::Auto };
         assert!(own.will_be_at(&auto).is_empty());
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_told_and_an_interface_is_named() {
+        let own = OwnAddresses(vec![own("192.0.2.7"), own("fe80::1")]);
+        let told = |ip: &str, zone: Option<&str>| {
+            let ip = ip.parse().expect("address");
+            own.problem_of(&listen(ListenAddress::Ip(ScopedIp { ip, zone: zone.map(str::to_owned) })))
+        };
+        assert_eq!(told("192.0.2.7", None), None);
+        assert_eq!(told("127.5.5.5", None), None);
+        assert_eq!(told("203.0.113.9", None), Some("203.0.113.9 is not an address of this host".into()));
+        assert_eq!(told("fe80::1", Some("none0")), Some("this host has no interface none0".into()));
+        assert_eq!(own.problem_of(&listen(ListenAddress::Any)), None);
+        let shown = |address: &str| own.shown(address.parse().expect("address")).to_string();
+        assert_eq!(shown("[fe80::1%7]:8080"), "[fe80::1%eth0]:8080");
+        assert_eq!(shown("[fe80::1%9]:8080"), "[fe80::1%9]:8080", "an interface that is gone keeps its number");
+        assert_eq!(shown("[2001:db8::2]:8080"), "[2001:db8::2]:8080");
     }
 
     #[test]

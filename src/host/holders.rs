@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::addresses::interface_index;
+use super::addresses::{OwnAddresses, interface_index};
 use super::limits::first_unprivileged_port;
 use super::processes::{Process, owners};
 use super::sockets::{Socket, State, Which, list};
@@ -98,11 +98,13 @@ pub fn next_free(listen: &Listen, protocol: Protocol, except: &[SocketAddr]) -> 
     Ok(first_gap(ports, first_unprivileged_port().max(1), &busy))
 }
 
-/// The answer to `WhoHolds`: conflicts, and the next free port if there are any.
+/// The answer to `WhoHolds`: conflicts, the next free port if there are any, and whether the address is ours.
 pub fn report(listen: &Listen, protocol: Protocol, except: &[SocketAddr]) -> io::Result<PortReport> {
+    // Without the list of addresses nothing is said of them.
+    let problem = OwnAddresses::read().ok().and_then(|own| own.problem_of(listen));
     let conflicts = holders(listen, protocol, except)?;
     let next_free = if conflicts.is_empty() { None } else { next_free(listen, protocol, except)? };
-    Ok(PortReport { conflicts, next_free })
+    Ok(PortReport { conflicts, next_free, problem })
 }
 
 /// The first start after `ports` of as many ports in a row that are not busy.
@@ -310,6 +312,6 @@ mod tests {
     fn auto_holds_nothing_yet() {
         let listen = Listen { address: ListenAddress::Any, port: HostPort::Auto };
         let report = report(&listen, Protocol::Tcp, &[]).expect("read");
-        assert_eq!(report, PortReport { conflicts: vec![], next_free: None });
+        assert_eq!(report, PortReport { conflicts: vec![], next_free: None, problem: None });
     }
 }

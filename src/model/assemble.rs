@@ -21,6 +21,10 @@ pub enum Origin {
     Profile(usize),
     /// On the command line, as this text.
     Argument(SafeText),
+    /// Wherever it is: its reader knows it by its name.
+    Named(String),
+    /// In the request that is judged.
+    Asked,
 }
 
 impl Origin {
@@ -33,6 +37,8 @@ impl Origin {
         match self {
             Self::Profile(_) => format!("{self}.{field}"),
             Self::Argument(_) => self.to_string(),
+            // The field is enough for who has a form before the eyes.
+            Self::Named(_) | Self::Asked => field.to_owned(),
         }
     }
 }
@@ -42,6 +48,8 @@ impl fmt::Display for Origin {
         match self {
             Self::Profile(index) => write!(f, "mappings[{index}]"),
             Self::Argument(text) => write!(f, "-p {text}"),
+            Self::Named(name) => f.write_str(name),
+            Self::Asked => f.write_str("this mapping"),
         }
     }
 }

@@ -11,6 +11,9 @@ use super::mapping::Protocol;
 use super::problem::Problem;
 use super::untrusted::SafeText;
 
+/// The target of log records that say what an event says: nobody makes an event of them once more.
+pub const LOG_TARGET: &str = "portolan::event";
+
 /// One event with its time (RFC 3339, UTC, milliseconds).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {

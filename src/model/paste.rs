@@ -45,7 +45,7 @@ fn split_words(text: &str) -> Vec<String> {
         match (quote, c) {
             (Some('"') | None, '\\') => match chars.next() {
                 // A line that goes on.
-                Some('\n') | None => {}
+                Some('\n' | '\r') | None => {}
                 Some(escaped) => word.get_or_insert_default().push(escaped),
             },
             (Some(open), c) if c == open => quote = None,

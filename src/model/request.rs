@@ -154,6 +154,9 @@ pub enum Reply {
         notes: Vec<SafeText>,
         /// Addresses under which clients will find it (`http://` not included), best first.
         will_be_at: Vec<SocketAddr>,
+        /// The same as people write them, with the names of interfaces: `[fe80::1%eth0]:8080`.
+        #[serde(default)]
+        places: Vec<SafeText>,
     },
     /// Outcome per address.
     Probed {
@@ -187,6 +190,9 @@ pub struct PortReport {
     pub conflicts: Vec<PortConflict>,
     /// The next port (first of a range of the same length) that is free in every family asked for.
     pub next_free: Option<u16>,
+    /// Why it cannot be listened on whoever holds what, such as `10.9.9.9 is not an address of this host`.
+    #[serde(default)]
+    pub problem: Option<SafeText>,
 }
 
 /// A socket in the way.

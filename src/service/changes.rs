@@ -243,7 +243,10 @@ impl Service {
     async fn make(&mut self, change: Change) -> Reply {
         let is_written = self.must_be_written(&change.entries);
         match change.history {
-            History::New(label) => self.desired.change(label, change.entries),
+            History::New(label) => {
+                let has_dropped = self.drops_connections(&change.entries);
+                self.desired.change(label, change.entries, has_dropped);
+            }
             History::Back => self.desired.undo(),
         }
         if let Some(profile) = &mut self.profile {
@@ -256,6 +259,17 @@ impl Service {
         }
         self.reconcile().await;
         done(change.ids, &change.message)
+    }
+
+    /// Whether connections that are open now end when the state becomes this one: those of mappings that go, stop,
+    /// or listen elsewhere.
+    fn drops_connections(&self, entries: &[Entry]) -> bool {
+        self.known.iter().filter(|(_, known)| known.status().meter.open_connections() > 0).any(|(id, known)| {
+            entries.iter().find(|entry| entry.id == *id).is_none_or(|entry| {
+                let (now, then) = (&known.config.mapping, &entry.config.mapping);
+                !entry.config.enabled || now.listen != then.listen || now.protocol != then.protocol
+            })
+        })
     }
 
     /// Applies the file, or says why not and leaves what runs alone. What was refused before is not told `again`.
@@ -284,7 +298,8 @@ impl Service {
         let changed =
             entries.iter().filter(|entry| before(entry.id).is_some_and(|old| old.config != entry.config)).count();
         let removed = old.len() + added - entries.len();
-        self.desired.change("edit of the file by hand".into(), entries);
+        let has_dropped = self.drops_connections(&entries);
+        self.desired.change("edit of the file by hand".into(), entries, has_dropped);
         self.reconcile().await;
         self.registry.tell(|| EventKind::ProfileApplied { added, changed, removed });
         Edit::Applied
@@ -295,7 +310,7 @@ impl Service {
         let was_refused = profile.is_refused();
         let why = profile.refuse(&problems);
         if !(was_refused && again) {
-            self.registry.tell(|| EventKind::ProfileRejected { problems });
+            self.tell(EventKind::ProfileRejected { problems });
         }
         why
     }
@@ -304,11 +319,14 @@ impl Service {
         let entries = self.desired.matched(opened.mappings().to_vec());
         match checked(entries, &self.own_ips()) {
             Ok(entries) => {
-                let name = opened.status().name;
+                let new = if opened.is_new() { " (new, empty)" } else { "" };
+                let before = self.profile.as_ref().and_then(OpenedProfile::own_name);
+                let back = before.map(|name| format!("; :open {name} goes back")).unwrap_or_default();
+                let message = format!("opened {}{new}{back}", opened.status().name);
                 self.close_profile(Some(opened));
                 self.desired.reset(entries);
                 self.reconcile().await;
-                Ok(done(Vec::new(), &format!("opened {name}")))
+                Ok(done(Vec::new(), &message))
             }
             Err(problems) => {
                 self.end_watch(opened);

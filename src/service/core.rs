@@ -260,7 +260,7 @@ impl Service {
 
     fn docker_changed(&mut self) {
         let state = self.docker.state();
-        self.registry.tell(|| EventKind::Docker { docker: state });
+        self.tell(EventKind::Docker { docker: state });
         self.addresses_changed();
     }
 

@@ -28,8 +28,18 @@ pub(crate) struct Entry {
 pub(crate) struct Desired {
     entries: Vec<Entry>,
     revision: Revision,
-    undo: Vec<(SafeText, Vec<Entry>)>,
+    undo: Vec<Past>,
     last_id: u64,
+}
+
+/// The state before a change.
+#[derive(Clone, Debug)]
+pub(crate) struct Past {
+    /// What the change was.
+    pub(crate) label: SafeText,
+    pub(crate) entries: Vec<Entry>,
+    /// It dropped connections, which undo does not bring back.
+    pub(crate) has_dropped: bool,
 }
 
 impl Desired {
@@ -47,11 +57,11 @@ impl Desired {
 
     /// What undo would take back.
     pub(crate) fn undo_label(&self) -> Option<&SafeText> {
-        self.undo.last().map(|(label, _)| label)
+        self.undo.last().map(|past| &past.label)
     }
 
     /// The state before the last change, and what that change was.
-    pub(crate) fn undo_target(&self) -> Option<&(SafeText, Vec<Entry>)> {
+    pub(crate) fn undo_target(&self) -> Option<&Past> {
         self.undo.last()
     }
 
@@ -62,18 +72,18 @@ impl Desired {
     }
 
     /// Takes `entries` as the state, remembering the old one under `label`.
-    pub(crate) fn change(&mut self, label: SafeText, entries: Vec<Entry>) {
+    pub(crate) fn change(&mut self, label: SafeText, entries: Vec<Entry>, has_dropped: bool) {
         if self.undo.len() == UNDO_DEPTH {
             self.undo.remove(0);
         }
-        let old = self.replace(entries);
-        self.undo.push((label, old));
+        let entries = self.replace(entries);
+        self.undo.push(Past { label, entries, has_dropped });
     }
 
     /// Takes the state before the last change.
     pub(crate) fn undo(&mut self) {
-        if let Some((_, entries)) = self.undo.pop() {
-            self.replace(entries);
+        if let Some(past) = self.undo.pop() {
+            self.replace(past.entries);
         }
     }
 
@@ -85,7 +95,7 @@ impl Desired {
 
     /// All mappings belong in the profile from now on, those that undo brings back included.
     pub(crate) fn keep_session(&mut self) {
-        let history = self.undo.iter_mut().flat_map(|(_, entries)| entries);
+        let history = self.undo.iter_mut().flat_map(|past| &mut past.entries);
         for entry in self.entries.iter_mut().chain(history) {
             entry.is_session = false;
         }
@@ -139,21 +149,39 @@ impl Desired {
     }
 }
 
-/// Checks all entries together (unique names and listeners, no cycles) and fills in made-up names.
+/// Checks all entries together (unique names and listeners, no cycles) and fills in made-up names. Problems name
+/// mappings by their place in the file or on the command line.
 pub(crate) fn checked(entries: Vec<Entry>, own_addresses: &[IpAddr]) -> Result<Vec<Entry>, Problems> {
     let mut place = 0;
-    let located = entries
-        .iter()
-        .map(|entry| {
-            let origin = if entry.is_session {
-                Origin::argument(&entry.config.mapping.to_string())
-            } else {
-                place += 1;
-                Origin::Profile(place - 1)
-            };
-            (origin, MappingConfig::clone(&entry.config))
-        })
-        .collect();
+    let origins = entries.iter().map(|entry| {
+        if entry.is_session {
+            return Origin::argument(&entry.config.mapping.to_string());
+        }
+        place += 1;
+        Origin::Profile(place - 1)
+    });
+    let origins = origins.collect();
+    checked_from(origins, entries, own_addresses)
+}
+
+/// The same for who sees no file: problems name mappings by their names, and the one that is `asked` about is
+/// `this mapping`.
+pub(crate) fn checked_by_name(
+    entries: Vec<Entry>,
+    own_addresses: &[IpAddr],
+    asked: &[MappingId],
+) -> Result<Vec<Entry>, Problems> {
+    let origins = entries.iter().map(|entry| match asked {
+        [id] if *id == entry.id => Origin::Asked,
+        _ => Origin::Named(entry.config.name.clone()),
+    });
+    let origins = origins.collect();
+    checked_from(origins, entries, own_addresses)
+}
+
+fn checked_from(origins: Vec<Origin>, entries: Vec<Entry>, own_addresses: &[IpAddr]) -> Result<Vec<Entry>, Problems> {
+    let configs = entries.iter().map(|entry| MappingConfig::clone(&entry.config));
+    let located = origins.into_iter().zip(configs).collect();
     let profile = Profile::from_located(located, own_addresses)?;
     let named = entries.into_iter().zip(profile.mappings).map(|(entry, config)| {
         if *entry.config == config { entry } else { Entry { config: Arc::new(config), ..entry } }
@@ -195,7 +223,7 @@ mod tests {
         let mut desired = desired(&[("a", "8001:192.0.2.1:80")]);
         let session: Vec<Entry> = desired.entries().iter().map(|e| Entry { is_session: true, ..e.clone() }).collect();
         desired.reset(session);
-        desired.change("delete a".into(), Vec::new());
+        desired.change("delete a".into(), Vec::new(), false);
         desired.keep_session();
         desired.undo();
         assert_eq!(Desired::profile(desired.entries()).mappings.len(), 1);
@@ -205,7 +233,7 @@ mod tests {
     fn undo_brings_back_the_state_before_and_counts_a_revision() {
         let mut desired = desired(&[("a", "8001:192.0.2.1:80")]);
         let before = desired.entries().to_vec();
-        desired.change("delete a".into(), Vec::new());
+        desired.change("delete a".into(), Vec::new(), false);
         assert!(desired.entries().is_empty());
         let revision = desired.revision();
         desired.undo();

@@ -2,7 +2,8 @@
 //!
 //! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
 //! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
-//! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables.
+//! [`subscribers`] tells each client what changed since it last looked, [`told`] what the log keeps of it. [`lookups`]
+//! reads this machine's tables.
 
 mod changes;
 mod core;
@@ -17,6 +18,7 @@ mod reconcile;
 mod requests;
 pub mod resolve;
 mod subscribers;
+mod told;
 
 pub use core::{Options, Running};
 pub use handle::{Handle, Incoming, ServiceCall, Subscription};

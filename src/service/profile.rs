@@ -84,6 +84,16 @@ impl OpenedProfile {
         Ok(Self { store, mappings, existed, changes, standing: Standing::Same, watch, _claim: claim })
     }
 
+    /// Whether there was no file when it was opened.
+    pub(super) fn is_new(&self) -> bool {
+        !self.existed
+    }
+
+    /// The name by which it can be opened again; none for a file elsewhere.
+    pub(super) fn own_name(&self) -> Option<&str> {
+        self.store.name()
+    }
+
     /// Whether it is the profile of that name.
     pub(super) fn is_named(&self, name: &str) -> bool {
         self.store.name() == Some(name)

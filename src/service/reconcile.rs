@@ -193,7 +193,7 @@ impl Service {
             return;
         }
         for event in known.news() {
-            self.registry.tell(|| event);
+            self.tell(event);
         }
     }
 

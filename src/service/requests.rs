@@ -8,7 +8,7 @@ use tokio::time::{Duration, timeout};
 
 use super::changes::{Change, History, Plan, ReplyTo};
 use super::core::{Job, Service};
-use super::desired::{Entry, checked};
+use super::desired::{Entry, Past, checked_by_name};
 use super::dns::{self, DnsTable};
 use super::profile::{OpenError, OpenedProfile};
 use super::resolve::by_dns;
@@ -121,7 +121,7 @@ impl Service {
             at += 1;
             ids.push(id);
         }
-        let entries = self.checked(entries)?;
+        let entries = self.checked(entries, &ids)?;
         let mut ports = Vec::new();
         for id in &ids {
             let config = config_of(&entries, *id)?;
@@ -145,7 +145,7 @@ impl Service {
         for entry in entries.iter_mut().filter(|entry| entry.id == id) {
             entry.config = Arc::clone(&config);
         }
-        let entries = self.checked(entries)?;
+        let entries = self.checked(entries, &[id])?;
         let config = config_of(&entries, id)?;
         let moves = config.mapping.listen != old.config.mapping.listen
             || config.mapping.protocol != old.config.mapping.protocol
@@ -187,7 +187,7 @@ impl Service {
         let (verb, past) = if enabled { ("start", "started") } else { ("stop", "stopped") };
         Ok(Change {
             ports: Vec::new(),
-            entries: self.checked(entries)?,
+            entries: self.checked(entries, &[])?,
             history: History::New(SafeText::new(&format!("{verb} {names}"))),
             message: format!("{past} {names}"),
             ids,
@@ -195,12 +195,12 @@ impl Service {
     }
 
     fn undo(&mut self) -> Result<Change, RequestError> {
-        let Some((label, entries)) = self.desired.undo_target().cloned() else {
+        let Some(Past { label, entries, has_dropped }) = self.desired.undo_target().cloned() else {
             return Err(RequestError::Failed { message: "nothing to undo".into() });
         };
         let is_new = |id: &MappingId| self.desired.entry(*id).is_none();
         let back: Vec<MappingId> = entries.iter().map(|entry| entry.id).filter(is_new).collect();
-        let note = if back.is_empty() { "" } else { "; connections that were dropped stay so" };
+        let note = if has_dropped { "; connections that were dropped stay so" } else { "" };
         Ok(Change {
             ports: Vec::new(),
             history: History::Back,
@@ -239,11 +239,13 @@ impl Service {
             Some(entry) => entry.config = Arc::new(config),
             None => entries.push(Entry { id, config: Arc::new(config), is_session: false }),
         }
-        let config = config_of(&self.checked(entries)?, id)?;
+        let config = config_of(&self.checked(entries, &[id])?, id)?;
+        let will_be_at = self.own.will_be_at(&config.mapping.listen);
         Ok(Reply::Valid {
             name: config.name.clone(),
             notes: vec![SafeText::new(&host::addresses::who_can_connect(&config.mapping.listen.address))],
-            will_be_at: self.own.will_be_at(&config.mapping.listen),
+            places: will_be_at.iter().map(|address| self.own.shown(*address)).collect(),
+            will_be_at,
         })
     }
 
@@ -315,8 +317,10 @@ impl Service {
         });
     }
 
-    fn checked(&self, entries: Vec<Entry>) -> Result<Vec<Entry>, RequestError> {
-        checked(entries, &self.own_ips()).map_err(invalid)
+    /// Checks what a request comes to. Its problems name mappings as its client does: `asked` are those that it is
+    /// about.
+    fn checked(&self, entries: Vec<Entry>, asked: &[MappingId]) -> Result<Vec<Entry>, RequestError> {
+        checked_by_name(entries, &self.own_ips(), asked).map_err(invalid)
     }
 
     fn names(&self, ids: &[MappingId]) -> Result<String, RequestError> {

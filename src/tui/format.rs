@@ -11,7 +11,9 @@ use crate::model::update::{LastOutcome, LastResult};
 
 mod shorten;
 
-pub use shorten::{elide_address, elide_end, elide_endpoint, elide_middle, elide_process, width, wrap};
+pub use shorten::{
+    elide_address, elide_addresses, elide_end, elide_endpoint, elide_middle, elide_process, width, wrap,
+};
 
 const PREFIXES: [&str; 7] = ["", "k", "M", "G", "T", "P", "E"];
 
@@ -189,8 +191,27 @@ pub fn last_result(result: LastResult) -> String {
     }
 }
 
-/// `in use by node (pid 812)` as it fits a column: `node 812`. Other texts stay as they are.
+/// What tells in an error, as it fits a column: `node 812` of `in use by node (pid 812)`, `not running` of
+/// `Docker: cannot open …: not running`. Other texts stay as they are.
 pub fn short_error(error: &str) -> String {
+    // How these texts begin or end, and what is left of them.
+    const ENDS: [(&str, &str); 3] = [
+        (" is not an address of this host", "not local"),
+        (" has no network address", "no address"),
+        (": the mapping waits", "stopped"),
+    ];
+    if let Some((_, short)) = ENDS.iter().find(|(end, _)| error.ends_with(end)) {
+        return (*short).to_owned();
+    }
+    if error.contains(" needs the capability CAP_NET_BIND_SERVICE") {
+        return "port < 1024".to_owned();
+    }
+    if error.contains("\" not found") {
+        return "not found".to_owned();
+    }
+    if let Some(why) = error.strip_prefix("Docker: ").and_then(|error| error.rsplit_once(": ")) {
+        return why.1.to_owned();
+    }
     let who = error.rsplit_once("in use by ").map_or(error, |(_, who)| who);
     match who.split_once(" (pid ") {
         Some((name, rest)) => {
@@ -258,5 +279,17 @@ mod tests {
     fn who_holds_a_port_fits_a_column() {
         assert_eq!(short_error("[::1]:9000 is in use by node (pid 812)"), "node 812");
         assert_eq!(short_error("permission denied"), "permission denied");
+        let table = [
+            ("Docker: cannot open /var/run/docker.sock: not running", "not running"),
+            ("Docker: cannot open /var/run/docker.sock: permission denied", "permission denied"),
+            ("2001:db8:1111:2222:3333:4444:5555:6666 is not an address of this host", "not local"),
+            ("port 80 needs the capability CAP_NET_BIND_SERVICE, or a port from 1024", "port < 1024"),
+            ("container \"web\" not found (similar: \"web-1\")", "not found"),
+            ("container \"web_1\" is stopped: the mapping waits", "stopped"),
+            ("container \"web_1\" has no network address", "no address"),
+        ];
+        for (error, short) in table {
+            assert_eq!(short_error(error), short);
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::model::untrusted::{SafeText, acts_on_a_terminal};
 use crate::model::update::Update;
 
 use super::keymap::{self, Action, Key, Scope};
+use super::state::words::saved_words;
 use super::state::{Listed, Note, Overlay, Paint, Pane, Severity, State, View, Zoom};
 
 /// How long a line of news stands.
@@ -99,7 +100,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         Msg::Paste(text) => {
             state.paint = Paint::Now;
             state.last_key_ms = state.now_ms;
-            paste(state, &text);
+            paste(state, &text, &mut effects);
         }
         Msg::Resize(columns, rows) => {
             state.size = (columns, rows);
@@ -164,6 +165,12 @@ fn settle(state: &mut State) {
         state.mappings.selected = Some(id);
         state.select_when_told = None;
     }
+    if let Some((id, message)) = &state.saved_when_told
+        && let Some((severity, text)) = state.live.mappings.get(id).and_then(|item| saved_words(item, message))
+    {
+        state.saved_when_told = None;
+        say(state, severity, &text);
+    }
     let rows = state.visible(Pane::Mappings);
     state.mappings.settle(rows);
     let wanted = match (state.view, state.mappings.selected) {
@@ -173,7 +180,7 @@ fn settle(state: &mut State) {
     };
     if wanted != state.listed {
         state.listed = wanted;
-        lists::rebuild_connections(state);
+        lists::list_connections_anew(state);
         if state.connections.position().is_none() {
             state.connections.select(0);
         }
@@ -197,15 +204,16 @@ fn scopes(state: &State) -> &'static [Scope] {
 }
 
 fn press(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
-    if state.layout().is_tiny && !matches!(key, Key::Char('q') | Key::Ctrl(_)) && !asks(state) {
-        return;
-    }
     if key == Key::Ctrl('c') {
         cancel(state, effects);
         return;
     }
     if asks(state) {
         dialogs::answer_question(state, key, effects);
+        return;
+    }
+    if state.layout().is_tiny {
+        press_on_one_line(state, key, effects);
         return;
     }
     if let Some(binding) = keymap::find(scopes(state), key, state) {
@@ -216,6 +224,22 @@ fn press(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
             Overlay::None => {}
             _ => dialogs::typed(state, key, effects),
         }
+    }
+}
+
+/// Nothing but one line is seen: what lies over the screen gets no key, and is left by `q` as all of it is.
+fn press_on_one_line(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
+    match (key, &state.overlay) {
+        (Key::Char('q'), Overlay::None) => {
+            // Nobody sees from what it would go back.
+            state.zoom = Zoom::None;
+            perform(state, Action::Quit, effects);
+        }
+        (Key::Char('q'), Overlay::Form(_)) => state.overlay = Overlay::None,
+        (Key::Char('q'), _) => dialogs::perform(state, Action::DialogDismiss, effects),
+        (Key::Ctrl('z'), Overlay::None) => perform(state, Action::Suspend, effects),
+        (Key::Ctrl('l'), _) => perform(state, Action::Redraw, effects),
+        _ => {}
     }
 }
 
@@ -256,11 +280,15 @@ fn cancel(state: &mut State, effects: &mut Vec<Effect>) {
     say(state, Severity::None, "^c again quits at once");
 }
 
-fn paste(state: &mut State, text: &str) {
+fn paste(state: &mut State, text: &str, effects: &mut Vec<Effect>) {
+    if state.layout().is_tiny {
+        return;
+    }
     let line = one_line(text);
     match &mut state.overlay {
         Overlay::Form(_) => form::pasted(state, &line),
-        Overlay::None | Overlay::Confirm(_) => {}
+        Overlay::None => form::pasted_on_screen(state, &line, effects),
+        Overlay::Confirm(_) => {}
         _ => {
             for c in line.chars() {
                 dialogs::typed(state, Key::Char(c), &mut Vec::new());
@@ -269,10 +297,12 @@ fn paste(state: &mut State, text: &str) {
     }
 }
 
-/// Pasted text as one line without anything that acts on a terminal, of a length that a line can have.
+/// Pasted text as one line without anything that acts on a terminal, of a length that a line can have. Terminals
+/// send the end of a line as a carriage return, as if enter were pressed.
 fn one_line(text: &str) -> String {
     text.replace("\\\r\n", " ")
         .replace("\\\n", " ")
+        .replace("\\\r", " ")
         .chars()
         .map(|c| if c.is_whitespace() { ' ' } else { c })
         .filter(|c| !acts_on_a_terminal(*c))
@@ -291,7 +321,13 @@ fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>
             {
                 return;
             }
-            changed(state, answer);
+            match answer {
+                Ok(Reply::Done { ids, message }) if edits.is_none() && ids.len() == 1 => {
+                    state.select_when_told = ids.first().copied();
+                    state.saved_when_told = ids.first().map(|id| (*id, message));
+                }
+                answer => changed(state, answer),
+            }
         }
         Asked::Save => form::saved(state, answer),
         Asked::Port(generation) => form::port_told(state, generation, answer),

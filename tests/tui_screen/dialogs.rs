@@ -1,9 +1,11 @@
 //! The form, the palette, profiles.
 
-use portolan::model::request::Request;
+use portolan::model::mapping::Family;
+use portolan::model::request::{PortConflict, PortReport, Request, RequestError};
+use portolan::model::untrusted::SafeText;
 use portolan::tui::keymap::Key;
 use portolan::tui::state::Overlay;
-use portolan::tui::update::{Effect, Msg};
+use portolan::tui::update::{Asked, Effect, Msg};
 
 use crate::player::Player;
 
@@ -217,13 +219,152 @@ fn a_pasted_docker_line_fills_the_form() {
         ("docker run -d -p 8088:80 nginx", "8088", "80"),
         ("any:9090:web_2:80", "9090", "80"),
         ("ssh -L 5433:localhost:5432 host", "5433", "5432"),
+        // As terminals send lines that go on, as files hold them, and as other machines' files do.
+        ("docker run -d \\\r  -p 8088:80 \\\r  nginx\r", "8088", "80"),
+        ("docker run -d \\\n  -p 8088:80 \\\n  nginx\n", "8088", "80"),
+        ("docker run -d \\\r\n  -p 8088:80 \\\r\n  nginx", "8088", "80"),
     ] {
+        // The form need not be open.
+        for keys in ["a", ""] {
+            let mut player = Player::new(80, 24);
+            player.types(keys);
+            player.tell(Msg::Paste(pasted.to_owned()));
+            let form = player.state.form().expect("open");
+            assert_eq!((form.port.value(), form.target_port.value()), (listen, target), "{pasted}");
+        }
+    }
+}
+
+#[test]
+fn what_makes_no_mapping_opens_no_form() {
+    for pasted in ["jjj", "hello there", "docker run nginx", "q"] {
+        let mut player = Player::new(80, 24);
+        player.tell(Msg::Paste(pasted.to_owned()));
+        assert!(matches!(player.state.overlay, Overlay::None), "{pasted}");
+        assert!(player.outside.is_empty() && player.asked.is_empty(), "{pasted}");
+    }
+}
+
+#[test]
+fn a_port_that_cannot_be_is_told_as_it_is_typed_without_a_target() {
+    let table = [
+        ("70000", "host port 70000 is out of range (1-65535)"),
+        ("0", "host port 0 means"),
+        ("0abc", "host port \"0abc\" is not a number"),
+        ("9000-8000", "the range starts at 9000, after its end 8000"),
+    ];
+    for (typed, said) in table {
         let mut player = Player::new(80, 24);
         player.types("a");
-        player.tell(Msg::Paste(pasted.to_owned()));
-        let form = player.state.form().expect("open");
-        assert_eq!((form.port.value(), form.target_port.value()), (listen, target), "{pasted}");
+        player.types(typed);
+        let picture = player.picture();
+        assert!(picture.contains(said) && !picture.contains("ok free"), "{typed}:\n{picture}");
+        player.pause();
+        assert_eq!(player.picture().matches(said).count(), 1, "{typed}: once");
     }
+    // What may still become right is left alone.
+    for typed in ["8000-", "a", "aut", "auto", "8099"] {
+        let mut player = Player::new(80, 24);
+        player.types("a");
+        player.types(typed);
+        assert!(!player.picture().contains("!! host port"), "{typed}:\n{}", player.picture());
+    }
+}
+
+#[test]
+fn a_port_at_an_address_of_another_host_is_not_free() {
+    for (address, said) in [("10.9.9.9", "10.9.9.9 is not an address of this host"), ("192.0.2.10", "ok free")] {
+        let mut player = Player::new(80, 24);
+        player.types("a8099");
+        player.press(Key::BackTab);
+        player.types("ll");
+        player.press(Key::Tab);
+        player.types(address);
+        player.press(Key::Tab);
+        player.pause();
+        let picture = player.picture();
+        assert!(picture.contains(said), "{picture}");
+        assert_eq!(picture.contains("ok free"), said == "ok free", "{picture}");
+    }
+}
+
+#[test]
+fn what_is_said_after_a_save_is_what_came_of_it() {
+    for (port, target, saves, said) in [
+        ("80", "web_2", 2, "saved as failed: 127.0.0.1:80 is in use by nginx (pid 123, www)"),
+        ("8099", "nobody", 1, "saved as waiting: nobody has no address now"),
+        ("8099", "web_2", 1, "Only this machine can connect; e opens it to the network"),
+    ] {
+        let mut player = Player::new(120, 24);
+        player.types("a");
+        player.types(port);
+        player.press(Key::Tab);
+        player.press(Key::Tab);
+        player.types(target);
+        player.press(Key::Tab);
+        player.types("80");
+        for _ in 0..saves {
+            player.press(Key::Enter);
+        }
+        assert!(player.news().contains(said), "{}", player.news());
+        assert_eq!(player.news().contains("can connect"), said.contains("can connect"), "{}", player.news());
+    }
+}
+
+#[test]
+fn a_socket_of_both_families_leaves_nothing_to_be_half() {
+    let conflict = |address: &str, family| PortConflict {
+        address: address.parse().expect("an address"),
+        family,
+        holder: SafeText::new("python3 (pid 4)"),
+    };
+    let table = [
+        // A dual-stack socket is in the way of both, and has one address.
+        (vec![conflict("[::]:8080", Family::V4), conflict("[::]:8080", Family::V6)], "failed"),
+        (vec![conflict("[::]:8080", Family::V6)], "half"),
+        (vec![conflict("127.0.0.1:8080", Family::V4)], "half"),
+        (vec![conflict("0.0.0.0:8080", Family::V4), conflict("[::1]:8080", Family::V6)], "failed"),
+    ];
+    for (conflicts, foretold) in table {
+        let mut player = Player::new(80, 24);
+        player.types("a8080");
+        player.pause();
+        let report = PortReport { conflicts, next_free: None, problem: None };
+        player.tell(Msg::Answer(Asked::Save, Box::new(Err(RequestError::PortInUse { report }))));
+        assert!(player.picture().contains(&format!("enter again keeps it as {foretold}")), "{}", player.picture());
+    }
+}
+
+#[test]
+fn commands_without_their_argument_show_how_they_are_written() {
+    for (line, syntax) in [
+        ("add", "add MAPPING: "),
+        ("add ", "add MAPPING: "),
+        ("edit", "edit NAME MAPPING: "),
+        ("delete", "delete NAME: "),
+        ("open", "open PROFILE: "),
+        ("saveas", "saveas NAME: "),
+    ] {
+        let mut player = Player::new(80, 24);
+        player.types(":");
+        player.types(line);
+        player.press(Key::Enter);
+        assert!(player.picture().contains(&format!("!! {syntax}")), "{line}:\n{}", player.picture());
+        match &player.state.overlay {
+            Overlay::Palette(palette) => assert_eq!(palette.input.value(), format!("{} ", line.trim())),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+    // The action of that name is a line below, and arguments are completed.
+    let mut player = Player::new(80, 24);
+    player.types(":add");
+    player.press(Key::Down);
+    player.press(Key::Enter);
+    assert!(player.state.form().is_some(), "{}", player.picture());
+    let mut player = Player::new(80, 24);
+    player.types(":delete ");
+    player.press(Key::Enter);
+    assert!(matches!(&player.state.overlay, Overlay::Palette(palette) if palette.input.value() == "delete api"));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn delete_asks_while_connections_are_open_and_says_how_many() {
     assert_eq!(player.state.mappings.order.len(), 3);
     player.types("u");
     assert_eq!(player.state.mappings.order.len(), 4);
-    assert!(player.news().contains("dropped connections stay dropped"), "{}", player.news());
+    assert!(player.news().contains("connections that were dropped stay so"), "{}", player.news());
 }
 
 #[test]
@@ -168,6 +168,71 @@ fn below_the_smallest_size_quitting_works() {
     assert!(requests(&player).is_empty());
     player.types("qq");
     assert_eq!(player.outside, [Effect::Quit]);
+}
+
+#[test]
+fn what_lies_over_a_screen_of_one_line_gets_no_key_and_is_left_by_q() {
+    for open in ["a", ":", "?", "/", "o"] {
+        let mut player = Player::new(80, 24);
+        player.types(open);
+        player.tell(Msg::Resize(30, 8));
+        player.types("wd1 \u{7f}");
+        player.press(Key::Enter);
+        player.tell(Msg::Paste("8080:web_1:80".to_owned()));
+        let asked = requests(&player).into_iter().filter(|request| !matches!(request, Request::Profiles)).count();
+        assert_eq!(asked, usize::from(open == "a"), "{open}: only the containers for the form, as it opened");
+        match &player.state.overlay {
+            Overlay::Form(form) => assert_eq!(form.port.value(), ""),
+            Overlay::Palette(palette) => assert_eq!(palette.input.value(), ""),
+            Overlay::Help(help) => assert_eq!(help.input.value(), ""),
+            Overlay::Filter(line) => assert_eq!(line.input.value(), ""),
+            Overlay::Profiles(_) => {}
+            other => panic!("{open}: {other:?}"),
+        }
+        assert!(player.line(0).ends_with("q back"), "{open}: {}", player.line(0));
+        player.types("q");
+        assert!(matches!(player.state.overlay, Overlay::None), "{open}");
+        assert!(player.line(0).ends_with("q quit"), "{}", player.line(0));
+        player.types("q");
+        assert!(player.line(0).starts_with("Quit stops 3 mappings"), "{}", player.line(0));
+        player.types("q");
+        assert_eq!(player.outside, [Effect::Quit], "{open}");
+    }
+}
+
+#[test]
+fn undo_speaks_of_dropped_connections_only_where_some_were() {
+    for (keys, says) in [("jjd", false), ("dd", true), ("jjt", false), ("ty", true)] {
+        let mut player = Player::new(80, 24);
+        player.types(keys);
+        player.types("u");
+        assert!(player.news().contains("undid: "), "{keys}: {}", player.news());
+        assert_eq!(player.news().contains("connections that were dropped stay so"), says, "{keys}: {}", player.news());
+    }
+}
+
+#[test]
+fn a_profile_that_does_not_exist_is_asked_for_while_connections_are_open() {
+    let mut player = Player::new(80, 24);
+    player.types(":open stagin");
+    player.press(Key::Enter);
+    let question = "Drop 7 open connections and open stagin (new, empty)?  o open  esc stay";
+    assert!(player.news().contains(question), "{}", player.news());
+    player.press(Key::Esc);
+    assert!(!requests(&player).iter().any(|request| matches!(request, Request::OpenProfile { .. })));
+    player.types(":open stagin");
+    player.press(Key::Enter);
+    player.types("o");
+    assert!(player.news().contains("opened stagin (new, empty); :open dev goes back"), "{}", player.news());
+    assert!(player.state.live.mappings.is_empty());
+    // One that is there, or with nothing to lose, is opened as one says.
+    player.types(":open nothing");
+    player.press(Key::Enter);
+    assert!(player.news().contains("opened nothing (new, empty); :open stagin goes back"), "{}", player.news());
+    let mut player = Player::new(80, 24);
+    player.types(":open staging");
+    player.press(Key::Enter);
+    assert!(player.news().contains("opened staging; :open dev goes back"), "{}", player.news());
 }
 
 #[test]

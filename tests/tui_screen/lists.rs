@@ -1,6 +1,8 @@
 //! Sorting, filtering, freezing, and rows that come and go.
 
 use portolan::model::id::ConnectionId;
+use portolan::model::request::{Call, Request};
+use portolan::model::update::Update;
 use portolan::tui::keymap::Key;
 use portolan::tui::state::{Paint, Severity};
 use portolan::tui::update::Msg;
@@ -46,7 +48,8 @@ fn a_kept_filter_stands_in_the_title_until_escape() {
 #[test]
 fn rows_are_not_sorted_under_a_hand() {
     let mut player = Player::new(80, 24);
-    player.types("2");
+    // By the bytes to the client: who comes has soon had more than those who idle.
+    player.types("2ss");
     let mut before = player.state.connections.order.clone();
     // Keys keep coming for twenty seconds while busy connections come and go: rows stay, arrivals are appended.
     for _ in 0..80 {
@@ -57,8 +60,16 @@ fn rows_are_not_sorted_under_a_hand() {
         assert_eq!(now[..before.len()], before);
         before = now;
     }
-    player.advance(6_000);
-    assert_ne!(player.state.connections.order[..before.len()], before, "once the keys rest, they are sorted");
+    let is_sorted = |player: &Player| {
+        let rows = player.state.connections.order.iter().map(|id| &player.state.live.connections[id]);
+        rows.map(|item| item.figures.bytes_out).is_sorted_by(|one, next| one >= next)
+    };
+    assert!(!is_sorted(&player), "{}", player.picture());
+    let sorted = (0..20).any(|_| {
+        player.advance(250);
+        is_sorted(&player)
+    });
+    assert!(sorted, "once the keys rest, they are sorted");
 }
 
 #[test]
@@ -100,6 +111,75 @@ fn a_closed_row_stays_ten_seconds_with_its_reason_and_comes_back_with_x() {
     assert!(player.state.connections.order.contains(&last), "x shows it again");
     player.types("x");
     assert!(!player.state.connections.order.contains(&last));
+}
+
+/// Rows of the story that are there from its beginning to its end.
+const LASTING: u64 = 7;
+
+#[test]
+fn a_closed_row_keeps_its_place_while_the_list_is_sorted_again_and_again() {
+    let mut player = Player::new(80, 40);
+    player.types("2");
+    player.advance(5_000);
+    // The busiest one ends: it stood first.
+    let first = player.state.connections.order[0];
+    assert!(first.0 <= LASTING && player.state.live.connections[&first].figures.out_rate.is_some());
+    let call = Call { expected: None, request: Request::Kill { id: first } };
+    player.story.answer(&call).expect("reset");
+    for step in 0..36 {
+        player.advance(250);
+        assert!(player.state.live.connections[&first].is_closed());
+        assert_eq!(player.state.connections.order[0], first, "step {step}");
+        assert!(player.line(4).contains("x reset by user"), "step {step}: {}", player.line(4));
+    }
+    player.advance(3_000);
+    assert!(!player.state.connections.order.contains(&first), "it has had its ten seconds");
+    // History is another part of the list.
+    player.types("x");
+    let place = player.state.connections.order.iter().position(|id| *id == first).expect("x shows it");
+    let open = player.state.live.connections.values().filter(|item| !item.is_closed()).count();
+    assert!(place >= open, "{place} among {open} open ones");
+}
+
+#[test]
+fn an_idle_row_that_closes_stays_between_its_neighbours() {
+    let mut player = Player::new(80, 40);
+    player.types("2");
+    player.advance(5_000);
+    let lasting = |player: &Player| -> Vec<ConnectionId> {
+        player.state.connections.order.iter().copied().filter(|id| id.0 <= LASTING).collect()
+    };
+    let before = lasting(&player);
+    let id = before[before.len() - 2];
+    let call = Call { expected: None, request: Request::Kill { id } };
+    player.story.answer(&call).expect("reset");
+    for step in 0..36 {
+        player.advance(250);
+        assert_eq!(lasting(&player), before, "step {step}");
+    }
+}
+
+#[test]
+fn rates_that_look_the_same_move_no_row() {
+    let mut player = Player::new(80, 24);
+    player.types("2");
+    player.advance(5_000);
+    let first = [player.state.connections.order[0], player.state.connections.order[1]];
+    let mut rows = first.map(|id| player.state.live.connections[&id].row.clone());
+    let (mut now_ms, mut at_ms) = (player.state.now_ms, player.state.live.at.service_ms);
+    for step in 0..40 {
+        (now_ms, at_ms) = (now_ms + 1_000, at_ms + 1_000);
+        for (at, row) in rows.iter_mut().enumerate() {
+            // They take turns in being the faster one, by what three digits do not show.
+            row.connection.bytes_out += if (step / 3 + at) % 2 == 0 { 1_003_000 } else { 1_001_000 };
+        }
+        let update = Update { at_ms, connections: rows.to_vec(), ..Update::default() };
+        player.tell(Msg::Clock(now_ms));
+        player.tell(Msg::Update(Box::new(update)));
+        assert_eq!(player.state.connections.order[..2], first, "step {step}");
+    }
+    let shown = |id| portolan::tui::format::rate(player.state.live.connections[id].figures.out_rate);
+    assert_eq!(first.each_ref().map(shown), ["1.00M", "1.00M"]);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Pictures of the screen at each size, and what holds of all of them.
 
 use portolan::model::container::DockerState;
+use portolan::model::event::MappingState;
+use portolan::model::mapping::Family;
 use portolan::model::untrusted::SafeText;
-use portolan::model::update::{Overview, Update};
+use portolan::model::update::{ListenerRow, MappingRow, Overview, Update};
 use portolan::tui::keymap::Key;
 use portolan::tui::state::{ColorMode, Look};
 use portolan::tui::update::Msg;
@@ -143,7 +145,7 @@ fn a_first_run_can_be_read_at_every_size() {
 
 #[test]
 fn docker_out_of_reach_is_one_line_with_the_reason() {
-    for (columns, comfort) in [(100, true), (80, true), (60, true), (40, false)] {
+    for (columns, one_line) in [(100, true), (80, true), (60, true), (40, false)] {
         let mut player = Player::new(columns, 24);
         let mut overview = player.state.live.overview.clone();
         overview.docker =
@@ -151,9 +153,140 @@ fn docker_out_of_reach_is_one_line_with_the_reason() {
         let update = Update { at_ms: 700_000, overview: Some(overview), ..Update::default() };
         player.tell(Msg::Update(Box::new(update)));
         assert!(player.line(1).contains(if columns < 60 { "no docker" } else { "! docker not reachable" }));
-        let news = player.news();
-        let comfort = if comfort { "; mappings by address still work" } else { "" };
-        assert!(news.ends_with(&format!("permission denied{comfort}")), "{columns}: {news}");
+        // Where one line is too short, it has two.
+        let lines = if one_line { 1 } else { 2 };
+        let picture = player.picture();
+        let news: Vec<&str> = picture.lines().skip(24 - lines).flat_map(str::split_whitespace).collect();
+        let news = news.join(" ");
+        assert!(news.starts_with("! docker: "), "{columns}: {news}");
+        assert!(news.ends_with("permission denied; mappings by address still work"), "{columns}: {news}");
+        assert!(picture.lines().nth(23 - lines).is_some_and(|keys| keys.contains("? help")), "{columns}:\n{picture}");
+    }
+}
+
+#[test]
+fn the_first_run_says_on_the_narrowest_screen_that_mappings_by_address_work_without_docker() {
+    let mut player = Player::silent(Look::default(), 40, 24);
+    let reason = SafeText::new("cannot open /var/run/docker.sock: not running");
+    let overview = Overview { docker: DockerState::Unavailable { reason }, ..Overview::default() };
+    let update = Update { seq: 1, at_ms: 5, is_full: true, overview: Some(overview), ..Update::default() };
+    player.tell(Msg::Update(Box::new(update)));
+    let words: Vec<String> = player.picture().split_whitespace().map(str::to_owned).collect();
+    let text = words.join(" ");
+    assert!(text.contains("docker: not running; mappings by address still work"), "{text}");
+}
+
+/// The demo's screen with one of its mappings changed.
+fn with(player: &mut Player, name: &str, change: impl FnOnce(&mut MappingRow)) {
+    let mut row =
+        player.state.live.mappings.values().find(|item| item.row.name == name).expect("in the cast").row.clone();
+    change(&mut row);
+    let at_ms = player.state.live.at.service_ms;
+    player.tell(Msg::Update(Box::new(Update { at_ms, mappings: vec![row], ..Update::default() })));
+}
+
+#[test]
+fn the_reason_is_read_where_addresses_are_long() {
+    let long = "[2001:db8:1111:2222:3333:4444:5555:6666]:48443";
+    let holder = format!("{long}/tcp is in use by node (pid 812)");
+    for (reason, cell, news) in [
+        (holder.as_str(), "node 812", "[2001:…6666]:48443/tcp is in use by node (pid 812)"),
+        ("2001:db8:1111:2222:3333:4444:5555:6666 is not an address of this host", "not local", "of this host"),
+    ] {
+        let mut player = Player::new(80, 24);
+        with(&mut player, "web", |row| {
+            row.mapping = format!("{long}:[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:38443").parse().expect("a mapping");
+            row.state = MappingState::Failed;
+            row.reason = Some(SafeText::new(reason));
+            row.listeners = vec![ListenerRow {
+                family: Family::V6,
+                address: long.to_owned(),
+                bound: None,
+                error: Some(SafeText::new(reason)),
+            }];
+        });
+        let row = player.picture().lines().find(|line| line.contains("fail")).expect("its row").to_owned();
+        assert!(row.contains(":48443") && row.contains(cell), "{row}");
+        assert!(player.news().contains(news), "{}", player.news());
+    }
+}
+
+#[test]
+fn what_docker_lacks_is_read_in_the_last_result() {
+    for (why, cell) in [("not running", "not running"), ("permission denied", "permission")] {
+        let mut player = Player::new(80, 24);
+        with(&mut player, "api", |row| {
+            row.state = MappingState::Waiting;
+            row.listeners.iter_mut().for_each(|listener| listener.error = None);
+            row.reason = Some(SafeText::new(&format!("Docker: cannot open /var/run/docker.sock: {why}")));
+        });
+        let row = player.line(5);
+        assert!(row.contains("wait") && row.contains(cell) && !row.contains("Docker"), "{row}");
+    }
+}
+
+#[test]
+fn the_number_of_the_process_is_read_at_every_width_that_shows_it() {
+    let mut player = Player::new(80, 24);
+    with(&mut player, "web", |row| row.mapping = "any:18080:127.0.0.1:18093".parse().expect("a mapping"));
+    for columns in 60..170 {
+        player.tell(Msg::Resize(columns, 24));
+        let row = player.line(5);
+        assert!(row.contains("node 812"), "{columns}: {row}");
+        assert!(row.contains("[::1] node 812") || row.contains("v6 node 812"), "{columns}: {row}");
+    }
+}
+
+#[test]
+fn what_is_for_this_session_alone_is_marked_at_every_width() {
+    let mut player = Player::new(80, 24);
+    with(&mut player, "api", |row| row.is_session = true);
+    player.press(Key::Down);
+    for columns in [40, 60, 80, 120, 160] {
+        player.tell(Msg::Resize(columns, 24));
+        let row = player.line(5);
+        let sign = if columns < 160 { "localhost:9000/tcp s " } else { "session" };
+        let sign = if columns < 80 { "localhost:9000 s " } else { sign };
+        assert!(row.contains(sign), "{columns}: {row}");
+        let others = [player.line(4), player.line(6), player.line(7)];
+        assert!(others.iter().all(|row| !row.contains(" s ") && !row.contains("session")), "{others:?}");
+        let title = "localhost:9000 -> api_1:9000, this session";
+        assert!(columns < 80 || player.picture().contains(title), "{}", player.picture());
+        player.press(Key::Enter);
+        assert!(columns < 80 || player.picture().contains("for this session alone"), "{}", player.picture());
+        player.press(Key::Esc);
+    }
+}
+
+#[test]
+fn the_title_of_an_auto_mapping_has_the_port_that_it_took() {
+    let mut player = Player::new(80, 24);
+    player.types(":add auto:web_2:80");
+    player.press(Key::Enter);
+    let title = player.picture().lines().find(|line| line.contains("CONNECTIONS")).expect("its title").to_owned();
+    assert!(title.contains("localhost:49157 -> web_2:80"), "{title}");
+}
+
+#[test]
+fn the_first_line_shows_both_ways_or_neither() {
+    let mut player = Player::new(80, 24);
+    for columns in 40..170 {
+        player.tell(Msg::Resize(columns, 24));
+        let line = player.line(0);
+        assert_eq!(line.contains("  in "), line.contains("  out "), "{columns}: {line}");
+        assert!(columns < 60 || line.contains("  in "), "{columns}: {line}");
+    }
+}
+
+#[test]
+fn two_plays_show_the_same_screens() {
+    let mut plays = [Player::new(160, 50), Player::new(160, 50)];
+    for step in 0..40 {
+        let [one, other] = plays.each_ref().map(Player::picture);
+        assert_eq!(one, other, "step {step}");
+        for play in &mut plays {
+            play.advance(250);
+        }
     }
 }
 

@@ -99,6 +99,9 @@ fn parse_ip(text: &str) -> Result<Option<ScopedIp>> {
     if looks_like_ipv4(text) {
         return match text.parse::<Ipv4Addr>() {
             Ok(ip) => usable(ip.into()).map(|()| Some(IpAddr::V4(ip).into())),
+            Err(_) if text.split('.').count() != 4 => {
+                refuse(format!("{} is not a valid IPv4 address: it has four numbers, such as 172.17.0.2", quoted(text)))
+            }
             Err(_) => refuse(format!("{} is not a valid IPv4 address (leading zeros are not accepted)", quoted(text))),
         };
     }

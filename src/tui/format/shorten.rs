@@ -56,9 +56,34 @@ pub fn elide_address(address: &str, columns: usize) -> String {
     short.into_iter().find(|short| short.width() <= columns).unwrap_or_else(|| elide_middle(address, columns))
 }
 
-/// `a process with a long na… 4242`: of a process the name is cut, its number never.
+/// A sentence whose long IPv6 addresses (in brackets or alone) are cut in the middle, so that the rest of it is
+/// read: `[2001:…6666]:48443 is in use`.
+pub fn elide_addresses(text: &str) -> String {
+    const LONG: usize = 12;
+    let mut out = String::new();
+    let is_part = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '[' | ']' | '.' | '%');
+    let mut rest = text;
+    while let Some(start) = rest.find(is_part) {
+        let (before, from) = rest.split_at(start);
+        let (piece, after) = from.split_at(from.find(|c| !is_part(c)).unwrap_or(from.len()));
+        out.push_str(before);
+        let (address, port) = match piece.rfind(']') {
+            Some(at) => piece.split_at(at + 1),
+            None => (piece, ""),
+        };
+        let bare = address.trim_start_matches('[').trim_end_matches(']');
+        let is_long = bare.parse::<std::net::Ipv6Addr>().is_ok() && address.width() > LONG;
+        out.push_str(&if is_long { elide_middle(address, LONG) } else { address.to_owned() });
+        out.push_str(port);
+        rest = after;
+    }
+    out + rest
+}
+
+/// `a process with a long na… 4242`: of a process the name is cut, its number never. What ends in no number is cut
+/// at its end.
 pub fn elide_process(text: &str, columns: usize) -> String {
-    match text.rsplit_once(' ') {
+    match text.rsplit_once(' ').filter(|(_, pid)| pid.bytes().all(|byte| byte.is_ascii_digit())) {
         Some((name, pid)) if text.width() > columns && pid.width() + 3 <= columns => {
             format!("{} {pid}", elide_end(name, columns - pid.width() - 1))
         }
@@ -140,10 +165,28 @@ mod tests {
     }
 
     #[test]
+    fn a_sentence_keeps_its_words_and_ports_where_addresses_are_long() {
+        let long = "2001:db8:1111:2222:3333:4444:5555:6666";
+        let table = [
+            (
+                format!("[{long}]:48443/tcp is in use by node (pid 812)"),
+                "[2001:…6666]:48443/tcp is in use by node (pid 812)",
+            ),
+            (format!("{long} is not an address of this host"), "2001:d…:6666 is not an address of this host"),
+            ("any:8080 -> web_1:80 failed: [::1]:8080".to_owned(), "any:8080 -> web_1:80 failed: [::1]:8080"),
+            ("face: dead beef: 172.17.0.2:80".to_owned(), "face: dead beef: 172.17.0.2:80"),
+        ];
+        for (text, short) in table {
+            assert_eq!(elide_addresses(&text), short);
+        }
+    }
+
+    #[test]
     fn of_a_process_the_number_stays() {
         assert_eq!(elide_process("python3 21828", 10), "pyt… 21828");
         assert_eq!(elide_process("curl 4242", 10), "curl 4242");
         assert_eq!(elide_process("Web Content 4194304", 10), "W… 4194304");
+        assert_eq!(elide_process("permission denied", 14), "permission de…");
     }
 
     #[test]

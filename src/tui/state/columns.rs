@@ -91,6 +91,8 @@ const fn key<C: Copy>(column: Column<C>) -> Column<C> {
     Column { is_key: true, ..column }
 }
 
+/// From this width on a column says which profile a mapping is of, or that it is of none.
+pub const WITH_PROFILE: u16 = 160;
 /// Columns before the first one: selection, mark and severity.
 pub const MAPPING_GUTTER: u16 = 4;
 /// Columns before the first one: selection.
@@ -130,7 +132,7 @@ fn mapping_columns(wanted: Wanted) -> [Column<MappingColumn>; 15] {
         fixed(M::Graph, "OUT/s 30s", 120, 10),
         figure(M::Errors, "ERRORS", 160, 6),
         figure(M::ConnectTime, "CONNECT", 160, 7),
-        fixed(M::Profile, "PROFILE", 160, 8),
+        fixed(M::Profile, "PROFILE", WITH_PROFILE, 8),
     ]
 }
 

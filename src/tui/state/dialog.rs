@@ -51,6 +51,8 @@ pub enum Confirmed {
     Delete(Vec<MappingId>),
     /// Stop these mappings.
     Stop(Vec<MappingId>),
+    /// Open this profile.
+    Open(String),
     /// Reset this connection.
     Reset(ConnectionId),
     /// Suspend the program.

@@ -96,8 +96,8 @@ pub enum Verdict {
         name: String,
         /// What to know of it.
         notes: Vec<SafeText>,
-        /// Where clients will find it.
-        will_be_at: Vec<std::net::SocketAddr>,
+        /// Where clients will find it: addresses with their port.
+        places: Vec<SafeText>,
     },
     /// It could not.
     Invalid(Vec<Problem>),
@@ -276,13 +276,29 @@ impl Form {
         if report.conflicts.is_empty() { None } else { report.next_free }
     }
 
-    /// Whether only one of two families is taken, so that the mapping would listen in the other.
+    /// Whether only one of two families is taken, so that the mapping would listen in the other. A dual-stack
+    /// socket takes both, whatever its address.
     pub fn is_half_free(&self) -> bool {
         let families = |family| {
             let conflicts = self.port_report.iter().flat_map(|report| &report.conflicts);
-            conflicts.filter(|conflict| Family::of(conflict.address.ip()) == family).count()
+            conflicts.filter(|conflict| conflict.family == family).count()
         };
         self.who != Who::One && (families(Family::V4) == 0) != (families(Family::V6) == 0)
+    }
+
+    /// What is wrong with the listen side as far as it is typed, target or not. What may still become right while
+    /// it is typed is left alone.
+    pub fn listen_problem(&self) -> Option<String> {
+        let port = self.port.value().trim();
+        if port.is_empty() {
+            return None;
+        }
+        let may_go_on = self.focus == Field::Port && (port.ends_with('-') || "auto".starts_with(port));
+        if let Err(error) = format!("localhost:{port}").parse::<Listen>() {
+            return (!may_go_on).then(|| error.to_string());
+        }
+        let is_typed = self.who != Who::One || !self.address.value().trim().is_empty() && self.focus != Field::Address;
+        is_typed.then(|| self.listen_text().parse::<Listen>().err()).flatten().map(|error| error.to_string())
     }
 
     /// Puts a free port in, keeping the length of a range.

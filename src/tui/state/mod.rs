@@ -84,6 +84,8 @@ pub struct State {
     pub is_gone: bool,
     /// A mapping to select as soon as its row is there.
     pub select_when_told: Option<MappingId>,
+    /// A mapping that was just added, and what is to be said of it once it is seen to listen.
+    pub saved_when_told: Option<(MappingId, SafeText)>,
 }
 
 /// How the screen is drawn, and what the machine can do.
@@ -230,6 +232,7 @@ impl State {
             told_of_suspend: false,
             is_gone: false,
             select_when_told: None,
+            saved_when_told: None,
         }
     }
 
@@ -366,12 +369,10 @@ impl State {
     }
 
     /// The listen side as its column says it: narrow screens leave `/tcp` out, and `auto` says which port it took.
+    /// What is there for this session alone has an `s` behind it, where no column says so.
     pub fn listen_text(&self, item: &MappingItem) -> String {
-        let text = format::listen(&item.row.mapping, self.size.0 >= 80);
-        match item.row.listeners.iter().find_map(|listener| listener.bound) {
-            Some(bound) if text.contains(":auto") => text.replace(":auto", &format!(":{}", bound.port())),
-            _ => text,
-        }
+        let text = with_port_taken(format::listen(&item.row.mapping, self.size.0 >= 80), item);
+        if item.row.is_session && self.size.0 < columns::WITH_PROFILE { format!("{text} s") } else { text }
     }
 
     /// Where a browser finds the selected mapping.
@@ -387,6 +388,14 @@ impl State {
             bytes_out: item.figures.bytes_out.saturating_sub(from.bytes_out),
             errors: item.row.errors.saturating_sub(from.errors),
         }
+    }
+}
+
+/// A listen side, with the port that `auto` took.
+pub fn with_port_taken(text: String, item: &MappingItem) -> String {
+    match item.row.listeners.iter().find_map(|listener| listener.bound) {
+        Some(bound) if text.contains(":auto") => text.replace(":auto", &format!(":{}", bound.port())),
+        _ => text,
     }
 }
 

@@ -26,6 +26,13 @@ const COMMANDS: [(&str, &str, &str); 6] = [
     ("quit", "", "quit"),
 ];
 
+/// How a command that needs an argument is written.
+pub fn syntax(command: &str) -> Option<String> {
+    let (name, argument, help) =
+        COMMANDS.iter().find(|(name, argument, _)| *name == command && !argument.is_empty())?;
+    Some(format!("{name} {argument}: {help}"))
+}
+
 /// What the palette offers for what is typed.
 pub fn suggestions(state: &State) -> Vec<Suggestion> {
     let Overlay::Palette(palette) = &state.overlay else { return Vec::new() };

@@ -114,6 +114,8 @@ pub struct ConnectionItem {
     pub figures: Figures,
     /// For rates and graphs.
     pub meters: Meters,
+    /// Its state before it closed, by which it keeps its place.
+    pub stood: ConnectionState,
 }
 
 /// An event with its number, by which it is selected.
@@ -217,7 +219,12 @@ impl ConnectionItem {
     pub fn new(row: ConnectionRow) -> Self {
         let figures =
             Figures { bytes_in: row.connection.bytes_in, bytes_out: row.connection.bytes_out, ..Figures::default() };
-        Self { row, figures, meters: Meters::new(CONNECTION_SAMPLES, 950) }
+        let stood = match row.connection.state {
+            // Closed before anybody looked.
+            ConnectionState::Closed => ConnectionState::Open,
+            state => state,
+        };
+        Self { row, figures, meters: Meters::new(CONNECTION_SAMPLES, 950), stood }
     }
 
     /// Which.
@@ -236,13 +243,15 @@ impl ConnectionItem {
             .then(|| self.row.closed_at_ms.unwrap_or(self.row.opened_at_ms + self.row.connection.duration_ms))
     }
 
-    /// Takes over the figures, once a second.
+    /// Takes over the figures, once a second. A closed one keeps the rates that it had last: they are not shown,
+    /// they are its place in the list.
     fn take_figures(&mut self, now_ms: u64) {
         let connection = &self.row.connection;
         let bytes = (connection.bytes_in, connection.bytes_out);
+        let last = (self.figures.in_rate, self.figures.out_rate);
         self.figures = self.meters.figures(now_ms, bytes);
         if self.is_closed() {
-            (self.figures.in_rate, self.figures.out_rate) = (None, None);
+            (self.figures.in_rate, self.figures.out_rate) = last;
         }
     }
 

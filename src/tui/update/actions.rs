@@ -8,7 +8,7 @@ use super::super::keymap::{self, Action, Key};
 use super::super::state::dialog::{Confirm, Confirmed, FilterLine, Help, Overlay, Palette, Profiles};
 use super::super::state::form::Field;
 use super::super::state::words::probe_words;
-use super::super::state::{Baseline, Form, Frozen, Pane, Severity, State, Zoom};
+use super::super::state::{Baseline, Form, Frozen, MappingItem, Pane, Severity, State, Zoom};
 use super::{Asked, Effect, ask, change, copy, go_to, lists, say};
 
 /// Carries an action out.
@@ -57,6 +57,7 @@ pub(super) fn perform(state: &mut State, action: Action, effects: &mut Vec<Effec
                 Pane::Mappings => state.mappings.descending = !state.mappings.descending,
                 _ => state.connections.descending = !state.connections.descending,
             }
+            state.connections.order.clear();
             lists::rebuild(state);
         }
         Action::CopyRow => {
@@ -206,6 +207,25 @@ fn start_stop(state: &mut State, effects: &mut Vec<Effect>) {
     });
 }
 
+/// Opens a profile. One that does not exist is empty, and nothing of what is open now would be in it: that may be
+/// a name mistyped, so it is asked.
+pub(super) fn open_profile(state: &mut State, name: &str, is_new: bool, effects: &mut Vec<Effect>) {
+    let ends = |item: &&MappingItem| !item.row.is_session && !item.row.owner.is_docker();
+    let open: u64 = state.live.mappings.values().filter(ends).map(|item| item.row.connections).sum();
+    let then = Confirmed::Open(name.to_owned());
+    if !is_new || open == 0 {
+        confirmed(state, then, effects);
+        return;
+    }
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!("Drop {} and open {name} (new, empty)?", count(open, "open connection")),
+        key: Key::Char('o'),
+        yes: "open",
+        no: "stay",
+        then,
+    });
+}
+
 fn reset(state: &mut State) {
     let Some(item) = state.selected_connection() else { return };
     state.overlay = Overlay::Confirm(Confirm {
@@ -268,6 +288,7 @@ pub(super) fn confirmed(state: &mut State, then: Confirmed, effects: &mut Vec<Ef
             state.marks.clear();
             effects.push(change(state, Asked::Change, Request::Stop { ids }));
         }
+        Confirmed::Open(name) => effects.push(ask(Asked::Change, Request::OpenProfile { name })),
         Confirmed::Reset(id) => effects.push(ask(Asked::Change, Request::Kill { id })),
         Confirmed::Suspend => {
             state.told_of_suspend = true;
@@ -327,6 +348,7 @@ fn sort_by_next(state: &mut State) {
         let (_, next) = state.connections.sort.name_and_next();
         (state.connections.sort, state.connections.descending) = (next, next.starts_descending());
     }
+    state.connections.order.clear();
     lists::rebuild(state);
 }
 

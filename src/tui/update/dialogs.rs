@@ -148,7 +148,7 @@ pub(super) fn set_filter(state: &mut State, pane: Pane, text: &str) {
         }
         Pane::Connections => {
             state.connections.filter = filter;
-            lists::rebuild_connections(state);
+            lists::list_connections_anew(state);
         }
         Pane::Events => {
             state.events.filter = filter;

@@ -1,5 +1,6 @@
 //! The form: typing, and what the service says while one types.
 
+use crate::model::grammar::GrammarError;
 use crate::model::id::MappingId;
 use crate::model::mapping::{Mapping, Protocol};
 use crate::model::paste::read_paste;
@@ -176,20 +177,40 @@ fn turned<T: Copy + PartialEq>(choices: &[T], from: T, by: isize) -> T {
     choices[at.saturating_add_signed(by).min(choices.len() - 1)]
 }
 
-/// Pasted text: a mapping, a `docker run -p` or `ssh -L` line, or a piece for the field under the cursor.
-pub(super) fn pasted(state: &mut State, line: &str) {
-    let read = match line.parse::<Mapping>() {
+/// A mapping, or those of a `docker run -p` or `ssh -L` line.
+fn mappings_in(line: &str) -> Option<Result<Vec<WrittenMapping>, GrammarError>> {
+    match line.parse::<Mapping>() {
         Ok(mapping) => Some(Ok(vec![WrittenMapping::from(mapping)])),
         Err(_) => read_paste(line),
-    };
-    match read {
+    }
+}
+
+/// Pasted with no form open: what makes a mapping opens it, filled in.
+pub(super) fn pasted_on_screen(state: &mut State, line: &str, effects: &mut Vec<Effect>) {
+    if let Some(read) = mappings_in(line) {
+        if read.is_ok() {
+            actions::open_form(state, Form::new(), effects);
+        }
+        take_read(state, read);
+    }
+}
+
+/// Pasted text: mappings, or a piece for the field under the cursor.
+pub(super) fn pasted(state: &mut State, line: &str) {
+    match mappings_in(line) {
         None => {
             for c in line.chars() {
                 typed(state, Key::Char(c));
             }
         }
-        Some(Ok(mappings)) => take_mappings(state, &mappings),
-        Some(Err(error)) => say(state, Severity::Error, &error.to_string()),
+        Some(read) => take_read(state, read),
+    }
+}
+
+fn take_read(state: &mut State, read: Result<Vec<WrittenMapping>, GrammarError>) {
+    match read {
+        Ok(mappings) => take_mappings(state, &mappings),
+        Err(error) => say(state, Severity::Error, &error.to_string()),
     }
 }
 
@@ -249,7 +270,12 @@ pub(super) fn judged(state: &mut State, generation: u64, answer: Result<Reply, R
     let Some(form) = form(state) else { return };
     if form.generation == generation {
         form.verdict = match answer {
-            Ok(Reply::Valid { name, notes, will_be_at }) => Some(Verdict::Valid { name, notes, will_be_at }),
+            Ok(Reply::Valid { name, notes, will_be_at, places }) => {
+                // A service that does not name the places says them as addresses.
+                let plain = || will_be_at.iter().map(|address| SafeText::new(&address.to_string())).collect();
+                let places = if places.is_empty() { plain() } else { places };
+                Some(Verdict::Valid { name, notes, places })
+            }
             Err(RequestError::Invalid { problems }) => Some(Verdict::Invalid(problems)),
             _ => None,
         };
@@ -353,13 +379,17 @@ pub(super) fn saved(state: &mut State, answer: Result<Reply, RequestError>) {
             let is_new = form.edits.is_none();
             state.overlay = Overlay::None;
             state.select_when_told = ids.first().copied();
-            let reach = match who {
-                Who::ThisMachine => "Only this machine can connect; e opens it to the network",
-                Who::ThisNetwork => "Other machines can connect, too; e keeps it to this one",
-                Who::One => "",
+            if !is_new {
+                note(state, Severity::None, message);
+                return;
+            }
+            let message = match who {
+                Who::ThisMachine => "Only this machine can connect; e opens it to the network".into(),
+                Who::ThisNetwork => "Other machines can connect, too; e keeps it to this one".into(),
+                Who::One => message,
             };
-            let text = if is_new && !reach.is_empty() { SafeText::new(reach) } else { message };
-            note(state, Severity::None, text);
+            // True once it listens, and not before.
+            state.saved_when_told = ids.first().map(|id| (*id, message));
         }
         Err(RequestError::PortInUse { report }) => {
             form.refused_busy = Some(form.listen_text());

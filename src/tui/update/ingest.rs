@@ -116,6 +116,9 @@ fn take_connection(
         let was_closed = item.is_closed();
         let changed = item.row.connection.state != row.connection.state || item.row.process != row.process;
         item.meters.sample(at_ms, before_ms, before, now);
+        if !was_closed {
+            item.stood = item.row.connection.state;
+        }
         item.row = row;
         if item.is_closed() && !was_closed {
             // Its last figures are those that stay.

@@ -1,6 +1,8 @@
 //! Makes the order of the lists: filtered, sorted, and re-sorted no oftener than eyes can follow.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::model::mapping::HostPort;
@@ -25,10 +27,16 @@ pub(super) fn rebuild(state: &mut State) {
 pub(super) fn rebuild_mappings(state: &mut State) {
     let world = state.world();
     let list = &state.mappings;
+    // Rates that look the same move no row.
+    let places = match list.sort {
+        MappingSort::In | MappingSort::Out => places(&list.order),
+        _ => HashMap::new(),
+    };
     let mut items: Vec<&MappingItem> = world.mappings.values().filter(|item| list.filter.takes_mapping(item)).collect();
     items.sort_by(|a, b| {
         let ordering = compare_mappings(world, list.sort, a, b);
         if list.descending { ordering.reverse() } else { ordering }
+            .then_with(|| place(&places, a.row.id).cmp(&place(&places, b.row.id)))
             .then_with(|| by_listen(a, b))
             .then(a.row.id.cmp(&b.row.id))
     });
@@ -50,7 +58,23 @@ fn compare_mappings(world: &World, sort: MappingSort, a: &MappingItem, b: &Mappi
 }
 
 fn compare_rates(a: Option<f64>, b: Option<f64>) -> Ordering {
-    a.unwrap_or(0.0).total_cmp(&b.unwrap_or(0.0))
+    as_shown(a).total_cmp(&as_shown(b))
+}
+
+/// A rate to the three digits that are shown of it.
+fn as_shown(rate: Option<f64>) -> f64 {
+    let rate = rate.unwrap_or(0.0).round();
+    format!("{rate:.2e}").parse().unwrap_or(rate)
+}
+
+/// Where each row stands now.
+fn places<I: Copy + Eq + Hash>(order: &[I]) -> HashMap<I, usize> {
+    order.iter().enumerate().map(|(place, id)| (*id, place)).collect()
+}
+
+/// New rows come after those that have a place.
+fn place<I: Eq + Hash>(places: &HashMap<I, usize>, id: I) -> usize {
+    places.get(&id).copied().unwrap_or(usize::MAX)
 }
 
 fn by_listen(a: &MappingItem, b: &MappingItem) -> Ordering {
@@ -64,29 +88,41 @@ fn by_listen(a: &MappingItem, b: &MappingItem) -> Ordering {
     key(a).cmp(&key(b))
 }
 
+/// Lists other connections, or in another order: where they stood before means nothing.
+pub(super) fn list_connections_anew(state: &mut State) {
+    state.connections.order.clear();
+    rebuild_connections(state);
+}
+
 /// Makes the list of connections anew.
 pub(super) fn rebuild_connections(state: &mut State) {
     let world = state.world();
     let list = &state.connections;
+    let places = places(&list.order);
+    let now_ms = state.shown_ms();
     let mut rows: Vec<_> = world
         .connections
         .values()
         .filter(|item| lists(state, item))
-        .map(|item| (connection_key(item, list.sort, list.descending), item.id()))
+        .map(|item| {
+            let is_past = !world.is_fresh(item, now_ms);
+            let key = connection_key(item, is_past, list.sort, list.descending);
+            (key, place(&places, item.id()), item.id())
+        })
         .collect();
     rows.sort_unstable();
-    state.connections.order = rows.into_iter().map(|(_, id)| id).collect();
+    state.connections.order = rows.into_iter().map(|(_, _, id)| id).collect();
 }
 
-/// Closed connections come last, and where figures of the moment count, the latest of them first; equal ones
-/// stand as they came.
-fn connection_key(item: &ConnectionItem, sort: ConnectionSort, descending: bool) -> (bool, u128) {
+/// One that has just closed stays where its last figures have put it. Those that closed long ago come last, and
+/// where figures of the moment count, the latest of them first. Equal ones stand as they stood.
+fn connection_key(item: &ConnectionItem, is_past: bool, sort: ConnectionSort, descending: bool) -> (bool, u128) {
     use ConnectionSort::{Age, InRate, OutRate, State};
     let connection = &item.row.connection;
-    if let (Some(at_ms), OutRate | InRate | Age | State) = (item.closed_at_ms(), sort) {
+    if let (true, Some(at_ms), OutRate | InRate | Age | State) = (is_past, item.closed_at_ms(), sort) {
         return (true, u128::MAX - u128::from(at_ms));
     }
-    let rate = |rate: Option<f64>| rate.unwrap_or(0.0).to_bits();
+    let rate = |rate: Option<f64>| as_shown(rate).to_bits();
     let value = match sort {
         ConnectionSort::OutRate => u128::from(rate(item.figures.out_rate)),
         ConnectionSort::InRate => u128::from(rate(item.figures.in_rate)),
@@ -97,9 +133,10 @@ fn connection_key(item: &ConnectionItem, sort: ConnectionSort, descending: bool)
             IpAddr::V4(ip) => u128::from(u32::from(ip)),
             IpAddr::V6(ip) => u128::from(ip),
         },
+        ConnectionSort::State if item.is_closed() => item.stood as u128,
         ConnectionSort::State => connection.state as u128,
     };
-    (item.is_closed(), if descending { u128::MAX - value } else { value })
+    (is_past, if descending { u128::MAX - value } else { value })
 }
 
 /// Whether a connection belongs on the list now.

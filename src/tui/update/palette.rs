@@ -7,7 +7,7 @@ use crate::model::request::Request;
 use super::super::keymap::Action;
 use super::super::state::State;
 use super::super::state::dialog::{Overlay, Palette};
-use super::super::state::suggest::{Suggestion, suggestions, typed};
+use super::super::state::suggest::{Suggestion, suggestions, syntax, typed};
 use super::{Asked, Effect, actions, ask, change, perform};
 
 /// Tab: takes the chosen suggestion over into the line.
@@ -26,13 +26,25 @@ pub(super) fn complete(state: &mut State) {
 pub(super) fn run(state: &mut State, mut palette: Palette, effects: &mut Vec<Effect>) {
     let line = typed(&palette).trim().to_owned();
     let (command, argument) = line.split_once(' ').map_or((line.as_str(), ""), |(a, b)| (a, b.trim()));
+    // A line below the first was chosen by hand, or there are arguments to choose from.
+    let is_chosen = palette.chosen > 0 || typed(&palette).contains(' ') && offers(state, &palette);
+    if let Some(syntax) = syntax(command)
+        && argument.is_empty()
+        && !is_chosen
+    {
+        palette.input = format!("{command} ").into();
+        palette.error = Some(syntax);
+        state.overlay = Overlay::Palette(palette);
+        return;
+    }
     let outcome = match (command, argument) {
         ("quit" | "q", _) => {
             perform(state, Action::Quit, effects);
             Ok(())
         }
         ("add" | "edit" | "delete" | "open" | "saveas", argument) if !argument.is_empty() => {
-            command_with(state, command, argument, effects)
+            let is_new = !palette.profiles.iter().any(|name| name == argument);
+            command_with(state, command, argument, is_new, effects)
         }
         _ => {
             state.overlay = Overlay::Palette(palette.clone());
@@ -53,13 +65,27 @@ pub(super) fn run(state: &mut State, mut palette: Palette, effects: &mut Vec<Eff
     }
 }
 
+/// Whether there is something to choose from.
+fn offers(state: &mut State, palette: &Palette) -> bool {
+    state.overlay = Overlay::Palette(palette.clone());
+    let any = !suggestions(state).is_empty();
+    state.overlay = Overlay::None;
+    any
+}
+
 fn palette_error(state: &mut State, error: String) {
     if let Overlay::Palette(palette) = &mut state.overlay {
         palette.error = Some(error);
     }
 }
 
-fn command_with(state: &mut State, command: &str, argument: &str, effects: &mut Vec<Effect>) -> Result<(), String> {
+fn command_with(
+    state: &mut State,
+    command: &str,
+    argument: &str,
+    is_new_profile: bool,
+    effects: &mut Vec<Effect>,
+) -> Result<(), String> {
     match command {
         "add" => {
             let mapping = argument.parse::<Mapping>().map_err(|error| error.to_string())?;
@@ -79,7 +105,7 @@ fn command_with(state: &mut State, command: &str, argument: &str, effects: &mut 
             let (id, _) = find(state, argument)?;
             actions::delete(state, vec![id], effects);
         }
-        "open" => effects.push(ask(Asked::Change, Request::OpenProfile { name: argument.to_owned() })),
+        "open" => actions::open_profile(state, argument, is_new_profile, effects),
         _ => effects.push(ask(Asked::Change, Request::SaveAs { name: argument.to_owned() })),
     }
     Ok(())

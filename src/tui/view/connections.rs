@@ -9,7 +9,7 @@ use crate::model::event::ConnectionState;
 use crate::tui::format;
 use crate::tui::state::columns::{self, ConnectionColumn, Placed};
 use crate::tui::state::layout::Lines;
-use crate::tui::state::{ConnectionItem, Pane, State, View};
+use crate::tui::state::{ConnectionItem, Pane, State, View, with_port_taken};
 
 /// Columns of the longest `x reason`.
 const REASON: u16 = 17;
@@ -56,7 +56,9 @@ fn title(state: &State) -> String {
     match (state.view, state.selected_mapping()) {
         (View::Mappings, Some(item)) => {
             let mapping = &item.row.mapping;
-            format!("{} -> {}   {counts}", mapping.listen, mapping.target)
+            let listen = with_port_taken(mapping.listen.to_string(), item);
+            let session = if item.row.is_session { ", this session" } else { "" };
+            format!("{listen} -> {}{session}   {counts}", mapping.target)
         }
         _ => counts,
     }

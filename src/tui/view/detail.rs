@@ -161,11 +161,10 @@ fn ends(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     let row = &item.row;
     let listeners: Vec<_> = row.listeners.iter().map(listener_words).collect();
     let listeners = if listeners.is_empty() { "not listening".to_owned() } else { listeners.join("   ") };
-    pen.line(
-        "listen",
-        &listeners,
-        &format!("{} since start", count(row.connections_total, unit(row.mapping.protocol))),
-    );
+    let since_start = format!("{} since start", count(row.connections_total, unit(row.mapping.protocol)));
+    let with_session = format!("this session, {since_start}");
+    let rights = if row.is_session { [with_session.as_str(), "this session"] } else { [since_start.as_str(), ""] };
+    pen.styled("listen", &listeners, &rights, Style::new());
     pen.line("target", &target_words(item), &row.last_result.map(format::last_result).unwrap_or_default());
 }
 
@@ -216,7 +215,8 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     let row = &item.row;
     let style = theme::severity(state.look, item.severity());
     let reason = row.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    pen.line("mapping", &row.mapping.to_string(), &row.name);
+    let session = if row.is_session { ", for this session alone" } else { "" };
+    pen.line("mapping", &row.mapping.to_string(), &format!("{}{session}", row.name));
     pen.styled("state", &format!("{}{reason}", format::mapping_state_word(row.state)), &[], style);
     for listener in &row.listeners {
         pen.line("listen", &listener_words(listener), "");

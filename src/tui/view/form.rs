@@ -228,10 +228,18 @@ fn port(page: &mut Page<'_, '_>) {
     page.choice(x + 1 + u16::from(page.is_roomy()), shown, form.focus == Field::Protocol);
     page.y += 1;
     page.refusal(&[Field::Port, Field::Protocol]);
+    if let Some(problem) = form.listen_problem() {
+        page.remark(Severity::Error, "!!", &problem, "");
+        return;
+    }
     page.problems("listen");
     let Some(report) = &form.port_report else { return };
+    if let Some(problem) = &report.problem {
+        page.remark(Severity::Warn, "!", problem.as_str(), "");
+    }
     let Some(first) = report.conflicts.first() else {
-        if !form.port.value().trim().is_empty()
+        if report.problem.is_none()
+            && !form.port.value().trim().is_empty()
             && form.problems("listen").next().is_none()
             && form.port.value().trim() != "auto"
         {
@@ -316,10 +324,10 @@ fn name(page: &mut Page<'_, '_>) {
 fn whereabouts(page: &mut Page<'_, '_>) {
     let form = page.form;
     page.problems("other");
-    if let Some(Verdict::Valid { notes, will_be_at, .. }) = &form.verdict {
-        if !will_be_at.is_empty() && page.y < page.end {
+    if let Some(Verdict::Valid { notes, places, .. }) = &form.verdict {
+        if !places.is_empty() && page.y < page.end {
             page.label(if page.is_roomy() { "Will be at" } else { "At" }, false);
-            let places: Vec<_> = will_be_at
+            let places: Vec<_> = places
                 .iter()
                 .map(|address| match (form.protocol, form.target_port.value().trim()) {
                     (Protocol::Tcp, "443" | "8443") => format!("https://{address}/"),

@@ -8,7 +8,7 @@ use crate::model::container::DockerState;
 use crate::model::count::count;
 use crate::tui::format;
 use crate::tui::keymap::{self, Action, Binding, Scope};
-use crate::tui::state::{MappingItem, Overlay, Severity, State, View};
+use crate::tui::state::{MappingItem, Overlay, Severity, State, View, with_port_taken};
 
 /// Below the smallest size: one line.
 pub(super) fn tiny(canvas: &mut Canvas<'_>) {
@@ -31,7 +31,8 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
         let world = state.world();
         let mapping = if canvas.width() < 34 { "map" } else { "mapping" };
         let mappings = count(world.mappings.len() as u64, mapping);
-        format!("portolan {mappings} {} q quit", count(world.open(), "conn"))
+        let q = if matches!(state.overlay, Overlay::None) { "q quit" } else { "q back" };
+        format!("portolan {mappings} {} {q}", count(world.open(), "conn"))
     };
     canvas.text(0, 0, &format::elide_end(&text, columns), Style::new());
 }
@@ -61,14 +62,19 @@ fn sums(canvas: &mut Canvas<'_>) {
     } else {
         parts.push("0 conns".to_owned());
     }
-    parts.push(format!("in {}", format::rate_long(sums.in_rate)));
-    parts.push(format!("out {}", format::rate_long(sums.out_rate)));
-    if usize::from(x) + parts.iter().map(|part| format::width(part) + 2).sum::<usize>() > usize::from(canvas.width()) {
+    // Both ways or neither: one alone would be taken for all there is.
+    parts.push(format!("in {}  out {}", format::rate_long(sums.in_rate), format::rate_long(sums.out_rate)));
+    let needs = |parts: &[String]| usize::from(x) + parts.iter().map(|part| format::width(part) + 2).sum::<usize>();
+    let width = usize::from(canvas.width());
+    if needs(&parts) > width {
         parts[1] = count(open, "conn");
+    }
+    if needs(&parts) > width {
+        parts[2] = format!("in {}  out {}", format::rate(Some(sums.in_rate)), format::rate(Some(sums.out_rate)));
     }
     // What does not fit is left out whole, and what comes after it, too.
     for part in parts {
-        if usize::from(x) + 2 + format::width(&part) > usize::from(canvas.width()) {
+        if usize::from(x) + 2 + format::width(&part) > width {
             break;
         }
         x = canvas.text(x + 2, 0, &part, Style::new());
@@ -146,7 +152,14 @@ fn badges(state: &State) -> Vec<(String, Style)> {
 /// Keys and news; says where the cursor stands in a filter line.
 pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
     let height = canvas.buffer.area.height;
-    keys(canvas, height - 2);
+    let news = news(canvas);
+    // News of two lines take one of the panes above.
+    let lines = u16::try_from(news.as_ref().map_or(1, |(_, lines)| lines.len())).unwrap_or(1).max(1);
+    for y in height - 1 - lines..height - 2 {
+        let width = usize::from(canvas.width());
+        canvas.text(0, y, &" ".repeat(width), Style::reset());
+    }
+    keys(canvas, height - 1 - lines);
     match &canvas.state.overlay {
         Overlay::Filter(line) => {
             let style = canvas.style(Role::Accent);
@@ -173,7 +186,9 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
             None
         }
         _ => {
-            news(canvas, height - 1);
+            if let Some((severity, lines)) = news {
+                draw_news(canvas, severity, &lines);
+            }
             None
         }
     }
@@ -238,32 +253,51 @@ fn in_dialog(overlay: &Overlay, action: Action) -> Option<&'static str> {
     })
 }
 
+/// What goes on while Docker is out of reach.
+const COMFORT: &str = "mappings by address still work";
+/// From this height on news may take two lines.
+const HIGH: u16 = 16;
+
 /// What can be typed into a filter.
 const FILTER_EXAMPLES: &str = "words, or port:8080 fam:6 state:open";
 
-/// One line: the latest news, else what is wrong, else the hint.
-fn news(canvas: &mut Canvas<'_>, y: u16) {
+/// The latest news, else the hint, else what is wrong: one line, and of Docker out of reach two, where that takes
+/// two to be said.
+fn news(canvas: &Canvas<'_>) -> Option<(Severity, Vec<String>)> {
     let state = canvas.state;
+    if matches!(state.overlay, Overlay::Filter(_) | Overlay::Confirm(_)) {
+        return None;
+    }
+    let room = usize::from(canvas.width().saturating_sub(3));
     let (severity, text) = if let Some(note) = &state.note {
         (note.severity, note.text.to_string())
     } else if let Some(hint) = &state.hint {
         (Severity::None, hint.to_string())
-    } else if let Some(problem) = standing_problem(state, usize::from(canvas.width().saturating_sub(3)))
+    } else if let Some(problem) = standing_problem(state, room)
         // The form says itself what concerns it.
         && !matches!(state.overlay, Overlay::Form(_))
     {
         problem
     } else {
-        return;
+        return None;
     };
+    let is_high = state.size.1 >= HIGH;
+    let lines = if is_high && text.ends_with(COMFORT) { format::wrap(&text, room) } else { Vec::new() };
+    Some((severity, if lines.len() == 2 { lines } else { vec![text] }))
+}
+
+fn draw_news(canvas: &mut Canvas<'_>, severity: Severity, lines: &[String]) {
     let mark = theme::mark(severity);
-    let style = theme::severity(state.look, severity);
+    let style = theme::severity(canvas.state.look, severity);
+    let first = canvas.buffer.area.height - u16::try_from(lines.len()).unwrap_or(1);
     let mut x = 1;
     if !mark.is_empty() {
-        x = canvas.text(x, y, mark, style) + 1;
+        x = canvas.text(x, first, mark, style) + 1;
     }
     let room = usize::from(canvas.width().saturating_sub(x));
-    canvas.text(x, y, &format::elide_end(&text, room), style);
+    for (y, line) in (first..).zip(lines) {
+        canvas.text(x, y, &format::elide_end(line, room), style);
+    }
 }
 
 /// What is wrong now: with the profile, the selected mapping, Docker, or the worst mapping.
@@ -273,54 +307,79 @@ fn standing_problem(state: &State, room: usize) -> Option<(Severity, String)> {
         && let Some(problem) = &profile.problem
     {
         let text = problem.as_str();
+        let room = room_beside(Severity::Error, room);
         // Which file it is, one knows; where in it and what, one wants to.
         let short = || text.replace(profile.path.as_str(), format::file_name(profile.path.as_str()));
         let text = if format::width(text) > room { short() } else { text.to_owned() };
         return Some((Severity::Error, text));
     }
-    if let Some(problem) = state.selected_mapping().and_then(mapping_problem) {
+    if let Some(problem) = state.selected_mapping().and_then(|item| mapping_problem(item, room)) {
         return Some(problem);
     }
     if let DockerState::Unavailable { reason } = &world.overview.docker {
-        return Some((Severity::Warn, docker_words(reason.as_str(), room)));
+        return Some((Severity::Warn, docker_words(reason.as_str(), room, state.size.1 >= HIGH)));
     }
     let mut problems: Vec<_> = world
         .mappings
         .values()
         .filter_map(|item| {
-            mapping_problem(item).map(|(severity, text)| (std::cmp::Reverse(severity), item.row.id, text))
+            mapping_problem(item, room).map(|(severity, text)| (std::cmp::Reverse(severity), item.row.id, text))
         })
         .collect();
     problems.sort();
     problems.into_iter().next().map(|(severity, _, text)| (severity.0, text))
 }
 
-/// Why Docker cannot be reached, in the longest words that there is room for.
-fn docker_words(reason: &str, room: usize) -> String {
-    let short = reason.trim_start_matches("cannot open ");
-    let why = short.rsplit(": ").next().unwrap_or(short);
-    [
-        format!("docker: {reason}; mappings by address still work"),
-        format!("docker: {short}; mappings by address still work"),
-        format!("docker: {why}; mappings by address still work"),
-        format!("docker: {short}"),
-    ]
-    .into_iter()
-    .find(|text| format::width(text) <= room)
-    .unwrap_or_else(|| format!("docker: {why}"))
+/// The mark of an error takes one column more than that of a warning.
+fn room_beside(severity: Severity, room: usize) -> usize {
+    room.saturating_sub(usize::from(severity == Severity::Error))
 }
 
-fn mapping_problem(item: &MappingItem) -> Option<(Severity, String)> {
+/// Why Docker cannot be reached, in the longest words that there is room for. A high screen has two lines for it.
+fn docker_words(reason: &str, room: usize, is_high: bool) -> String {
+    let short = reason.trim_start_matches("cannot open ");
+    let why = short.rsplit(": ").next().unwrap_or(short);
+    let all = [
+        format!("docker: {reason}; {COMFORT}"),
+        format!("docker: {short}; {COMFORT}"),
+        format!("docker: {why}; {COMFORT}"),
+    ];
+    let on_one_line = all.iter().find(|text| format::width(text) <= room);
+    let on_two_lines = all.last().filter(|text| is_high && format::wrap(text, room).len() <= 2);
+    match (on_one_line.or(on_two_lines), format!("docker: {short}")) {
+        (Some(text), _) => text.clone(),
+        (None, text) if format::width(&text) <= room => text,
+        (None, _) => format!("docker: {why}"),
+    }
+}
+
+/// What is wrong with a mapping, so that the reason is read: where there is no room, long addresses are cut first,
+/// then it goes without its target, then without all that the row says.
+fn mapping_problem(item: &MappingItem, room: usize) -> Option<(Severity, String)> {
     let severity = item.severity();
     if severity == Severity::None {
         return None;
     }
     let row = &item.row;
-    let head = format!("{} -> {}", row.mapping.listen, row.mapping.target);
-    if let Some(reason) = &row.reason {
-        return Some((severity, format!("{head} {}: {reason}", format::mapping_state_word(row.state))));
+    let listen = with_port_taken(row.mapping.listen.to_string(), item);
+    let what = match (&row.reason, row.last_result) {
+        (Some(reason), _) => format!("{}: {reason}", format::mapping_state_word(row.state)),
+        (None, Some(result)) => {
+            let attempts = count(u64::from(result.attempts), "connection");
+            format!("{}, {} of {attempts}", format::outcome(result.outcome), result.failures)
+        }
+        (None, None) => return None,
+    };
+    let whole = format!("{listen} -> {} {what}", row.mapping.target);
+    let room = room_beside(severity, room);
+    let texts = [format::elide_addresses(&whole), format!("{listen} {what}"), what];
+    let texts = std::iter::once(whole).chain(texts.map(|text| format::elide_addresses(&text)));
+    let mut last = String::new();
+    for text in texts {
+        last = text;
+        if format::width(&last) <= room {
+            break;
+        }
     }
-    let result = row.last_result?;
-    let attempts = count(u64::from(result.attempts), "connection");
-    Some((severity, format!("{head} {}, {} of {attempts}", format::outcome(result.outcome), result.failures)))
+    Some((severity, last))
 }

@@ -6,6 +6,7 @@ use super::canvas::Canvas;
 use super::theme::{self, Role};
 use crate::model::event::MappingState;
 use crate::model::mapping::Protocol;
+use crate::model::update::ListenerRow;
 use crate::tui::format;
 use crate::tui::state::columns::{self, MappingColumn, Placed};
 use crate::tui::state::layout::Lines;
@@ -178,9 +179,8 @@ fn last_result(item: &MappingItem, column: &Placed<MappingColumn>) -> (String, R
         (MappingState::Stopped, ..) => "-".to_owned(),
         (MappingState::Half | MappingState::Failed, Some(listener), ..) => {
             let error = listener.error.as_ref().map(AsRef::as_ref).map(format::short_error).unwrap_or_default();
-            // Which family is missing, by its address; of a mapping that failed whole, that is no news.
-            let address = listener.address.rsplit_once(':').map_or(listener.address.as_str(), |(host, _)| host);
-            if row.state == MappingState::Half { format!("{address} {error}") } else { error }
+            // Which family is missing; of a mapping that failed whole, that is no news.
+            if row.state == MappingState::Half { missing(listener, &error, usize::from(column.width)) } else { error }
         }
         (
             MappingState::Half | MappingState::Failed | MappingState::Waiting | MappingState::Degraded,
@@ -192,7 +192,21 @@ fn last_result(item: &MappingItem, column: &Placed<MappingColumn>) -> (String, R
         (.., None) => "-".to_owned(),
     };
     let role = if text.starts_with("ok") && role == Role::Plain { Role::Ok } else { role };
-    (format::elide_end(&text, usize::from(column.width)), role)
+    (format::elide_process(&text, usize::from(column.width)), role)
+}
+
+/// The family that is missing and why: by its address, as much of that as leaves room for the reason, else by a
+/// word.
+fn missing(listener: &ListenerRow, error: &str, columns: usize) -> String {
+    let address = listener.address.rsplit_once(':').map_or(listener.address.as_str(), |(host, _)| host);
+    let room = columns.saturating_sub(format::width(error) + 1);
+    if format::width(address) <= room {
+        format!("{address} {error}")
+    } else if room >= 9 {
+        format!("{} {error}", format::elide_address(address, room))
+    } else {
+        format!("{} {error}", listener.family)
+    }
 }
 
 /// No mapping yet: what to do.
