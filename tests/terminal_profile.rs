@@ -59,7 +59,7 @@ fn a_port_in_use_is_told_with_its_holder_and_saved_only_when_asked_twice() {
     screen.quit();
 }
 
-/// The server of Python's own takes both families by one socket, as many do.
+/// The server of Python's own can take both families by one socket, as many do without being asked.
 #[test]
 fn a_port_that_a_server_holds_in_both_families_is_kept_as_failed_and_said_so() {
     if !require(&[Need::Namespaces, Need::Tmux, Need::Python, Need::Ss]) {
@@ -67,7 +67,8 @@ fn a_port_that_a_server_holds_in_both_families_is_kept_as_failed_and_said_so() {
     }
     let host = Namespace::new("host");
     let home = Home::new();
-    let server = host.command("python3").args(["-m", "http.server", "8080"]).current_dir(home.path()).spawn();
+    let server =
+        host.command("python3").args(["-m", "http.server", "--bind", "::", "8080"]).current_dir(home.path()).spawn();
     let server = Running(server.expect("python3 starts"));
     let pid = wait_for("the server listens", SOON, || {
         let listed = output(host.command("ss").args(["-ltnpH", "sport = :8080"]));

@@ -4,8 +4,8 @@ use std::net::TcpStream;
 
 use portolan::docker::{Endpoint, EndpointError};
 use portolan::model::event::MappingState;
-use portolan::model::profile::MappingConfig;
-use portolan::model::request::{Reply, Request};
+use portolan::model::profile::{MappingConfig, WrittenMapping};
+use portolan::model::request::{Reply, Request, RequestError};
 use portolan::model::update::MappingRow;
 
 use crate::docker_fake::{FakeDocker, container};
@@ -98,5 +98,60 @@ async fn a_mapping_that_led_in_a_circle_goes_on_when_the_circle_is_broken() {
     rows.wait("both failed", |rows| rows.len() == 2 && rows.iter().all(is_circle)).await;
     world.handle.request(Request::Remove { ids: vec![back] }).await.expect("it is there");
     rows.wait("up again", |rows| rows.len() == 1 && is_up(&rows[0])).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_with_a_request_names_mappings_as_its_client_does() {
+    let world = World::new().await;
+    let port = free_port();
+    world.add(WrittenMapping { name: Some("web".into()), ..written(&format!("{port}"), "127.0.0.1:9") }).await;
+    let other = world.add(written("auto", "127.0.0.1:9")).await;
+    let twice = written(&format!("127.0.0.1:{port}"), "127.0.0.1:9");
+    let named = WrittenMapping { name: Some("web".into()), ..written("auto", "127.0.0.1:9") };
+    for replaces in [None, Some(other)] {
+        for (mapping, field, said) in [
+            (&twice, "listen", format!("web both listen on 127.0.0.1:{port}/tcp")),
+            (&named, "name", "both named \"web\"".to_owned()),
+        ] {
+            let asked = Request::Validate { mapping: mapping.clone(), replaces };
+            let Err(RequestError::Invalid { problems }) = world.handle.request(asked).await else { panic!("valid") };
+            let [problem] = &problems[..] else { panic!("{problems:?}") };
+            assert_eq!(problem.path, field, "{problem}");
+            assert!(problem.problem.contains("this mapping") && problem.problem.contains(&said), "{problem}");
+            assert!(!problem.problem.contains("mappings["), "{problem}");
+        }
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn undo_speaks_of_dropped_connections_where_some_were_dropped() {
+    let said = |reply: Result<Reply, RequestError>| match reply {
+        Ok(Reply::Done { message, .. }) => message.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let world = World::new().await;
+    let mut rows = world.rows().await;
+    let id = world.add(written(&free_port().to_string(), &echo_server().to_string())).await;
+    for (request, connects, drops) in [
+        (Request::Remove { ids: vec![id] }, false, false),
+        (Request::Remove { ids: vec![id] }, true, true),
+        (Request::Stop { ids: vec![id] }, true, true),
+        (Request::Stop { ids: vec![id] }, false, false),
+    ] {
+        rows.wait("up and idle", |rows| rows.len() == 1 && is_up(&rows[0]) && rows[0].connections == 0).await;
+        let bound = rows.rows[0].listeners[0].bound.expect("bound");
+        let client = connects.then(|| {
+            let mut client = TcpStream::connect(bound).expect("it listens");
+            assert!(echoes(&mut client));
+            client
+        });
+        let told = world.handle.request(request.clone()).await;
+        told.expect("it is there");
+        let undone = said(world.handle.request(Request::Undo).await);
+        assert_eq!(undone.contains("connections that were dropped stay so"), drops, "{request:?}: {undone}");
+        drop(client);
+    }
     world.end().await;
 }

@@ -73,7 +73,7 @@ fn places<I: Copy + Eq + Hash>(order: &[I]) -> HashMap<I, usize> {
 }
 
 /// New rows come after those that have a place.
-fn place<I: Eq + Hash>(places: &HashMap<I, usize>, id: I) -> usize {
+fn place<I: Copy + Eq + Hash>(places: &HashMap<I, usize>, id: I) -> usize {
     places.get(&id).copied().unwrap_or(usize::MAX)
 }
 

@@ -56,9 +56,9 @@ fn title(state: &State) -> String {
     match (state.view, state.selected_mapping()) {
         (View::Mappings, Some(item)) => {
             let mapping = &item.row.mapping;
-            let listen = with_port_taken(mapping.listen.to_string(), item);
+            let end = with_port_taken(mapping.listen.to_string(), item);
             let session = if item.row.is_session { ", this session" } else { "" };
-            format!("{listen} -> {}{session}   {counts}", mapping.target)
+            format!("{end} -> {}{session}   {counts}", mapping.target)
         }
         _ => counts,
     }
