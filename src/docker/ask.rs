@@ -93,12 +93,17 @@ impl Ask<'_> {
     }
 
     /// An answer that the list does not wait for long, and goes on without.
-    async fn beside<T>(&self, path: &str, decode: impl FnOnce(&[u8]) -> Result<T, serde_json::Error>) -> Option<T> {
-        let problem = match timeout(self.patience / HASTE, self.transport.get(path, self.prefix)).await {
-            Ok(Ok(answer)) => match decode(&answer) {
-                Ok(decoded) => return Some(decoded),
-                Err(error) => error.to_string(),
-            },
+    async fn beside<T: Send + 'static>(
+        &self,
+        path: &str,
+        decode: impl FnOnce(&[u8]) -> Result<T, serde_json::Error> + Send + 'static,
+    ) -> Option<T> {
+        let asking = async {
+            let answer = self.transport.get(path, self.prefix).await?;
+            Ok::<T, Lost>(away(answer, decode).await?.0)
+        };
+        let problem = match timeout(self.patience / HASTE, asking).await {
+            Ok(Ok(told)) => return Some(told),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer".to_owned(),
         };
@@ -107,15 +112,22 @@ impl Ask<'_> {
     }
 }
 
-/// The answer comes back, to be read again.
-async fn decoded(answer: Vec<u8>, modes: &Modes) -> Result<(Listing, Vec<u8>), Lost> {
+/// Decodes an answer, a long one away from the data path. It comes back, to be read again.
+async fn away<T: Send + 'static>(
+    answer: Vec<u8>,
+    decode: impl FnOnce(&[u8]) -> Result<T, serde_json::Error> + Send + 'static,
+) -> Result<(T, Vec<u8>), Lost> {
     if answer.len() <= DECODE_IN_PLACE {
-        return Ok((decode::containers(&answer, modes)?, answer));
+        return Ok((decode(&answer)?, answer));
     }
-    let modes = modes.clone();
-    let decoding = tokio::task::spawn_blocking(move || (decode::containers(&answer, &modes), answer));
-    match decoding.await {
-        Ok((listing, answer)) => Ok((listing?, answer)),
+    match tokio::task::spawn_blocking(move || (decode(&answer), answer)).await {
+        Ok((decoded, answer)) => Ok((decoded?, answer)),
         Err(panicked) => Err(serde_json::Error::io(io::Error::other(panicked)).into()),
     }
+}
+
+/// The containers of an answer, which comes back.
+async fn decoded(answer: Vec<u8>, modes: &Modes) -> Result<(Listing, Vec<u8>), Lost> {
+    let modes = modes.clone();
+    away(answer, move |answer| decode::containers(answer, &modes)).await
 }
