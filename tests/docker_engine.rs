@@ -154,6 +154,40 @@ async fn two_hundred_hostile_facts_and_networks_act_nowhere() {
     watched.end().await;
 }
 
+/// From its end on, another container may be given its address, whatever the list says for a while longer.
+#[tokio::test]
+async fn a_container_that_has_ended_has_no_address_even_while_it_is_listed_as_running() {
+    let fake = FakeDocker::unix();
+    let web = container("web_1", "running", Some("172.17.0.2"));
+    fake.set_containers(vec![web.clone()]);
+    // The lists that follow an event come late, so that it is the event itself that tells.
+    let late = Timing { settle: [Duration::from_secs(60); 3], ..TIMING };
+    let mut watched = start(fake.endpoint(), late);
+    watched.until_at("web_1", "172.17.0.2").await;
+    let lists = fake.lists();
+    fake.event_of(&web, "kill");
+    fake.event_of(&web, "die");
+    let view = watched.until("it has ended", |view| !view.containers[0].is_running()).await;
+    assert!(view.containers[0].addresses.is_empty() && view.containers[0].networks[0].addresses.is_empty());
+    // A list that still has it running changes nothing.
+    until("a list after the end", || fake.lists() > lists).await;
+    fake.event("network", "disconnect");
+    fake.change(vec![web.clone(), container("other", "running", Some("172.17.0.3"))]);
+    let view = watched.until_at("other", "172.17.0.3").await;
+    assert!(view.containers.iter().all(|one| one.name.as_str() == "other" || one.addresses.is_empty()), "{view:?}");
+    fake.event_of(&web, "start");
+    watched.until_at("web_1", "172.17.0.2").await;
+    watched.end().await;
+
+    // A start that was missed is found by later lists.
+    let mut watched = start(fake.endpoint(), TIMING);
+    watched.until_at("web_1", "172.17.0.2").await;
+    fake.event_of(&web, "die");
+    watched.until("it has ended", |view| view.containers.iter().any(|one| !one.is_running())).await;
+    watched.until_at("web_1", "172.17.0.2").await;
+    watched.end().await;
+}
+
 /// Podman's list does not say that a container has the host's network, so the container is asked about.
 #[tokio::test]
 async fn a_container_whose_network_the_list_leaves_out_is_asked_about_once() {

@@ -8,6 +8,7 @@
 mod ask;
 mod bounded;
 mod decode;
+mod ended;
 mod endpoint;
 mod engine;
 mod environment;

@@ -1,7 +1,8 @@
 //! Keeps the list of containers current: the event stream says when, a fresh list says what.
 //!
-//! The event stream is opened before the first list, so no change falls between the two. Events are not
-//! interpreted: each that could matter leads to a new list, so a lost or unknown one does no harm. The engine's
+//! The event stream is opened before the first list, so no change falls between the two. Events are hardly
+//! interpreted: each that could matter leads to a new list, so a lost or unknown one does no harm; only the end of a
+//! container is believed at once ([`super::ended`]). The engine's
 //! networks and what it says of itself are asked for beside the lists, and where it does not tell, the lists go on
 //! without. When the engine is lost, the last known containers stay (they mostly run on through a restart of the engine), and the
 //! state says that they are not current.
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, Ask};
 use super::decode::Modes;
+use super::ended::Ended;
 use super::endpoint::{Endpoint, EndpointError};
 use super::engine::{self, EngineFacts, Network};
 use super::lost::{Lost, reason};
@@ -116,6 +118,7 @@ struct Said {
     engine: Option<EngineFacts>,
     networks: Option<Arc<Vec<Network>>>,
     containers: Option<Vec<Container>>,
+    ended: Ended,
 }
 
 /// The lists that follow one event, while no other comes.
@@ -209,6 +212,7 @@ impl Watcher {
         // Whether the list, the networks are to be asked for.
         let (mut is_due, mut networks_due) = (true, true);
         let mut not_before = Instant::now();
+        let mut asked = not_before;
         let mut settling = Settling::from(not_before);
         let mut modes = Modes::new();
         // What the engine is decides whether its addresses mean anything here: that comes first, if it comes.
@@ -219,6 +223,7 @@ impl Watcher {
                 networks_due = false;
                 networks.set(Some(ask.networks()));
             }
+            let mut is_news = true;
             tokio::select! {
                 event = events.next() => {
                     let event = match event.ok_or(Lost::Ended)? {
@@ -228,13 +233,14 @@ impl Watcher {
                     };
                     transport.event_received();
                     networks_due |= event.typ == Some(EventMessageTypeEnum::NETWORK);
+                    is_news = said.ended.hear(&event, Instant::now());
                     if may_move_a_container(&event) {
                         is_due = true;
                         settling = Settling::from(Instant::now());
                     }
                 }
                 () = sleep_until(not_before), if is_due && listing.is_none() => {
-                    is_due = false;
+                    (is_due, is_news, asked) = (false, false, Instant::now());
                     listing.set(Some(self.in_time(ask.containers(std::mem::take(&mut modes)))));
                 }
                 listed = answer(listing.as_mut()) => {
@@ -246,6 +252,7 @@ impl Watcher {
                         info.set(Some(ask.info()));
                     }
                     said.containers = Some(containers);
+                    said.ended.believe(asked, self.timing.settle[2]);
                     not_before = Instant::now() + self.timing.between_lists;
                 }
                 told = answer(networks.as_mut()) => said.networks = told.map(Arc::new).or(said.networks.take()),
@@ -253,9 +260,9 @@ impl Watcher {
                     said.engine = told.or(said.engine.take());
                     has_answered = true;
                 }
-                () = settling.next(&self.timing.settle) => is_due = true,
+                () = settling.next(&self.timing.settle) => (is_due, is_news) = (true, false),
             }
-            if has_answered {
+            if has_answered && is_news {
                 self.tell(&said, &ask);
             }
         }
@@ -277,7 +284,8 @@ impl Watcher {
 
     fn said_before(&self) -> Said {
         let view = self.view.borrow();
-        Said { engine: Some(view.engine.clone()), networks: Some(Arc::clone(&view.networks)), containers: None }
+        let (engine, networks) = (view.engine.clone(), Arc::clone(&view.networks));
+        Said { engine: Some(engine), networks: Some(networks), ..Said::default() }
     }
 
     fn tell(&self, said: &Said, ask: &Ask<'_>) {
@@ -285,6 +293,7 @@ impl Watcher {
         let mut containers = containers.clone();
         let networks = said.networks.clone().unwrap_or_default();
         engine::tell_networks(&mut containers, &networks);
+        said.ended.tell(&mut containers);
         let engine = said.engine.clone().unwrap_or_else(|| ask.nothing_said());
         self.view.send_if_modified(|view| {
             let is_news = view.state != DockerState::Connected

@@ -22,7 +22,7 @@ use super::profile::OpenedProfile;
 use super::resolve::{Sight, Wanted, addresses_for};
 use super::subscribers::{Processes, Snapshot, Subscriber};
 use super::surroundings::{InSight, Surroundings};
-use crate::docker::{Endpoint, EndpointError};
+use crate::docker::{DockerView, Endpoint, EndpointError};
 use crate::forward::context::Addresses;
 use crate::forward::engine::{self, Engine};
 use crate::forward::registry::Registry;
@@ -253,7 +253,9 @@ impl Service {
         if matches!(host, TargetHost::Container { .. } | TargetHost::Compose { .. }) {
             self.docker.need();
         }
-        let (docker, dns) = (self.docker.view(), Arc::clone(&self.dns.borrow()));
+        // Until the first look at this machine is done, nobody is led to what may be somebody else's.
+        let docker = if self.surroundings.is_open() { DockerView::default() } else { self.docker.view() };
+        let dns = Arc::clone(&self.dns.borrow());
         let sight = Sight { docker: &docker, place: &self.surroundings.place, dns: &dns, own: &self.own };
         let key = (host.clone(), wanted.network.clone());
         let resolved = addresses_for(wanted, &sight, self.kept.get(&key).map(String::as_str));

@@ -30,6 +30,14 @@ pub(super) struct Surroundings {
     /// The containers that were looked for, and when.
     sought: Option<(Vec<String>, Instant)>,
     is_seeking: bool,
+    has_looked: bool,
+}
+
+impl Surroundings {
+    /// The first look is under way: where the engine is may turn out to be elsewhere.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_seeking && !self.has_looked
+    }
 }
 
 impl Service {
@@ -51,9 +59,11 @@ impl Service {
 
     /// The answer to the look through the processes.
     pub(super) fn processes_sought(&mut self, found: InSight) {
+        let was_open = self.surroundings.is_open();
         self.surroundings.is_seeking = false;
+        self.surroundings.has_looked = true;
         self.surroundings.processes = found;
-        if self.place_engine() {
+        if self.place_engine() || was_open {
             self.addresses_changed();
         }
     }

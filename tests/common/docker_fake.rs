@@ -164,6 +164,12 @@ impl FakeDocker {
         );
     }
 
+    /// Says that something happened to a container.
+    pub(crate) fn event_of(&self, container: &Value, action: &str) {
+        let actor = json!({"ID": container["Id"], "Attributes": {}});
+        self.say(json!({"Type": "container", "Action": action, "Actor": actor, "time": 1}).to_string());
+    }
+
     /// Writes a line to the event stream.
     pub(crate) fn say(&self, line: String) {
         let _ = self.events.send(line + "\n");
