@@ -83,7 +83,8 @@ fn share_networks(containers: &mut [Container], modes: &[SafeText]) {
         if owner != at && containers[owner].is_running() {
             let addresses = containers[owner].addresses.clone();
             containers[at].addresses = addresses;
-            containers[at].networks = containers[owner].networks.clone();
+            let networks = containers[owner].networks.clone();
+            containers[at].networks = networks;
             containers[at].host_network = containers[owner].host_network;
         }
     }
