@@ -8,6 +8,7 @@
 pub mod addresses;
 pub mod holders;
 pub mod limits;
+pub mod machine;
 pub mod processes;
 mod sock_diag;
 mod sockets;
