@@ -8,4 +8,5 @@ mod echo;
 mod changes;
 mod file;
 mod rows;
+mod starts;
 mod world;
