@@ -1,8 +1,9 @@
 //! Arguments as typed. What they mean is decided in `app`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::duration::parse_timeout;
@@ -26,7 +27,7 @@ pub struct Cli {
     /// What to do; the terminal interface when left out.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Which mappings.
+    /// Which mappings, wherever on the command line that stands.
     #[command(flatten)]
     pub source: Source,
     /// How the screen looks.
@@ -41,31 +42,57 @@ impl Cli {
     /// What is wrong with them (or the help that was asked for), to be printed; nothing of what it repeats acts on a
     /// terminal.
     pub fn read() -> Result<Self, clap::Error> {
-        Self::command_with_help()
-            .try_get_matches()
-            .and_then(|matches| Self::from_arg_matches(&matches))
-            .map_err(made_safe)
+        Self::read_from(std::env::args_os())
     }
 
-    /// The command, whose help lists with each subcommand what has an effect there. The general options are
-    /// understood everywhere, so that they may stand before the subcommand as well as behind it.
+    fn read_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::command_with_help()
+            .try_get_matches_from(arguments)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(made_safe)?
+            .joined()
+    }
+
+    /// Brings what stands before a subcommand together with what stands behind it. Either place will do; what is said
+    /// in both must go together, and what the subcommand has no use for is refused: nothing is silently ignored.
+    fn joined(mut self) -> Result<Self, clap::Error> {
+        let name = match &mut self.command {
+            None => return Ok(self),
+            Some(Command::Run { source, .. } | Command::Check { source }) => {
+                self.source.join(std::mem::take(source))?;
+                None
+            }
+            Some(Command::Try(_)) => Some("try"),
+            Some(Command::Keys { .. }) => Some("keys"),
+            Some(Command::Schema) => Some("schema"),
+        };
+        if let (Some(name), Some(given)) = (name, self.source.first_given()) {
+            return Err(conflict(&format!("the argument '{given}' cannot be used with '{name}'")));
+        }
+        if self.screen.demo {
+            return Err(conflict("the argument '--demo' cannot be used with a subcommand: it is a screen by itself"));
+        }
+        Ok(self)
+    }
+
+    /// The command, whose help lists with each subcommand what has an effect there. How the screen looks may be said
+    /// everywhere, such as in an alias.
     fn command_with_help() -> clap::Command {
         let mut command = Self::command();
         command.build();
-        let unused: [(&str, &[&str]); 5] = [
-            ("try", &["profile", "file", "mappings"]),
-            ("run", &["ascii", "light"]),
-            ("check", &["ascii", "light"]),
-            ("keys", &["profile", "file", "mappings", "ascii", "light"]),
-            ("schema", &["profile", "file", "mappings", "ascii", "light"]),
-        ];
-        for (name, unused) in unused {
+        for name in ["run", "check", "keys", "schema"] {
             command = command.mut_subcommand(name, |subcommand| {
-                subcommand.mut_args(|arg| if unused.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg })
+                subcommand.mut_args(|arg| {
+                    if ["ascii", "light"].contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg }
+                })
             });
         }
         command
     }
+}
+
+fn conflict(message: &str) -> clap::Error {
+    Cli::command().error(ErrorKind::ArgumentConflict, message)
 }
 
 /// Makes what the error repeats of the arguments safe to show, and quotes at most 80 characters of each.
@@ -93,18 +120,52 @@ fn made_safe(mut error: clap::Error) -> clap::Error {
 }
 
 /// Where the mappings come from.
+///
+/// Not `global`, although the arguments may stand before a subcommand too: clap would drop those before it when there
+/// are some behind it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Source {
     /// Profile to open [default: default]
-    #[arg(long, value_name = "NAME", global = true, conflicts_with = "file")]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
     pub profile: Option<String>,
     /// Profile file anywhere
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
     /// Mapping for this session; alone it opens no profile. Can be repeated
-    #[arg(short = 'p', long = "publish", value_name = "MAPPING", global = true)]
+    #[arg(short = 'p', long = "publish", value_name = "MAPPING")]
     pub mappings: Vec<String>,
 }
+
+impl Source {
+    /// Adds what stands behind the subcommand.
+    fn join(&mut self, behind: Self) -> Result<(), clap::Error> {
+        let twice = |argument: &str| conflict(&format!("the argument '{argument}' cannot be used multiple times"));
+        let (profile, file) = (PROFILE, FILE);
+        match (&self.profile, &self.file, &behind.profile, &behind.file) {
+            (Some(_), _, Some(_), _) => return Err(twice(profile)),
+            (_, Some(_), _, Some(_)) => return Err(twice(file)),
+            (Some(_), _, _, Some(_)) | (_, Some(_), Some(_), _) => {
+                return Err(conflict(&format!("the argument '{profile}' cannot be used with '{file}'")));
+            }
+            _ => {}
+        }
+        self.profile = self.profile.take().or(behind.profile);
+        self.file = self.file.take().or(behind.file);
+        self.mappings.extend(behind.mappings);
+        Ok(())
+    }
+
+    /// One of the arguments that were given.
+    fn first_given(&self) -> Option<&'static str> {
+        let profile = self.profile.as_ref().map(|_| PROFILE);
+        let mapping = || self.mappings.first().map(|_| "--publish <MAPPING>");
+        profile.or(self.file.as_ref().map(|_| FILE)).or_else(mapping)
+    }
+}
+
+/// As clap itself calls them.
+const PROFILE: &str = "--profile <NAME>";
+const FILE: &str = "--file <PATH>";
 
 /// How the screen looks.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -116,7 +177,7 @@ pub struct Screen {
     #[arg(long, global = true)]
     pub light: bool,
     /// Show a simulated engine: touches no port, no file, no Docker
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["profile", "file", "mappings"])]
     pub demo: bool,
 }
 
@@ -127,9 +188,20 @@ pub enum Command {
     #[command(after_help = "Without a terminal, or with --json, it prints events as `portolan run` does.")]
     Try(Run),
     /// Forward without a screen, printing events, until SIGINT or SIGTERM
-    Run(Run),
+    Run {
+        /// Which mappings.
+        #[command(flatten)]
+        source: Source,
+        /// How to speak and to end.
+        #[command(flatten)]
+        options: Run,
+    },
     /// Parse and validate; print every problem; open no port
-    Check,
+    Check {
+        /// Which mappings.
+        #[command(flatten)]
+        source: Source,
+    },
     /// Print every key binding that works now
     Keys {
         /// As JSON
@@ -142,6 +214,8 @@ pub enum Command {
 
 /// How to run without a screen.
 #[derive(Clone, Copy, Debug, Args)]
+// A group is made of the subcommand of the same name already.
+#[group(skip)]
 pub struct Run {
     /// One JSON object a line instead of text
     #[arg(long)]
@@ -171,4 +245,50 @@ fn interval(text: &str) -> Result<std::time::Duration, String> {
         return Err("the shortest interval is 20ms".into());
     }
     Ok(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, String> {
+        Cli::read_from(line.split(' ').map(OsString::from)).map_err(|error| {
+            assert_eq!(error.exit_code(), 2, "{line}");
+            error.to_string().lines().next().unwrap_or_default().to_owned()
+        })
+    }
+
+    #[test]
+    fn arguments_before_a_subcommand_count_as_those_behind_it() {
+        for command in ["run", "check"] {
+            let cli = read(&format!("portolan -p A --profile x {command} -p B -p C")).unwrap();
+            assert_eq!(cli.source.mappings, ["A", "B", "C"]);
+            assert_eq!(cli.source.profile.as_deref(), Some("x"));
+            let cli = read(&format!("portolan -p A {command} --file f")).unwrap();
+            assert_eq!((cli.source.mappings, cli.source.file), (vec!["A".to_owned()], Some("f".into())));
+            let cli = read(&format!("portolan --ascii {command}")).unwrap();
+            assert!(cli.screen.ascii);
+        }
+        assert!(read("portolan --light try --light").unwrap().screen.light);
+        assert_eq!(read("portolan -p A -p B").unwrap().source.mappings, ["A", "B"]);
+    }
+
+    #[test]
+    fn what_contradicts_or_has_no_effect_is_refused() {
+        for (line, said) in [
+            ("--file a check --file b", "the argument '--file <PATH>' cannot be used multiple times"),
+            ("--profile a run --profile b", "the argument '--profile <NAME>' cannot be used multiple times"),
+            ("--profile a check --file b", "the argument '--profile <NAME>' cannot be used with '--file <PATH>'"),
+            ("--file a run --profile b", "the argument '--profile <NAME>' cannot be used with '--file <PATH>'"),
+            ("check --profile a --file b", "the argument '--profile <NAME>' cannot be used with '--file <PATH>'"),
+            ("-p A keys", "the argument '--publish <MAPPING>' cannot be used with 'keys'"),
+            ("--profile a try", "the argument '--profile <NAME>' cannot be used with 'try'"),
+            ("--file a schema", "the argument '--file <PATH>' cannot be used with 'schema'"),
+            ("--demo run", "the argument '--demo' cannot be used with a subcommand: it is a screen by itself"),
+            ("--demo -p A", "the argument '--demo' cannot be used with '--publish <MAPPING>'"),
+            ("keys -p A", "unexpected argument '-p' found"),
+        ] {
+            assert_eq!(read(&format!("portolan {line}")).unwrap_err(), format!("error: {said}"), "{line}");
+        }
+    }
 }

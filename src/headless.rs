@@ -5,19 +5,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 
 use crate::model::count::count;
-use crate::model::event::{Connection, ConnectionTraffic, Event, EventKind, MappingState, MappingTraffic};
+use crate::model::event::{Connection, ConnectionState, Event, EventKind, MappingState, MappingTraffic, Side};
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::update::{ConnectionRow, Interest, MappingRow, Update};
 use crate::service::Handle;
 
-/// How often rows are read; `traffic` is printed at its own interval.
-const SAMPLE_MS: u64 = 250;
+/// How often rows are read, or as often as `traffic` is printed if that is more often.
+const SAMPLE: Duration = Duration::from_millis(250);
 
 /// Mappings that are named when too little listens; the events have named them all.
 const MOST_NAMED: usize = 10;
@@ -49,8 +50,8 @@ pub enum Ended {
 /// # Errors
 /// When writing fails for another reason than a closed reader.
 pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Result<Ended> {
-    let interest =
-        Interest { mappings: true, connections: true, events: true, sample_ms: SAMPLE_MS, ..Interest::default() };
+    let sample_ms = u64::try_from(SAMPLE.min(options.interval).as_millis()).unwrap_or(u64::MAX);
+    let interest = Interest { mappings: true, connections: true, events: true, sample_ms, ..Interest::default() };
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json };
     let mut traffic = Traffic::default();
@@ -64,8 +65,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
             update = subscription.next() => update,
             _ = tick.tick() => match printer.traffic(&mut traffic) {
                 Ok(()) => continue,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::OutputClosed),
-                Err(error) => return Err(error),
+                Err(error) => return output_failed(error),
             },
         };
         let Some(update) = update else { break };
@@ -75,8 +75,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
         rows.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
         match printer.print(&update, &mut traffic) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ended::OutputClosed),
-            Err(error) => return Err(error),
+            Err(error) => return output_failed(error),
         }
         // By the overview, which comes with its rows; events come in their own time.
         if let Some(overview) = update.overview.filter(|overview| overview.is_ready && !is_judged) {
@@ -89,7 +88,16 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
             return Ok(Ended::NotListening(reason));
         }
     }
-    Ok(Ended::Finished)
+    // The totals as they stand at the end.
+    match printer.traffic(&mut traffic) {
+        Ok(()) => Ok(Ended::Finished),
+        Err(error) => output_failed(error),
+    }
+}
+
+/// That nobody reads any more is an end like another.
+fn output_failed(error: io::Error) -> io::Result<Ended> {
+    if error.kind() == io::ErrorKind::BrokenPipe { Ok(Ended::OutputClosed) } else { Err(error) }
 }
 
 /// Why it cannot go on: nothing listens, or with `strict` not everything is as asked.
@@ -153,29 +161,38 @@ impl<W: Write> Printer<W> {
     }
 }
 
-/// Counters that were said, and those that changed since.
+/// What was said of mappings and connections, and what changed since.
 #[derive(Default)]
 struct Traffic {
-    mappings: HashMap<MappingId, (u64, u64)>,
+    /// Open connections and bytes.
+    mappings: HashMap<MappingId, (u64, u64, u64)>,
     /// Connections between their `opened` and their `closed`: only those are spoken of.
-    connections: HashMap<ConnectionId, Counted>,
+    connections: HashMap<ConnectionId, Said>,
     changed_mappings: BTreeMap<MappingId, MappingTraffic>,
-    changed_connections: BTreeMap<ConnectionId, ConnectionTraffic>,
+    changed_connections: BTreeMap<ConnectionId, Connection>,
+    closed: u64,
     /// Some `opened` was lost, so an unknown id may well be open.
     is_patchy: bool,
 }
 
-type Counted = (u64, u64, Option<u64>, Option<u64>);
+/// What of a connection changes while it is open. Its age does so all the time and is no news.
+#[derive(PartialEq)]
+struct Said {
+    counts: (u64, u64, Option<u64>, Option<u64>),
+    state: (ConnectionState, Option<Side>),
+    target_leg: (Option<SocketAddr>, Option<SocketAddr>),
+}
 
 impl Traffic {
     fn heard(&mut self, kind: &EventKind) {
         match kind {
             EventKind::Opened { connection } => {
-                self.connections.insert(connection.id, counted(connection));
+                self.connections.insert(connection.id, Said::of(connection));
             }
             EventKind::Closed { connection } => {
                 self.connections.remove(&connection.id);
                 self.changed_connections.remove(&connection.id);
+                self.closed += 1;
             }
             _ => {}
         }
@@ -183,8 +200,8 @@ impl Traffic {
 
     fn note(&mut self, mappings: &[MappingRow], connections: &[ConnectionRow]) {
         for row in mappings {
-            let counts = (row.bytes_in, row.bytes_out);
-            if self.mappings.insert(row.id, counts).unwrap_or_default() != counts {
+            let now = (row.connections, row.bytes_in, row.bytes_out);
+            if self.mappings.insert(row.id, now).unwrap_or_default() != now {
                 let traffic = MappingTraffic {
                     mapping: row.name.clone(),
                     connections: row.connections,
@@ -195,21 +212,21 @@ impl Traffic {
             }
         }
         for connection in connections.iter().map(|row| &row.connection).filter(|c| c.reason.is_none()) {
-            let counts = counted(connection);
+            let now = Said::of(connection);
             let is_news = match self.connections.get_mut(&connection.id) {
-                Some(known) => std::mem::replace(known, counts) != counts,
-                None if self.is_patchy => self.connections.insert(connection.id, counts) != Some(counts),
+                Some(said) if *said == now => false,
+                Some(said) => {
+                    *said = now;
+                    true
+                }
+                None if self.is_patchy => {
+                    self.connections.insert(connection.id, now);
+                    true
+                }
                 None => false,
             };
             if is_news {
-                let traffic = ConnectionTraffic {
-                    id: connection.id,
-                    bytes_in: connection.bytes_in,
-                    bytes_out: connection.bytes_out,
-                    datagrams_in: connection.datagrams_in,
-                    datagrams_out: connection.datagrams_out,
-                };
-                self.changed_connections.insert(connection.id, traffic);
+                self.changed_connections.insert(connection.id, connection.clone());
             }
         }
     }
@@ -218,10 +235,21 @@ impl Traffic {
     fn take(&mut self) -> Option<EventKind> {
         let mappings: Vec<_> = std::mem::take(&mut self.changed_mappings).into_values().collect();
         let connections: Vec<_> = std::mem::take(&mut self.changed_connections).into_values().collect();
-        (!mappings.is_empty() || !connections.is_empty()).then_some(EventKind::Traffic { mappings, connections })
+        // Who closed is counted with the totals that tell of it.
+        if mappings.is_empty() && connections.is_empty() {
+            return None;
+        }
+        Some(EventKind::Traffic { mappings, connections, closed: std::mem::take(&mut self.closed) })
     }
 }
 
-fn counted(connection: &Connection) -> Counted {
-    (connection.bytes_in, connection.bytes_out, connection.datagrams_in, connection.datagrams_out)
+impl Said {
+    fn of(connection: &Connection) -> Self {
+        let Connection { bytes_in, bytes_out, datagrams_in, datagrams_out, .. } = connection;
+        Self {
+            counts: (*bytes_in, *bytes_out, *datagrams_in, *datagrams_out),
+            state: (connection.state, connection.closed_side),
+            target_leg: (connection.source, connection.target_address),
+        }
+    }
 }

@@ -27,11 +27,14 @@ const WARNINGS: usize = 64;
 /// Longest record of the file, in characters.
 const LONGEST: usize = 4_096;
 
+/// What keeps the log going: to be kept until the end, when dropping it writes what still waits; and warnings that are
+/// to become events.
+pub(crate) type Log = (Option<WorkerGuard>, mpsc::Receiver<SafeText>);
+
 /// Starts logging to `folder` (made if missing). `PORTOLAN_LOG` filters, as `RUST_LOG` does elsewhere.
-/// Keep the guard until the end: dropping it writes what still waits.
 ///
 /// Where the folder cannot be written, warnings become events all the same, the first of them saying so.
-pub(crate) fn start(folder: &Path) -> (Option<WorkerGuard>, mpsc::Receiver<SafeText>) {
+pub(crate) fn start(folder: &Path) -> Log {
     let (sender, warnings) = mpsc::channel(WARNINGS);
     let filter = EnvFilter::try_from_env("PORTOLAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let appender = std::fs::create_dir_all(folder).map_err(|error| error.to_string()).and_then(|()| {

@@ -68,6 +68,7 @@ const MAPPINGS: &[(&str, &str)] = &[
     ("8080:", FORM),
     (":80", FORM),
     ("a:b", FORM),
+    ("[::1]8080:web:80", "a colon belongs after the bracket: write [::1]:8080:web:80"),
     ("::1:8080:web:80", "an IPv6 address needs brackets: [::1]:8080:web:80"),
     ("[fe80::1]:80:web:80", "a link-local address needs its interface: [fe80::1%eth0]"),
     ("256.1.1.1:80:web:80", "256.1.1.1 is not a valid IPv4 address (leading zeros are not accepted)"),
@@ -126,6 +127,65 @@ fn every_argument_is_judged_and_every_file_beside_it() {
          -p 70000:web:80: host port 70000 is out of range (1-65535)\n\
          -p 8080:80: 8080:80 names no container: write 8080:CONTAINER:80\n"
     );
+}
+
+#[test]
+fn arguments_before_the_command_are_judged_with_those_behind_it() {
+    let program = Program::new();
+    fs::write(program.path("good.json"), "{ \"version\": 1 }").unwrap();
+    for command in ["check", "run"] {
+        assert_eq!(
+            program.refused(&["-p", "70000:web:80", command, "-p", "8080:80"]),
+            "-p 70000:web:80: host port 70000 is out of range (1-65535)\n\
+             -p 8080:80: 8080:80 names no container: write 8080:CONTAINER:80\n"
+        );
+        for (before, behind) in [
+            ("--file=bad.json", "--file=good.json"),
+            ("--profile=a", "--file=good.json"),
+            ("--profile=a", "--profile=b"),
+        ] {
+            let said = program.refused(&[before, command, behind]);
+            assert!(said.starts_with("error: the argument '--"), "{before} {command} {behind}: {said}");
+        }
+    }
+    assert!(program.run(&["--file", "good.json", "check"]).status.success());
+    for command in ["try", "keys", "schema"] {
+        let said = program.refused(&["-p", "8080:web:80", command]);
+        assert!(said.contains(&format!("cannot be used with '{command}'")), "{said}");
+    }
+}
+
+#[test]
+fn a_profile_that_was_named_and_is_not_there_is_no_empty_one() {
+    let program = Program::new();
+    let hint = "there is no such file (the screen makes it with the first mapping that is added)\n";
+    for command in ["check", "run"] {
+        assert_eq!(program.refused(&[command, "--file", "typo.json"]), format!("typo.json: {hint}"));
+        let said = program.refused(&[command, "--profile", "typo", "-p", "8080:80"]);
+        let (first, rest) = said.split_once('\n').unwrap();
+        assert!(first.ends_with(&format!("/profiles/typo.json: {}", hint.trim_end())), "{said}");
+        assert_eq!(rest, "-p 8080:80: 8080:80 names no container: write 8080:CONTAINER:80\n");
+    }
+    assert!(!program.path("typo.json").exists());
+}
+
+#[test]
+fn problems_of_one_mapping_hide_none_that_others_have_together() {
+    let program = Program::new();
+    let arguments = ["*:8080:a:80", "8080:80", "8080:b:80", "127.0.0.1:9090:localhost:9090", "8080:c:80/udp"];
+    let mut command = vec!["check"];
+    command.extend(arguments.iter().flat_map(|argument| ["-p", argument]));
+    assert_eq!(
+        program.refused(&command),
+        "-p 8080:80: 8080:80 names no container: write 8080:CONTAINER:80\n\
+         -p 8080:b:80: -p 8080:b:80 and -p *:8080:a:80 both listen on 127.0.0.1:8080/tcp\n\
+         -p 127.0.0.1:9090:localhost:9090: would forward to itself: :9090 -> :9090\n"
+    );
+    // Beside a file that is wrong as a whole too.
+    fs::write(program.path("p.json"), "[]").unwrap();
+    let said = program.refused(&["check", "--file", "p.json", "-p", "80:a:80", "-p", "80:b:80"]);
+    assert!(said.starts_with("p.json:1:1: expected an object"), "{said}");
+    assert!(said.ends_with("-p 80:b:80 and -p 80:a:80 both listen on 127.0.0.1:80/tcp\n"), "{said}");
 }
 
 #[test]

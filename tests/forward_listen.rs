@@ -1,5 +1,6 @@
 //! What the engine listens on: families, ranges, `auto`, conflicts, states, edits and removal.
 
+mod common;
 #[path = "common/sockets.rs"]
 mod sockets;
 
@@ -285,12 +286,10 @@ async fn a_removed_mapping_is_closed_at_once_and_its_port_is_free_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_ports_are_one_mapping() {
-    let (_, hard) = raise_limit().expect("the limit is read");
-    if hard < 11_000 {
-        eprintln!("skipped: a hard limit of {hard} descriptors is too low (ulimit -Hn)");
-        assert!(std::env::var_os("CI").is_none(), "CI skips nothing");
+    if !common::require(&[common::Need::Descriptors(11_000)]) {
         return;
     }
+    let (_, hard) = raise_limit().expect("the limit is read");
     let bench = Bench::with(hard - 500, None);
     let server = Server::echo("127.0.0.1");
     let mut mapping = config(&format!("127.0.77.4:20000-29999:127.0.0.1:{}", "1-10000"));

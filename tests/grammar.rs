@@ -108,6 +108,10 @@ const BAD: &[(&str, &str)] = &[
     ("[::1:80:web:80", "\"[::1:80:web:80\": a bracket is never closed"),
     ("::1]:80:web:80", "\"::1]:80:web:80\": a bracket closes that never opened"),
     ("[[::1]]:80:web:80", "\"[[::1]]:80:web:80\": a bracket opens inside brackets"),
+    ("[::1]8080:web:80", "a colon belongs after the bracket: write [::1]:8080:web:80"),
+    ("[::1]80-90:web:80-90", "a colon belongs after the bracket: write [::1]:80-90:web:80-90"),
+    ("[::1]auto:web:80", "a colon belongs after the bracket: write [::1]:auto:web:80"),
+    ("8080:[fd00::2]80/udp", "a colon belongs after the bracket: write 8080:[fd00::2]:80/udp"),
     ("[::1]x:80:web:80", "expected a colon after the bracket in \"[::1]x\""),
     ("web:8080:db:80", "\"web\" is no address to listen on: use localhost, any or an address of this host"),
     // Ports.

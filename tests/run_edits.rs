@@ -4,7 +4,7 @@ mod common;
 #[path = "common/sockets.rs"]
 mod sockets;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,9 +140,12 @@ async fn transfer(listener: SocketAddr, seed: u64, stop: Arc<AtomicBool>) -> u64
 async fn transfers_on_fifty_mappings_stand_two_hundred_hand_edits_of_another() {
     let server = Server::echo("127.0.0.1");
     let target = server.address;
-    let ports: Vec<u16> = (0..MAPPINGS).map(|_| free_port()).collect();
+    // The same number may be free several times.
+    let mut numbers = HashSet::new();
+    let mut other_port = || std::iter::repeat_with(free_port).find(|port| numbers.insert(*port)).expect("without end");
+    let ports: Vec<u16> = (0..MAPPINGS).map(|_| other_port()).collect();
     // Taken in turn, so that each edit listens elsewhere than the one before.
-    let turns = [free_port(), free_port(), free_port()];
+    let turns = [other_port(), other_port(), other_port()];
     let home = Home::new();
     let write = |text: &str, by_rename: bool| {
         if by_rename {

@@ -123,6 +123,35 @@ fn the_backup_is_the_file_as_it_was_when_this_run_first_changed_it() {
 }
 
 #[test]
+fn what_this_run_wrote_itself_is_no_backup_and_an_older_one_stays() {
+    let home = Home::new();
+    let path = home.path("p.json");
+    let precious = home.written("p.json.bak", "precious");
+    let store = home.file(&path);
+    store.load(&[]).unwrap();
+    for texts in [&[WEB][..], &[WEB, DB], &[DB]] {
+        store.save(&profile(texts)).unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    }
+    // Nor is it after it was deleted, and read by another name.
+    fs::remove_file(&path).unwrap();
+    store.save(&profile(&[WEB])).unwrap();
+    symlink(&path, home.path("link")).unwrap();
+    let linked = home.file(&home.path("link"));
+    linked.load(&[]).unwrap();
+    linked.save(&profile(&[DB])).unwrap();
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    // What somebody else has put there before our first change is kept.
+    let path = home.path("q.json");
+    let store = home.file(&path);
+    store.load(&[]).unwrap();
+    fs::write(&path, text(&[WEB])).unwrap();
+    store.load(&[]).unwrap();
+    store.save(&profile(&[DB])).unwrap();
+    assert_eq!(fs::read_to_string(home.path("q.json.bak")).unwrap(), text(&[WEB]));
+}
+
+#[test]
 fn saving_what_is_there_already_writes_nothing() {
     let home = Home::new();
     let path = home.written("p.json", &text(&[WEB]));

@@ -144,12 +144,15 @@ fn a_killed_writer_leaves_the_old_or_the_new_file_whole() {
             "kill {kill}, seed {seed}: {acknowledged} was acknowledged, {number} is on the disk"
         );
         torn_by_us += u64::from(number > acknowledged);
-        if let Ok(bytes) = fs::read(folder.path().join("p.json.bak")) {
-            let backup = number_of(&read_profile(&bytes, &"p.json.bak".into(), &[]).unwrap());
-            // Each child is a run of its own and backs up what it found, once; the first found nothing.
-            let is_right = if number > on_disk { backup == on_disk.max(1) } else { backup <= on_disk };
-            assert!(is_right, "{on_disk} was found, {number} written, {backup} is the backup");
-        }
+        let backup = fs::read(folder.path().join("p.json.bak")).ok();
+        let backup = backup.map(|bytes| number_of(&read_profile(&bytes, &"p.json.bak".into(), &[]).unwrap()));
+        // Each child is a run of its own and backs up what it found, once; one that found nothing keeps nothing.
+        let is_right = match backup {
+            None => number == on_disk || on_disk == 0,
+            Some(backup) if number > on_disk => on_disk > 0 && backup == on_disk,
+            Some(backup) => backup <= on_disk,
+        };
+        assert!(is_right, "{on_disk} was found, {number} written, {backup:?} is the backup");
         saves += number - on_disk;
         on_disk = number;
         // What the killed left is removed by the next save: there is never more than the last kill's.

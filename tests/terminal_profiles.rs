@@ -72,6 +72,11 @@ fn another_profile_keeps_the_connections_of_what_is_in_both_and_a_copy_keeps_und
     assert_eq!(std::fs::read(home.profile("default")).expect("it is there"), left, "and in the copy alone");
     assert!(echoes(&mut staying));
 
+    for (name, answer) in [("copy", "copy is open: choose another name"), ("../x", "is no name: names use letters")] {
+        screen.command(&format!("saveas {name}"));
+        screen.terminal.wait_for_text(answer);
+        assert!(!screen.text().contains("--profile"), "{}", screen.text());
+    }
     screen.command("saveas other");
     screen.terminal.wait_for_text("choose another name");
     assert_eq!(std::fs::read(home.profile("other")).expect("it is there"), before, "nothing is overwritten");

@@ -1,23 +1,32 @@
 //! `run`: the service with a printer of events.
 
-use std::io;
+use std::future::pending;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::{Interest, unix::AsyncFd};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::time::timeout;
 
-use super::parts::{Signals, engine_ended, log_folder, on_own_thread, serve, start_service};
+use super::parts::{Signals, engine_ended, on_own_thread, serve, start_service};
 use super::sources::Sources;
 use crate::cli::Run;
 use crate::headless::{self, Ended};
-use crate::logging;
+use crate::logging::Log;
 use crate::service::Running;
 
 /// How long a printer that nobody reads may hold up the end.
 const LAST_LINE: Duration = Duration::from_millis(200);
+/// How long one may that is read, however slowly: what is left to say is bounded, but a reader of a byte a second is not
+/// waited for.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What ended first.
 #[derive(Debug)]
@@ -34,23 +43,24 @@ enum End {
 type Printed = Result<io::Result<Ended>, RecvError>;
 
 /// Runs until a signal, a closed reader, or until it is clear that too little listens.
-pub(super) fn run(runtime: Runtime, sources: Sources, options: Run) -> anyhow::Result<ExitCode> {
-    let (_log, warnings) = logging::start(&log_folder()?);
+pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) -> anyhow::Result<ExitCode> {
+    let (_log, warnings) = log;
     let (mut running, sample) = start_service(&runtime, sources, warnings, false);
     let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
-    let mut printer =
-        on_own_thread("events", running.handle(), move |handle| headless::run(handle, speak, io::stdout()))?;
+    let output = Output::default();
+    let written = Arc::clone(&output.written);
+    let mut printer = on_own_thread("events", running.handle(), move |handle| headless::run(handle, speak, output))?;
     let end = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let end = first_end(&mut running, &mut printer, signals.next(), serve(sample)).await;
+        let end = first_end(&mut running, &mut printer, signals.next(), serve(sample), reader_gone()).await;
         let rest = async {
             match end {
                 End::Signal => {
                     running.shutdown(options.drain).await;
                     // The printer says what is left; a reader that stopped reading is not waited for.
-                    match timeout(LAST_LINE, &mut printer).await {
-                        Ok(said) => ended(said).map_or_else(End::Fault, |_| End::Signal),
-                        Err(_) => End::Signal,
+                    match last_words(&mut printer, &written).await {
+                        Some(said) => ended(said).map_or_else(End::Fault, |_| End::Signal),
+                        None => End::Signal,
                     }
                 }
                 end => {
@@ -71,12 +81,46 @@ pub(super) fn run(runtime: Runtime, sources: Sources, options: Run) -> anyhow::R
     }
 }
 
+/// Standard output, and how much of it was taken by whoever reads.
+#[derive(Default)]
+struct Output {
+    written: Arc<AtomicU64>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = io::stdout().write(bytes)?;
+        self.written.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+/// Waits for the printer to say what is left, as long as somebody reads it, so that the last line is a whole one.
+async fn last_words(mut printer: impl Future<Output = Printed> + Unpin, written: &AtomicU64) -> Option<Printed> {
+    let waiting = async {
+        loop {
+            let before = written.load(Ordering::Relaxed);
+            match timeout(LAST_LINE, &mut printer).await {
+                Ok(said) => return Some(said),
+                Err(_) if written.load(Ordering::Relaxed) == before => return None,
+                Err(_) => {}
+            }
+        }
+    };
+    timeout(LAST_WORDS, waiting).await.ok().flatten()
+}
+
 /// Waits for whatever ends it.
 async fn first_end(
     running: &mut Running,
     mut printer: impl Future<Output = Printed> + Unpin,
     signal: impl Future<Output = ()>,
     sample: impl Future<Output = ()>,
+    reader_gone: impl Future<Output = ()>,
 ) -> End {
     tokio::select! {
         said = &mut printer => match ended(said) {
@@ -92,6 +136,30 @@ async fn first_end(
         }
         () = signal => End::Signal,
         () = sample => End::Fault(anyhow::anyhow!("the sample page has ended")),
+        () = reader_gone => End::Client(Ended::OutputClosed),
+    }
+}
+
+/// Returns when nobody reads stdout any more (`| head -1`), even while there is nothing to print. Of a file that is
+/// never told.
+async fn reader_gone() {
+    let watched = io::stdout().as_fd().try_clone_to_owned();
+    // Some kinds of reader end by an error, others by hanging up, which a writer is told. Not READABLE: for the runtime
+    // a reader that has said its last word is an end that stays.
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; an `OwnedFd` owns its descriptor and always tells the same"
+    )]
+    let watched = watched.and_then(|stdout| AsyncFd::with_interest(stdout, Interest::WRITABLE | Interest::ERROR));
+    let Ok(stdout) = watched else { return pending().await };
+    loop {
+        let Ok(mut ready) = stdout.ready(Interest::WRITABLE | Interest::ERROR).await else { return pending().await };
+        // Of what woke us, only this means that there is no reader: asked for nothing, poll tells of nothing else.
+        let mut asked = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        if poll(&mut asked, PollTimeout::ZERO).is_ok_and(|told| told > 0) {
+            return;
+        }
+        ready.clear_ready();
     }
 }
 
@@ -101,29 +169,48 @@ fn ended(said: Printed) -> anyhow::Result<Ended> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
+    use std::future::ready;
 
     use super::*;
 
     #[tokio::test]
     async fn an_engine_that_ends_by_itself_is_a_fault_whoever_notices_first() {
         let mut running = Running::of(ready(()));
-        let end = first_end(&mut running, pending(), pending(), pending()).await;
+        let end = first_end(&mut running, pending(), pending(), pending(), pending()).await;
         assert!(matches!(end, End::Fault(_)), "{end:?}");
         let mut running = Running::of(async { panic!("as the test wants it") });
-        let end = first_end(&mut running, pending(), pending(), pending()).await;
+        let end = first_end(&mut running, pending(), pending(), pending(), pending()).await;
         assert!(matches!(end, End::Fault(_)), "{end:?}");
         let mut running = Running::of(pending());
-        let end = first_end(&mut running, ready(Ok(Ok(Ended::Finished))), pending(), pending()).await;
+        let end = first_end(&mut running, ready(Ok(Ok(Ended::Finished))), pending(), pending(), pending()).await;
         assert!(matches!(end, End::Fault(_)), "{end:?}");
     }
 
     #[tokio::test]
     async fn a_signal_or_a_closed_reader_is_no_fault() {
         let mut running = Running::of(pending());
-        let end = first_end(&mut running, pending(), ready(()), pending()).await;
+        let end = first_end(&mut running, pending(), ready(()), pending(), pending()).await;
         assert!(matches!(end, End::Signal), "{end:?}");
-        let end = first_end(&mut running, ready(Ok(Ok(Ended::OutputClosed))), pending(), pending()).await;
+        let end = first_end(&mut running, ready(Ok(Ok(Ended::OutputClosed))), pending(), pending(), pending()).await;
         assert!(matches!(end, End::Client(Ended::OutputClosed)), "{end:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_words_are_waited_for_while_they_are_read() {
+        let slow = |written: Arc<AtomicU64>, lines: u64| {
+            Box::pin(async move {
+                for _ in 0..lines {
+                    tokio::time::sleep(LAST_LINE / 2).await;
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(Ok(Ended::Finished))
+            })
+        };
+        let written: Arc<AtomicU64> = Arc::default();
+        assert!(last_words(slow(Arc::clone(&written), 20), &written).await.is_some());
+        assert!(last_words(slow(Arc::clone(&written), 1_000), &written).await.is_none(), "but not for ever");
+        let start = tokio::time::Instant::now();
+        assert!(last_words(pending(), &written).await.is_none());
+        assert_eq!(start.elapsed(), LAST_LINE, "nobody reads");
     }
 }

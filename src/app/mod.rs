@@ -31,22 +31,29 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Keys { json }) => print(&keys(*json)?),
         Some(Command::Schema) => print(&format!("{:#}\n", schema())),
-        Some(Command::Check) => match sources::check(&cli.source)? {
+        Some(Command::Check { .. }) => match sources::check(&cli.source)? {
             Ok(summary) => print(&summary),
             Err(problems) => Ok(refuse(&problems)),
         },
-        Some(Command::Run(options)) => match sources::open(&cli.source)? {
-            Ok(sources) => events::run(parts::runtime()?, sources, *options),
-            Err(problems) => Ok(refuse(&problems)),
-        },
+        Some(Command::Run { options, .. }) => {
+            let log = parts::start_log()?;
+            match sources::open(&cli.source, true)? {
+                Ok(sources) => {
+                    sources.missing_profile().iter().for_each(complain);
+                    events::run(parts::runtime()?, sources, *options, log)
+                }
+                Err(problems) => Ok(refuse(&problems)),
+            }
+        }
         Some(Command::Try(options)) => {
+            let log = parts::start_log()?;
             let runtime = parts::runtime()?;
             let (sources, hint) = sources::sample(&runtime)?;
             if is_terminal && !options.json {
-                screen::run(runtime, sources, cli.screen, Some(hint))
+                screen::run(runtime, sources, cli.screen, Some(hint), log)
             } else {
                 complain(&hint);
-                events::run(runtime, sources, *options)
+                events::run(runtime, sources, *options, log)
             }
         }
         None if !is_terminal => {
@@ -54,10 +61,13 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(2))
         }
         None if cli.screen.demo => screen::demo(cli.screen),
-        None => match sources::open(&cli.source)? {
-            Ok(sources) => screen::run(parts::runtime()?, sources, cli.screen, None),
-            Err(problems) => Ok(refuse(&problems)),
-        },
+        None => {
+            let log = parts::start_log()?;
+            match sources::open(&cli.source, false)? {
+                Ok(sources) => screen::run(parts::runtime()?, sources, cli.screen, None, log),
+                Err(problems) => Ok(refuse(&problems)),
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::sources::Sources;
 use crate::docker::Endpoint;
 use crate::forward::descriptors::raise_limit;
+use crate::logging::{self, Log};
 use crate::model::untrusted::SafeText;
 use crate::sample::Sample;
 use crate::service::{self, Handle, Running};
@@ -125,6 +126,11 @@ pub(super) fn engine_ended() -> anyhow::Error {
         Ok(folder) => anyhow::anyhow!("the engine has ended by itself; the log in {} says why", folder.display()),
         Err(_) => anyhow::anyhow!("the engine has ended by itself"),
     }
+}
+
+/// Starts the log, which comes before everything that may have something to say.
+pub(super) fn start_log() -> anyhow::Result<Log> {
+    Ok(logging::start(&log_folder()?))
 }
 
 /// Where the log goes.

@@ -10,14 +10,15 @@ use tokio::sync::oneshot::{self, error::RecvError};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::parts::{Signals, engine_ended, log_folder, on_own_thread, runtime, serve, start_service};
+use super::parts::{Signals, engine_ended, on_own_thread, runtime, serve, start_service};
 use super::print;
 use super::sources::Sources;
 use crate::cli::Screen;
+use crate::demo;
+use crate::logging::Log;
 use crate::model::untrusted::SafeText;
 use crate::service::Handle;
 use crate::tui::{self, ColorMode, Outcome};
-use crate::{demo, logging};
 
 type Shown = Result<Outcome, tui::Error>;
 
@@ -30,8 +31,9 @@ pub(super) fn run(
     sources: Sources,
     screen: Screen,
     hint: Option<SafeText>,
+    log: Log,
 ) -> anyhow::Result<ExitCode> {
-    let (_log, warnings) = logging::start(&log_folder()?);
+    let (_log, warnings) = log;
     let (mut running, sample) = start_service(&runtime, sources, warnings, true);
     let shutdown = CancellationToken::new();
     let ended = show(running.handle(), screen, hint, &shutdown)?;

@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::Source;
 use crate::host::addresses::OwnAddresses;
-use crate::host::holders;
+use crate::host::{holders, limits};
 use crate::model::assemble::Origin;
 use crate::model::count::count;
 use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
@@ -29,22 +29,32 @@ pub(super) struct Sources {
     pub(super) sample: Option<Sample>,
 }
 
-/// Opens the profile (claiming it) and reads `-p`; every problem of both.
-pub(super) fn open(source: &Source) -> anyhow::Result<Result<Sources, Problems>> {
+impl Sources {
+    /// What to say where the default profile is not there: that is no mistake, but nothing is mapped then.
+    pub(super) fn missing_profile(&self) -> Option<String> {
+        let profile = self.profile.as_ref().filter(|profile| !profile.existed())?;
+        Some(format!("{} is not there yet: nothing is mapped until it is", profile.path()))
+    }
+}
+
+/// Opens the profile (claiming it) and reads `-p`; every problem of both. `must_exist`: a profile that was named has
+/// to be there, since nobody would notice that it is not.
+pub(super) fn open(source: &Source, must_exist: bool) -> anyhow::Result<Result<Sources, Problems>> {
     let (session, mut problems) = session(&source.mappings);
     let mut profile = None;
-    if let Some(source) = profile_source(source) {
-        match OpenedProfile::open_blocking(source) {
+    if let Some(from) = profile_source(source) {
+        match OpenedProfile::open_blocking(from) {
+            Ok(opened) if must_exist && is_named(source) && !opened.existed() => {
+                problems.insert(0, no_such_file(opened.path()));
+            }
             Ok(opened) => profile = Some(opened),
             Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
             Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
         }
     }
-    if !problems.is_empty() {
-        return Ok(Err(problems));
-    }
     let mappings = profile.as_ref().map(OpenedProfile::mappings).unwrap_or_default();
-    Ok(together(mappings, session).map(|session| Sources { profile, session, sample: None }))
+    let together = together(mappings, session, problems);
+    Ok(together.map(|session| Sources { profile, session, sample: None }))
 }
 
 /// Reads what `open` would open, and says that it is fine or every problem.
@@ -52,13 +62,9 @@ pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>>
     let (session, mut problems) = session(&source.mappings);
     let mut mappings = Vec::new();
     let mut place = String::from("the command line");
-    let is_named = source.profile.is_some() || source.file.is_some();
-    if let Some(source) = profile_source(source) {
-        match OpenedProfile::read_blocking(source) {
-            Ok(read) if is_named && !read.exists => {
-                let hint = Some("the screen makes it with the first mapping that is added".to_owned());
-                problems.push(Problem { file: Some(read.path), hint, ..Problem::new("", "there is no such file") });
-            }
+    if let Some(from) = profile_source(source) {
+        match OpenedProfile::read_blocking(from) {
+            Ok(read) if is_named(source) && !read.exists => problems.insert(0, no_such_file(read.path)),
             Ok(read) => {
                 place = format!("{}{}", read.path, if read.exists { "" } else { ", which is not there yet" });
                 mappings = read.mappings;
@@ -67,11 +73,18 @@ pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>>
             Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
         }
     }
-    if !problems.is_empty() {
-        return Ok(Err(problems));
-    }
     let all = count((mappings.len() + session.len()) as u64, "mapping");
-    Ok(together(&mappings, session).map(|_| format!("ok: {all} in {place}\n")))
+    Ok(together(&mappings, session, problems).map(|_| format!("ok: {all} in {place}\n")))
+}
+
+/// Whether the user named a profile or a file.
+fn is_named(source: &Source) -> bool {
+    source.profile.is_some() || source.file.is_some()
+}
+
+fn no_such_file(path: SafeText) -> Problem {
+    let problem = Problem::new("", "there is no such file");
+    Problem { file: Some(path), ..problem }.with_hint("the screen makes it with the first mapping that is added")
 }
 
 /// Starts the page of `try` and maps it; with the line that says what to run.
@@ -87,7 +100,11 @@ pub(super) fn sample(runtime: &Runtime) -> anyhow::Result<(Sources, SafeText)> {
     }
     let target = Target { host: TargetHost::Ip(page.ip().into()), ports };
     let config = MappingConfig::new("try", Mapping { listen: listen(port), target, protocol: Protocol::Tcp });
-    let hint = format!("try it:  curl 'http://[::1]:{port}/'   (an IPv4-only page, over IPv6)");
+    let hint = if limits::has_ipv6() {
+        format!("try it:  curl 'http://[::1]:{port}/'   (an IPv4-only page, over IPv6)")
+    } else {
+        format!("try it:  curl 'http://127.0.0.1:{port}/'   (over IPv4, since this host has no IPv6)")
+    };
     Ok((Sources { profile: None, session: vec![config], sample: Some(sample) }, SafeText::new(&hint)))
 }
 
@@ -100,26 +117,35 @@ fn profile_source(source: &Source) -> Option<ProfileSource> {
     }
 }
 
-/// Reads each `-p`.
-fn session(texts: &[String]) -> (Vec<MappingConfig>, Problems) {
+/// Reads each `-p`, as typed and as usable.
+fn session(texts: &[String]) -> (Vec<(Origin, MappingConfig)>, Problems) {
     let mut session = Vec::new();
     let mut problems = Vec::new();
     for text in texts {
         match MappingConfig::from_argument(text) {
-            Ok(config) => session.push(config),
+            Ok(config) => session.push((Origin::argument(text), config)),
             Err(problem) => problems.push(problem),
         }
     }
     (session, problems)
 }
 
-/// Finds the problems that mappings have only together: names, listeners, cycles. Gives the session's mappings
-/// with their names.
-fn together(profile: &[MappingConfig], session: Vec<MappingConfig>) -> Result<Vec<MappingConfig>, Problems> {
+/// Adds the problems that mappings have only together: names, listeners, cycles. Gives the session's mappings with
+/// their names, if there is no problem at all.
+fn together(
+    profile: &[MappingConfig],
+    session: Vec<(Origin, MappingConfig)>,
+    mut problems: Problems,
+) -> Result<Vec<MappingConfig>, Problems> {
     // Without them the check for cycles at run time remains.
     let own: Vec<IpAddr> = OwnAddresses::read().map(|own| own.0.iter().map(|own| own.ip).collect()).unwrap_or_default();
     let of_profile = profile.iter().cloned().enumerate().map(|(at, config)| (Origin::Profile(at), config));
-    let of_session = session.into_iter().map(|config| (Origin::argument(&config.mapping.to_string()), config));
-    let all = Profile::from_located(of_profile.chain(of_session).collect(), &own)?;
-    Ok(all.mappings.into_iter().skip(profile.len()).collect())
+    match Profile::from_located(of_profile.chain(session).collect(), &own) {
+        Ok(all) if problems.is_empty() => Ok(all.mappings.into_iter().skip(profile.len()).collect()),
+        Ok(_) => Err(problems),
+        Err(found) => {
+            problems.extend(found);
+            Err(problems)
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::config::made_up_name;
 use super::cycle::find_cycles;
 use super::listeners::find_clashes;
-use super::mapping::Mapping;
+use super::mapping::{Listen, Mapping, Protocol};
 use super::problem::Problem;
 use super::profile::{MAX_MAPPINGS, MappingConfig, Problems, Profile};
 use super::untrusted::SafeText;
@@ -65,49 +65,66 @@ impl Profile {
     /// are known: a mapping to one of them may be a cycle.
     pub fn from_located(located: Vec<(Origin, MappingConfig)>, own_addresses: &[IpAddr]) -> Result<Self, Problems> {
         let (origins, mut mappings): (Vec<Origin>, Vec<MappingConfig>) = located.into_iter().unzip();
-        let problems = find_problems(&origins, &mut mappings, own_addresses);
+        if mappings.len() > MAX_MAPPINGS {
+            let over = mappings.len() - MAX_MAPPINGS;
+            let text = format!("{} mappings are {over} over the limit of {MAX_MAPPINGS}", mappings.len());
+            return Err(vec![Problem::new("mappings", text)]);
+        }
+        name_the_nameless(&mut mappings);
+        let usable: Vec<Usable> = mappings.iter().map(Usable::from).collect();
+        let problems = find_problems(&origins, &usable, own_addresses);
         if problems.is_empty() { Ok(Self { mappings }) } else { Err(problems) }
     }
 }
 
-/// Gives names to the nameless and finds what the mappings do to each other.
-pub(super) fn find_problems(origins: &[Origin], mappings: &mut [MappingConfig], own: &[IpAddr]) -> Problems {
-    let mut problems = Problems::new();
-    if mappings.len() > MAX_MAPPINGS {
-        let over = mappings.len() - MAX_MAPPINGS;
-        problems.push(Problem::new(
-            "mappings",
-            format!("{} mappings are {over} over the limit of {MAX_MAPPINGS}", mappings.len()),
-        ));
-        return problems;
-    }
-    name_the_nameless(mappings);
-    let mut named = HashMap::new();
-    for (index, config) in mappings.iter().enumerate().filter(|(_, config)| config.name_is_given) {
-        if let Some(earlier) = named.insert(config.name.as_str(), index) {
-            let text = format!("{} and {} are both named \"{}\"", origins[index], origins[earlier], config.name);
-            problems.push(Problem::new(origins[index].path("name"), text));
-            named.insert(config.name.as_str(), earlier);
+/// What can be used of a mapping. One that has a problem of its own may still be in the way of others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Usable {
+    /// If the user gave one.
+    pub(super) name: Option<String>,
+    pub(super) listener: Option<(Listen, Protocol)>,
+    pub(super) mapping: Option<Mapping>,
+}
+
+impl From<&MappingConfig> for Usable {
+    fn from(config: &MappingConfig) -> Self {
+        Self {
+            name: config.name_is_given.then(|| config.name.clone()),
+            listener: Some((config.mapping.listen.clone(), config.mapping.protocol)),
+            mapping: Some(config.mapping.clone()),
         }
     }
-    let clashes = find_clashes(mappings.iter().map(|config| &config.mapping));
-    for clash in &clashes {
+}
+
+/// Finds what the mappings do to each other, as far as each of them can be used.
+pub(super) fn find_problems(origins: &[Origin], usable: &[Usable], own: &[IpAddr]) -> Problems {
+    let mut problems = Problems::new();
+    let mut named = HashMap::new();
+    for (index, name) in usable.iter().enumerate().filter_map(|(index, usable)| Some((index, usable.name.as_deref()?)))
+    {
+        let earlier = *named.entry(name).or_insert(index);
+        if earlier != index {
+            let text = format!("{} and {} are both named \"{name}\"", origins[index], origins[earlier]);
+            problems.push(Problem::new(origins[index].path("name"), text));
+        }
+    }
+    let listeners = usable.iter().map(|usable| usable.listener.as_ref().map(|(listen, protocol)| (listen, *protocol)));
+    for clash in find_clashes(listeners) {
         let (later, earlier) = (&origins[clash.later], &origins[clash.earlier]);
         let text = format!("{later} and {earlier} both listen on {}", clash.listener);
         problems.push(Problem::new(later.path("listen"), text));
     }
-    if clashes.is_empty() {
-        let all: Vec<&Mapping> = mappings.iter().map(|config| &config.mapping).collect();
-        for cycle in find_cycles(&all, own, |_| Vec::new()) {
-            let last = cycle.members.iter().copied().max().unwrap_or(0);
-            problems.push(Problem::new(origins[last].path("target"), cycle.to_string()));
-        }
+    let (places, mappings): (Vec<usize>, Vec<&Mapping>) =
+        usable.iter().enumerate().filter_map(|(index, usable)| Some((index, usable.mapping.as_ref()?))).unzip();
+    for cycle in find_cycles(&mappings, own, |_| Vec::new()) {
+        let last = cycle.members.iter().map(|member| places[*member]).max().unwrap_or(0);
+        problems.push(Problem::new(origins[last].path("target"), cycle.to_string()));
     }
     problems
 }
 
 /// Made-up names give way to given ones, then follow the order of the list: `8080-tcp`, `8080-tcp-2`.
-fn name_the_nameless(mappings: &mut [MappingConfig]) {
+pub(super) fn name_the_nameless(mappings: &mut [MappingConfig]) {
     let mut taken: HashSet<String> =
         mappings.iter().filter(|config| config.name_is_given).map(|config| config.name.clone()).collect();
     let mut next: HashMap<String, u32> = HashMap::new();
@@ -166,6 +183,18 @@ mod tests {
         assert_eq!(
             said(vec![config("8080:localhost:9090"), config("9090:localhost:8080")]),
             ["mappings[1].target: would forward to itself: :8080 -> :9090 -> :8080"]
+        );
+        assert_eq!(
+            said(vec![
+                config("1:a:80"),
+                config("8080:localhost:9090"),
+                config("9090:localhost:8080"),
+                config("1:b:80")
+            ]),
+            [
+                "mappings[3].listen: mappings[3] and mappings[0] both listen on 127.0.0.1:1/tcp",
+                "mappings[2].target: would forward to itself: :8080 -> :9090 -> :8080",
+            ]
         );
     }
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::assemble::Usable;
 use super::duration::{parse_timeout, show_timeout};
 use super::mapping::{HostPort, Listen, Mapping, Protocol, Target, TargetHost};
 use super::name::check_name;
@@ -17,7 +18,7 @@ impl MappingConfig {
     /// listen side and may change when mappings are put together.
     pub fn from_written(written: &WrittenMapping) -> Result<Self, Problems> {
         let mut problems = Problems::new();
-        convert(written, &[], &mut problems).ok_or(problems)
+        convert(written, &[], &mut problems).0.ok_or(problems)
     }
 
     /// Reads mapping text as `-p` takes it; the problem has the argument as its path.
@@ -65,19 +66,21 @@ pub fn made_up_name(mapping: &Mapping) -> String {
     }
 }
 
-/// Checks every field but the `broken` ones, whose problem is known already; `None` when any has one.
-pub(super) fn convert(written: &WrittenMapping, broken: &[&str], problems: &mut Problems) -> Option<MappingConfig> {
+/// Checks every field but the `broken` ones, whose problem is known already; `None` when any has one. Whatever can be
+/// used is given in any case.
+pub(super) fn convert(
+    written: &WrittenMapping,
+    broken: &[&str],
+    problems: &mut Problems,
+) -> (Option<MappingConfig>, Usable) {
     let before = problems.len();
     let usable = |field: &str| !broken.contains(&field);
 
-    if let Some(name) = &written.name
-        && let Err(said) = check_name(name)
-    {
-        problems.push(Problem::new("name", said));
-    }
+    let name = written.name.as_ref().filter(|name| keep(check_name(name), "name", problems).is_some());
     let listen = usable("listen").then(|| keep(written.listen.parse::<Listen>(), "listen", problems)).flatten();
     let target = usable("target").then(|| keep(written.target.parse::<Target>(), "target", problems)).flatten();
     let protocol = written.protocol.unwrap_or_default();
+    let listener = listen.clone().map(|listen| (listen, protocol));
     let mapping = match (listen, target) {
         (Some(listen), Some(target)) => keep(Mapping::new(listen, target, protocol), "target", problems),
         _ => None,
@@ -93,31 +96,35 @@ pub(super) fn convert(written: &WrittenMapping, broken: &[&str], problems: &mut 
     let connect_timeout = timeout("connect_timeout", &written.connect_timeout);
     let idle_timeout = timeout("idle_timeout", &written.idle_timeout);
     let half_close_timeout = timeout("half_close_timeout", &written.half_close_timeout);
-    if written.half_close_timeout.is_some() && protocol == Protocol::Udp && usable("protocol") {
-        let problem = Problem::new("half_close_timeout", "a udp flow has no half-close");
-        problems.push(problem.with_hint("leave the field out; idle_timeout ends a flow"));
-    }
     if written.max_connections == Some(0) {
         let problem = Problem::new("max_connections", "expected a whole number from 1, found 0");
         problems.push(problem.with_hint("\"enabled\": false stops a mapping"));
     }
 
+    let is_whole = usable("protocol");
+    let usable = Usable {
+        name: name.cloned(),
+        listener: listener.filter(|_| is_whole),
+        mapping: mapping.clone().filter(|_| is_whole),
+    };
     if problems.len() > before || !broken.is_empty() {
-        return None;
+        return (None, usable);
     }
-    let mapping = mapping?;
-    let default = MappingConfig::new(made_up_name(&mapping), mapping);
-    Some(MappingConfig {
-        name: written.name.clone().unwrap_or_else(|| default.name.clone()),
-        name_is_given: written.name.is_some(),
-        network: written.network.clone(),
-        enabled: written.enabled.unwrap_or(default.enabled),
-        connect_timeout: connect_timeout.unwrap_or(default.connect_timeout),
-        idle_timeout: idle_timeout.or(default.idle_timeout),
-        half_close_timeout: half_close_timeout.unwrap_or(default.half_close_timeout),
-        max_connections: written.max_connections.or(default.max_connections),
-        mapping: default.mapping,
-    })
+    let config = mapping.map(|mapping| {
+        let default = MappingConfig::new(made_up_name(&mapping), mapping);
+        MappingConfig {
+            name: written.name.clone().unwrap_or_else(|| default.name.clone()),
+            name_is_given: written.name.is_some(),
+            network: written.network.clone(),
+            enabled: written.enabled.unwrap_or(default.enabled),
+            connect_timeout: connect_timeout.unwrap_or(default.connect_timeout),
+            idle_timeout: idle_timeout.or(default.idle_timeout),
+            half_close_timeout: half_close_timeout.unwrap_or(default.half_close_timeout),
+            max_connections: written.max_connections.or(default.max_connections),
+            mapping: default.mapping,
+        }
+    });
+    (config, usable)
 }
 
 /// A network is one of a container's, by a name as Docker gives them.
@@ -154,7 +161,7 @@ mod tests {
             protocol: Some(Protocol::Udp),
             connect_timeout: Some("5".into()),
             idle_timeout: Some("0s".into()),
-            half_close_timeout: Some("1h".into()),
+            half_close_timeout: Some("1".into()),
             max_connections: Some(0),
             ..written("70000", "80")
         };
@@ -168,7 +175,7 @@ mod tests {
                 "target: 80 names no container: write CONTAINER:80",
                 "connect_timeout: \"5\" is no duration (give a unit: 5s, 200ms, 2m)",
                 "idle_timeout: \"0s\" is no time at all (leave the field out for the default)",
-                "half_close_timeout: a udp flow has no half-close (leave the field out; idle_timeout ends a flow)",
+                "half_close_timeout: \"1\" is no duration (give a unit: 5s, 200ms, 2m)",
                 "max_connections: expected a whole number from 1, found 0 (\"enabled\": false stops a mapping)",
             ]
         );
@@ -191,6 +198,8 @@ mod tests {
             enabled: Some(false),
             connect_timeout: Some("2s".into()),
             idle_timeout: Some("1m".into()),
+            // A flow has no half-close, so it changes nothing, and it stays as it was written.
+            half_close_timeout: Some("1m".into()),
             max_connections: Some(7),
             ..written("any:53", "172.17.0.3:53")
         };

@@ -82,12 +82,15 @@ pub enum EventKind {
         /// The connection.
         connection: Connection,
     },
-    /// Counters that changed since the last one.
+    /// What has changed since the last one.
     Traffic {
-        /// Mappings whose totals changed.
+        /// Mappings whose totals or open connections changed.
         mappings: Vec<MappingTraffic>,
-        /// Open connections whose counters changed.
-        connections: Vec<ConnectionTraffic>,
+        /// Open connections whose counters, state or target leg changed.
+        connections: Vec<Connection>,
+        /// So many connections have closed since; each has said so by `closed`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        closed: u64,
     },
     /// A connection has ended.
     Closed {
@@ -274,23 +277,6 @@ pub struct MappingTraffic {
     pub bytes_out: u64,
 }
 
-/// Counters of one connection.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConnectionTraffic {
-    /// Which.
-    pub id: ConnectionId,
-    /// Bytes from the client.
-    pub bytes_in: u64,
-    /// Bytes to the client.
-    pub bytes_out: u64,
-    /// UDP: datagrams towards the target.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub datagrams_in: Option<u64>,
-    /// UDP: datagrams towards the client.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub datagrams_out: Option<u64>,
-}
-
 impl Event {
     /// An event of that time, to the millisecond, which is what crosses to other processes.
     pub fn new(time: Timestamp, kind: EventKind) -> Self {
@@ -308,6 +294,11 @@ impl CloseReason {
 /// The time without what is finer than a millisecond.
 pub fn to_the_millisecond(time: Timestamp) -> Timestamp {
     Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn milliseconds<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {

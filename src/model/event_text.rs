@@ -39,13 +39,14 @@ impl fmt::Display for EventKind {
                     connection.mapping, connection.id, connection.client, connection.listener
                 )
             }
-            Self::Traffic { mappings, connections } => {
+            Self::Traffic { mappings, connections, closed } => {
                 write!(f, "traffic:")?;
                 for mapping in mappings {
                     let (name, open) = (&mapping.mapping, mapping.connections);
                     write!(f, " {name} {open} open, in {} out {} bytes;", mapping.bytes_in, mapping.bytes_out)?;
                 }
-                write!(f, " {} moved bytes", count(connections.len() as u64, "connection"))
+                write!(f, " {} changed", count(connections.len() as u64 + closed, "connection"))?;
+                if *closed > 0 { write!(f, ", {closed} of them closed") } else { Ok(()) }
             }
             Self::Closed { connection } => closed(f, connection),
             Self::ProfileRejected { problems } => {
@@ -123,25 +124,43 @@ impl fmt::Display for CloseReason {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::ConnectionTraffic;
+    use jiff::Timestamp;
+
+    use super::super::event::ConnectionState;
     use super::super::id::ConnectionId;
+    use super::super::mapping::Protocol;
     use super::*;
 
     #[test]
     fn one_of_a_thing_is_said_as_one() {
-        let one = ConnectionTraffic {
+        let one = Connection {
             id: ConnectionId(1),
+            mapping: "web".into(),
+            protocol: Protocol::Tcp,
+            client: ([127, 0, 0, 1], 1).into(),
+            listener: ([127, 0, 0, 1], 2).into(),
+            source: None,
+            target: "web:80".into(),
+            target_address: None,
+            state: ConnectionState::Connecting,
+            closed_side: None,
+            opened_at: Timestamp::UNIX_EPOCH,
+            duration_ms: 0,
             bytes_in: 1,
             bytes_out: 1,
             datagrams_in: None,
             datagrams_out: None,
+            reason: None,
+            error: None,
         };
         let kinds = [
             EventKind::Ready { mappings: 1, listening: 1, failed: 0 },
             EventKind::Ready { mappings: 2, listening: 1, failed: 1 },
             EventKind::Lost { count: 1 },
             EventKind::Lost { count: 2 },
-            EventKind::Traffic { mappings: vec![], connections: vec![one] },
+            EventKind::Traffic { mappings: vec![], connections: vec![one.clone()], closed: 0 },
+            EventKind::Traffic { mappings: vec![], connections: vec![one], closed: 2 },
+            EventKind::Traffic { mappings: vec![], connections: vec![], closed: 1 },
         ];
         assert_eq!(
             kinds.map(|kind| kind.to_string()),
@@ -150,7 +169,9 @@ mod tests {
                 "ready: 2 mappings, 1 listening, 1 failed",
                 "lost: 1 event, since this reader was too slow",
                 "lost: 2 events, since this reader was too slow",
-                "traffic: 1 connection moved bytes",
+                "traffic: 1 connection changed",
+                "traffic: 3 connections changed, 2 of them closed",
+                "traffic: 1 connection changed, 1 of them closed",
             ]
         );
     }

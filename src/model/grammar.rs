@@ -187,7 +187,14 @@ fn split_at_colons(text: &str) -> Result<Vec<&str>> {
             '[' if inside => return refuse(format!("\"{}\": a bracket opens inside brackets", quoted(text))),
             '[' => inside = true,
             ']' if !inside => return refuse(format!("\"{}\": a bracket closes that never opened", quoted(text))),
-            ']' => inside = false,
+            ']' => {
+                inside = false;
+                let (before, after) = text.split_at(at + 1);
+                if looks_like_port(after.split([':', '/']).next().unwrap_or_default()) {
+                    let fixed = format!("{before}:{after}");
+                    return refuse(format!("a colon belongs after the bracket: write {}", quoted(&fixed)));
+                }
+            }
             ':' if !inside => {
                 parts.push(&text[start..at]);
                 start = at + 1;

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::mapping::{Family, HostPort, Mapping, PortRange, Protocol, ScopedIp};
+use super::mapping::{Family, HostPort, Listen, PortRange, Protocol, ScopedIp};
 
-/// Two mappings that cannot both listen.
+/// Two listeners that cannot both be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clash {
     /// The one that comes later in the list.
@@ -22,21 +22,23 @@ pub struct Clash {
 /// Ports in use on one address, disjoint: first port to last port and mapping.
 type Taken = BTreeMap<u16, (u16, usize)>;
 
-/// Finds, for each mapping, the first one before it that is in its way. `auto` is in nobody's way.
-pub fn find_clashes<'a>(mappings: impl IntoIterator<Item = &'a Mapping>) -> Vec<Clash> {
+/// Finds, for each listener, the first one before it that is in its way. `auto` is in nobody's way, nor is what is not
+/// known.
+pub fn find_clashes<'a>(listeners: impl IntoIterator<Item = Option<(&'a Listen, Protocol)>>) -> Vec<Clash> {
     let mut taken: HashMap<(Protocol, Family), HashMap<ScopedIp, Taken>> = HashMap::new();
     let mut clashes = Vec::new();
-    for (index, mapping) in mappings.into_iter().enumerate() {
-        let HostPort::Ports(ports) = mapping.listen.port else { continue };
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let Some((Listen { address, port: HostPort::Ports(ports) }, protocol)) = listener else { continue };
+        let ports = *ports;
         let mut clash: Option<Clash> = None;
-        for address in mapping.listen.address.addresses() {
-            let by_address = taken.entry((mapping.protocol, Family::of(address.ip))).or_default();
+        for address in address.addresses() {
+            let by_address = taken.entry((protocol, Family::of(address.ip))).or_default();
             match find_overlap(by_address, &address, ports) {
                 None => {
                     by_address.entry(address).or_default().insert(ports.first(), (ports.last(), index));
                 }
                 Some((shared, both, earlier)) if clash.as_ref().is_none_or(|known| earlier < known.earlier) => {
-                    let listener = format!("{shared}:{both}/{}", mapping.protocol);
+                    let listener = format!("{shared}:{both}/{protocol}");
                     clash = Some(Clash { later: index, earlier, listener });
                 }
                 Some(_) => {}
@@ -74,11 +76,13 @@ fn find_overlap(
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::Mapping;
     use super::*;
 
     fn clashes(texts: &[&str]) -> Vec<(usize, usize, String)> {
         let mappings: Vec<Mapping> = texts.iter().map(|text| text.parse().unwrap()).collect();
-        find_clashes(&mappings).into_iter().map(|clash| (clash.later, clash.earlier, clash.listener)).collect()
+        let listeners = mappings.iter().map(|mapping| Some((&mapping.listen, mapping.protocol)));
+        find_clashes(listeners).into_iter().map(|clash| (clash.later, clash.earlier, clash.listener)).collect()
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct WrittenProfile {
 /// One mapping as written, in the file or by a form; nothing about it need be valid.
 ///
 /// `with` keeps null out of the schema: a field is either left out or has a value.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(description = "One mapping: listen here, forward there.")]
 pub struct WrittenMapping {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use jsonc_parser::ast::{Object, Value};
 use jsonc_parser::common::Ranged;
 
-use super::assemble::{Origin, find_problems};
+use super::assemble::{Origin, Usable, find_problems, name_the_nameless};
 use super::cidr::check_cidr;
 use super::config::convert;
 use super::count::count;
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
             return Err(vec![newer]);
         }
         let fields = self.fields(object, schema::borrowed(), "");
-        let (mut origins, mut configs) = (Vec::new(), Vec::new());
+        let (mut origins, mut usable, mut configs) = (Vec::new(), Vec::new(), Vec::new());
         for (field, value, schema) in fields.known {
             match value {
                 Value::Array(list) if schema["type"] == "array" => {
@@ -90,10 +90,10 @@ impl<'a> Reader<'a> {
                     }
                     let schema = schema::resolve(&schema["items"]);
                     for (index, element) in list.elements.iter().enumerate() {
-                        if let Some(config) = self.mapping(element, schema, &format!("{field}[{index}]")) {
-                            origins.push(Origin::Profile(index));
-                            configs.push(config);
-                        }
+                        let (config, what) = self.mapping(element, schema, &format!("{field}[{index}]"));
+                        origins.push(Origin::Profile(index));
+                        usable.push(what);
+                        configs.extend(config);
                     }
                 }
                 _ => {
@@ -101,9 +101,10 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        for problem in find_problems(&origins, &mut configs, own) {
+        for problem in find_problems(&origins, &usable, own) {
             self.report_at_path(problem);
         }
+        name_the_nameless(&mut configs);
         if self.problems.is_empty() { Ok(Profile { mappings: configs }) } else { Err(self.problems) }
     }
 
@@ -194,17 +195,18 @@ impl<'a> Reader<'a> {
         self.report(at, problem);
     }
 
+    /// The mapping, if nothing is wrong with it, and in any case what can be used of it.
     fn mapping(
         &mut self,
         element: &'a Value<'a>,
         schema: &'static serde_json::Value,
         path: &str,
-    ) -> Option<MappingConfig> {
+    ) -> (Option<MappingConfig>, Usable) {
         let Value::Object(object) = element else {
             let example = r#"{"listen": "8080", "target": "web:80"}"#;
             let text = format!("expected an object such as {example}, found {}", found(element));
             self.report(syntax::start(element), Problem::new(path, text));
-            return None;
+            return (None, Usable::default());
         };
         let before = self.problems.len();
         let Fields { known, mut broken } = self.fields(object, schema, path);
@@ -220,7 +222,7 @@ impl<'a> Reader<'a> {
         for field in &broken {
             // Required ones are text; a broken one is not looked at again.
             written.entry(*field).or_insert_with(|| "".into());
-            if !schema["required"].as_array().is_some_and(|required| required.iter().any(|name| name == field)) {
+            if !schema::is_required(path, field) {
                 written.remove(*field);
             }
         }
@@ -228,15 +230,15 @@ impl<'a> Reader<'a> {
             Ok(written) => written,
             Err(error) => {
                 self.report(syntax::start(element), Problem::new(path, error.to_string()));
-                return None;
+                return (None, Usable::default());
             }
         };
         let mut problems = Problems::new();
-        let config = convert(&written, &broken, &mut problems);
+        let (config, usable) = convert(&written, &broken, &mut problems);
         for problem in problems {
             self.report_at_path(Problem { path: join(path, &problem.path), ..problem });
         }
-        config.filter(|_| self.problems.len() == before)
+        (config.filter(|_| self.problems.len() == before), usable)
     }
 
     /// Checks a value's type and limits, as the schema says them.
@@ -276,6 +278,7 @@ impl<'a> Reader<'a> {
         };
         let problem = Problem::new(join(parent, field), format!("expected {expected}, found {}", found(value)));
         let problem = match (value, expected.as_str()) {
+            (Value::NullKeyword(_), _) if schema::is_required(parent, field) => problem.with_hint("give it a value"),
             (Value::NullKeyword(_), _) => problem.with_hint("leave the field out, or give it a value"),
             (Value::NumberLit(_) | Value::BooleanLit(_), "text") => problem.with_hint("text stands in quotes"),
             (Value::NumberLit(_), _) if schema["type"] == "string" => problem.with_hint("in quotes: \"8080\""),

@@ -18,6 +18,12 @@ pub(super) fn borrowed() -> &'static Value {
     &SCHEMA
 }
 
+/// Whether the field must stand there: one of the profile itself (`parent` is empty), or of a mapping.
+pub(super) fn is_required(parent: &str, field: &str) -> bool {
+    let of = if parent.is_empty() { borrowed() } else { resolve(&borrowed()["properties"]["mappings"]["items"]) };
+    of["required"].as_array().is_some_and(|required| required.iter().any(|name| name == field))
+}
+
 /// Follows a `$ref` inside the schema.
 pub(super) fn resolve(schema: &'static Value) -> &'static Value {
     match schema.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix('#')) {

@@ -278,7 +278,13 @@ impl Service {
         let Some(profile) = &mut self.profile else { return Edit::Applied };
         let entries = match read {
             Ok(None) => {
-                profile.is_gone();
+                if profile.is_gone() {
+                    let path = profile.path();
+                    let message = SafeText::new(&format!(
+                        "{path} is gone: what runs goes on, and the next change writes it again"
+                    ));
+                    self.registry.tell(|| EventKind::Warning { message });
+                }
                 return Edit::Applied;
             }
             Ok(Some(mappings)) => checked(self.desired.matched(mappings), &own_ips),

@@ -193,13 +193,14 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
             Some(notice) = notices.recv() => service.noticed(notice),
             () = next_change(&mut service.docker.view) => service.docker_changed(),
             () = next_change(&mut service.dns) => service.addresses_changed(),
-            Some(()) = OpenedProfile::changed(service.profile.as_mut()) => service.file_changed(),
-            Some(message) = warnings.recv() => service.registry.tell(|| EventKind::Warning { message }),
+            // What is told before anybody listens is lost.
+            Some(()) = OpenedProfile::changed(service.profile.as_mut()), if service.has_begun => service.file_changed(),
+            Some(message) = warnings.recv(), if service.has_begun => service.registry.tell(|| EventKind::Warning { message }),
             () = registry.event_told() => service.flush(),
             () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
                 service.sample();
             }
-            _ = look_again.tick() => {
+            _ = look_again.tick(), if service.has_begun => {
                 service.look_around();
                 service.look_again().await;
             }
@@ -356,27 +357,22 @@ impl Service {
         // Out of patience, what is half saved is saved whole or not at all.
         let _ = tokio::time::timeout(LAST_WORDS, changes).await;
         let deadline = Instant::now() + LAST_WORDS;
-        self.sample_all();
-        let at_ms = self.registry.now_ms();
+        let snapshot = self.snapshot();
         for mut subscriber in std::mem::take(&mut self.subscribers) {
             while subscriber.has_events() && !subscriber.is_gone() {
-                if !subscriber.flush_events(at_ms)
+                if !subscriber.flush_events(snapshot.at_ms)
                     && tokio::time::timeout_at(deadline, subscriber.room()).await.is_err()
                 {
                     break;
                 }
             }
+            // The totals as they stand at the end, which come last.
+            if tokio::time::timeout_at(deadline, subscriber.room()).await.is_ok() {
+                subscriber.sample(Instant::now(), &snapshot, &self.registry, &self.lookups.processes);
+            }
         }
         self.docker.stop().await;
         self.jobs.shutdown().await;
-    }
-
-    fn sample_all(&mut self) {
-        let now = Instant::now();
-        let snapshot = self.snapshot();
-        for subscriber in &mut self.subscribers {
-            subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);
-        }
     }
 }
 

@@ -3,12 +3,14 @@
 //! Pure. Every change, by whomever, is a new list of entries; what runs is reconciled with it elsewhere. So a
 //! hand edit, another profile, an undo and a request differ only in how the list is made.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::assemble::Origin;
 use crate::model::id::{MappingId, Revision};
-use crate::model::profile::{MappingConfig, Problems, Profile};
+use crate::model::mapping::{HostPort, Listen, Mapping, Protocol};
+use crate::model::profile::{MappingConfig, Problems, Profile, WrittenMapping};
 use crate::model::untrusted::SafeText;
 
 /// Changes that can be undone; the oldest gives way.
@@ -118,23 +120,24 @@ impl Desired {
         Profile { mappings: entries.iter().map(|entry| MappingConfig::clone(&entry.config)).collect() }
     }
 
-    /// Gives the mappings of a file the ids of those that run: matched by listener and protocol, then by name,
-    /// so that renaming and reordering disturb nothing. Session mappings stay, at the end.
+    /// Gives the mappings of a file the ids of those that run, so that renaming and reordering disturb nothing: first
+    /// the surest likeness, in the end the name. Session mappings stay, at the end.
     pub(crate) fn matched(&mut self, mappings: Vec<MappingConfig>) -> Vec<Entry> {
-        let mut old: Vec<Entry> = self.entries.iter().filter(|entry| !entry.is_session).cloned().collect();
+        let old: Vec<&Entry> = self.entries.iter().filter(|entry| !entry.is_session).collect();
         let mut ids: Vec<Option<MappingId>> = vec![None; mappings.len()];
-        let mut take = |same: &dyn Fn(&MappingConfig, &MappingConfig) -> bool, ids: &mut Vec<Option<MappingId>>| {
-            for (id, new) in ids.iter_mut().zip(&mappings).filter(|(id, _)| id.is_none()) {
-                if let Some(at) = old.iter().position(|entry| same(&entry.config, new)) {
-                    *id = Some(old.remove(at).id);
+        let mut taken: HashSet<MappingId> = HashSet::new();
+        for likeness in LIKENESSES {
+            let mut free: HashMap<Likeness, VecDeque<MappingId>> = HashMap::new();
+            for entry in old.iter().filter(|entry| !taken.contains(&entry.id)) {
+                if let Some(likeness) = likeness(&entry.config) {
+                    free.entry(likeness).or_default().push_back(entry.id);
                 }
             }
-        };
-        take(
-            &|old, new| old.mapping.listen == new.mapping.listen && old.mapping.protocol == new.mapping.protocol,
-            &mut ids,
-        );
-        take(&|old, new| old.name == new.name, &mut ids);
+            for (id, new) in ids.iter_mut().zip(&mappings).filter(|(id, _)| id.is_none()) {
+                *id = likeness(new).and_then(|likeness| free.get_mut(&likeness)?.pop_front());
+                taken.extend(*id);
+            }
+        }
         let session: Vec<Entry> = self.entries.iter().filter(|entry| entry.is_session).cloned().collect();
         mappings
             .into_iter()
@@ -147,6 +150,37 @@ impl Desired {
             .chain(session)
             .collect()
     }
+}
+
+/// What two mappings have in common that are taken for the same one.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Likeness {
+    Listener(Listen, Protocol),
+    NamedListener(Listen, Protocol, String),
+    Written(WrittenMapping),
+    Mapping(Mapping),
+    Name(String),
+}
+
+/// From the surest on. A listener that is `auto` says nothing: any number of mappings may have it, and the port behind
+/// it is the one that its clients know. Nor does a name made from it, which follows the order of the list.
+const LIKENESSES: [fn(&MappingConfig) -> Option<Likeness>; 5] = [
+    |config| {
+        let Mapping { listen, protocol, .. } = &config.mapping;
+        config.name_is_given.then(|| Likeness::NamedListener(listen.clone(), *protocol, config.name.clone()))
+    },
+    |config| {
+        let Mapping { listen, protocol, .. } = &config.mapping;
+        (!is_auto(config)).then(|| Likeness::Listener(listen.clone(), *protocol))
+    },
+    // Of an `auto` mapping that was renamed or has no name, all the rest, or at least where it leads.
+    |config| is_auto(config).then(|| Likeness::Written(WrittenMapping { name: None, ..config.to_written() })),
+    |config| is_auto(config).then(|| Likeness::Mapping(config.mapping.clone())),
+    |config| (config.name_is_given || !is_auto(config)).then(|| Likeness::Name(config.name.clone())),
+];
+
+fn is_auto(config: &MappingConfig) -> bool {
+    config.mapping.listen.port == HostPort::Auto
 }
 
 /// Checks all entries together (unique names and listeners, no cycles) and fills in made-up names. Problems name
@@ -216,6 +250,68 @@ mod tests {
         let mut desired = desired(&[("a", "8001:192.0.2.1:80")]);
         let entries = desired.matched(vec![config("b", "8003:192.0.2.1:80"), config("a", "8002:192.0.2.1:80")]);
         assert_eq!(entries.iter().map(|entry| entry.id.0).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    /// What the ids become when a file of these mappings is read: given names, or none where they are empty.
+    fn ids_after(before: &[(&str, &str)], after: &[(&str, &str)]) -> Vec<u64> {
+        let read = |list: &[(&str, &str)]| {
+            let configs = list.iter().map(|(name, text)| match *name {
+                "" => MappingConfig::from_argument(text).expect("a valid mapping"),
+                name => config(name, text),
+            });
+            Profile::from_configs(configs.collect()).expect("a valid profile").mappings
+        };
+        let mut desired = Desired::default();
+        let entries = desired.matched(read(before));
+        desired.reset(entries);
+        desired.matched(read(after)).iter().map(|entry| entry.id.0).collect()
+    }
+
+    #[test]
+    fn an_auto_listener_alone_identifies_nobody() {
+        let (web, db) = ("auto:192.0.2.1:80", "auto:192.0.2.2:5432");
+        let moved = "auto:192.0.2.9:81";
+        for (before, after, ids) in [
+            // Swapped, and one of two deleted: with names of their own, and with made-up ones.
+            (vec![("web", web), ("db", db)], vec![("db", db), ("web", web)], vec![2, 1]),
+            (vec![("web", web), ("db", db)], vec![("db", db)], vec![2]),
+            (vec![("", web), ("", db)], vec![("", db), ("", web)], vec![2, 1]),
+            (vec![("", web), ("", db)], vec![("", db)], vec![2]),
+            // Renamed, named for the first time, and led elsewhere under the same name.
+            (vec![("web", web), ("db", db)], vec![("b", db), ("a", web)], vec![2, 1]),
+            (vec![("", web), ("", db)], vec![("db", db), ("", web)], vec![2, 1]),
+            (vec![("web", web), ("db", db)], vec![("db", moved), ("web", web)], vec![2, 1]),
+            // Two that lead to the same place, told apart by their names alone.
+            (vec![("a", web), ("b", web)], vec![("b", web)], vec![2]),
+            // An unrelated mapping, such as another profile's, is a new one, whatever its made-up name is.
+            (vec![("", web)], vec![("", moved)], vec![2]),
+            (vec![("web", web)], vec![("other", moved)], vec![2]),
+            (vec![("", web)], vec![("", "auto:192.0.2.1:80/udp")], vec![2]),
+            // A name finds a mapping whose listener became `auto`.
+            (vec![("web", "80:192.0.2.1:80"), ("", db)], vec![("", db), ("web", web)], vec![2, 1]),
+        ] {
+            assert_eq!(ids_after(&before, &after), ids, "{before:?} -> {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_listener_finds_its_mapping_before_a_name_does() {
+        let (a, b) = ("8001:192.0.2.1:80", "8002:192.0.2.1:80");
+        assert_eq!(ids_after(&[("a", a), ("b", b)], &[("b", a), ("a", b)]), [1, 2], "the names were swapped");
+        assert_eq!(ids_after(&[("", a), ("", b)], &[("", b)]), [2]);
+        // Another address, the same made-up name.
+        assert_eq!(ids_after(&[("", a)], &[("", "any:8001:192.0.2.1:80")]), [1]);
+    }
+
+    #[test]
+    fn ten_thousand_mappings_are_matched_quickly() {
+        let many: Vec<MappingConfig> =
+            (1..=10_000).map(|n| config(&format!("m{n}"), &format!("auto:192.0.2.1:{n}"))).collect();
+        let mut desired = Desired::default();
+        let entries = desired.matched(many.clone());
+        desired.reset(entries);
+        let entries = desired.matched(many.into_iter().rev().collect());
+        assert!(entries.iter().rev().map(|entry| entry.id.0).eq(1..=10_000));
     }
 
     #[test]

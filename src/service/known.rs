@@ -105,7 +105,7 @@ impl Known {
         }
         let state = (self.status.state, self.reason());
         // A mapping that simply came up has said so by `listening`.
-        let is_said = self.told.state.is_none() && state.0 == MappingState::Up;
+        let is_said = self.told.state.is_none() && state == (MappingState::Up, None);
         if !is_said && self.told.state.as_ref() != Some(&state) {
             events.push(EventKind::MappingState { mapping: name.clone(), state: state.0, reason: state.1.clone() });
         }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::host::addresses::OwnAddresses;
+use crate::model::name::check_name;
 use crate::model::problem::Problem;
 use crate::model::profile::{MappingConfig, Problems, Profile};
 use crate::model::untrusted::SafeText;
@@ -114,6 +115,16 @@ impl OpenedProfile {
         &self.mappings
     }
 
+    /// Whether there was a file when it was opened.
+    pub fn existed(&self) -> bool {
+        self.existed
+    }
+
+    /// The file.
+    pub fn path(&self) -> SafeText {
+        self.store.shown_path()
+    }
+
     /// How the file stands.
     pub(super) fn status(&self) -> ProfileStatus {
         let name = match self.store.name() {
@@ -170,9 +181,9 @@ impl OpenedProfile {
         self.standing = Standing::Same;
     }
 
-    /// The file is gone: what runs goes on, and the next change writes it anew.
-    pub(super) fn is_gone(&mut self) {
-        self.standing = Standing::Gone;
+    /// The file is gone: what runs goes on, and the next change writes it anew. Whether that is news.
+    pub(super) fn is_gone(&mut self) -> bool {
+        !matches!(std::mem::replace(&mut self.standing, Standing::Gone), Standing::Gone)
     }
 
     /// The file as it stands cannot be applied: what runs goes on. Answers with the reason in one line.
@@ -200,11 +211,13 @@ impl OpenedProfile {
 
     /// Opens a profile by its name.
     pub(super) async fn open_named(name: String) -> Result<Self, OpenError> {
+        usable_name(&name)?;
         spawn_blocking(move || Self::open_blocking(ProfileSource::Named(name))).await.unwrap_or_else(|_| interrupted())
     }
 
     /// Writes a profile that is not there yet, and opens it.
     pub(super) async fn create_named(name: String, profile: Profile) -> Result<Self, OpenError> {
+        usable_name(&name)?;
         spawn_blocking(move || {
             let failed = |message: String| OpenError::Failed(SafeText::new(&message));
             let opened = Self::open_blocking(ProfileSource::Named(name))?;
@@ -240,6 +253,11 @@ pub fn log_folder() -> Result<PathBuf, Problem> {
 /// Without them the check for cycles at run time remains.
 fn own_ips() -> Vec<IpAddr> {
     OwnAddresses::read().map(|own| own.0.iter().map(|own| own.ip).collect()).unwrap_or_default()
+}
+
+/// Refuses what is no name. The store would call it an argument of the command line, which it is not here.
+fn usable_name(name: &str) -> Result<(), OpenError> {
+    check_name(name).map_err(|said| invalid(Problem::new("", said)))
 }
 
 fn invalid(problem: Problem) -> OpenError {

@@ -79,6 +79,11 @@ impl Service {
             Request::Stop { ids } => self.enable(ids, false)?,
             Request::Undo => self.undo()?,
             Request::OpenProfile { name } => return Ok(Plan::Open(name)),
+            Request::SaveAs { name } if self.is_open(&name) => {
+                return Err(RequestError::Failed {
+                    message: SafeText::new(&format!("{name} is open: choose another name")),
+                });
+            }
             Request::SaveAs { name } => return Ok(Plan::SaveAs(name)),
             Request::Kill { .. }
             | Request::Profiles

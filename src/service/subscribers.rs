@@ -271,3 +271,6 @@ impl Seen {
             && (Arc::ptr_eq(&self.config, &other.config) || self.config.name == other.config.name)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,7 +121,11 @@ pub enum ClaimError {
         pid: Option<u32>,
     },
     /// The lock could not be made.
-    #[error("cannot lock {}: {}", shown(.path), reason(.source))]
+    #[error(
+        "cannot lock {}: {} (locks lie in the state folder, which must be writable: set XDG_STATE_HOME to one that is)",
+        shown(.path),
+        reason(.source)
+    )]
     Unlockable {
         /// The lock's file.
         path: PathBuf,

@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access, geteuid};
@@ -50,10 +50,13 @@ pub(super) fn save(place: &Place, content: Vec<u8>, memory: &mut Memory) -> Resu
             return Ok(());
         }
         refuse_read_only(&path, metadata)?;
-        back_up(&path, current, metadata)?;
     }
+    // The same by whatever path it is reached.
+    let file = folder.canonicalize().map_err(SaveError::unwritable(folder))?.join(path.file_name().unwrap_or_default());
+    back_up(&path, &file, current.as_ref())?;
     remove_leftovers(&path);
     write_atomically(&path, &content, current.as_ref().map(|(_, metadata)| metadata))?;
+    changed().insert(file);
     // The new file is in place. That its name may not survive a power cut is no reason to call it unwritten.
     if let Err(error) = folder_file.sync_all() {
         tracing::warn!(folder = %super::error::shown(folder), %error, "cannot sync the folder of the profile");
@@ -63,17 +66,23 @@ pub(super) fn save(place: &Place, content: Vec<u8>, memory: &mut Memory) -> Resu
     Ok(())
 }
 
-/// Keeps the file as it was when this run first changed it. A run is this process: a profile that is closed and
-/// opened again keeps its first backup.
-fn back_up(path: &Path, content: &[u8], metadata: &Metadata) -> Result<(), SaveError> {
-    static DONE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let file = path.canonicalize().map_err(SaveError::unwritable(path))?;
-    let done = || DONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if !done().contains(&file) {
-        write_atomically(&backup_of(path), content, Some(metadata))?;
-        done().insert(file);
+/// The files that this run has changed. A run is this process: a profile that is closed and opened again keeps its
+/// first backup.
+static CHANGED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn changed() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    CHANGED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the file as it was when this run first changed it. Where there was none then, there is nothing to keep, and
+/// an older backup stays what it is.
+fn back_up(path: &Path, file: &Path, current: Option<&(Vec<u8>, Metadata)>) -> Result<(), SaveError> {
+    match current {
+        Some((content, metadata)) if !changed().contains(file) => {
+            write_atomically(&backup_of(path), content, Some(metadata))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Locks the folder itself against other savers: no lock file is left behind, and none can be in the way. Where

@@ -61,8 +61,14 @@ impl Watch {
                 let _ = on_event.try_send(Wake::Event);
             }
         });
-        let watcher = watcher.map_err(|error| failed(std::io::Error::other(error)))?;
-        let mut folders = Folders { watcher, watched: Vec::new(), names };
+        // This user has no free one (EMFILE: fs.inotify.max_user_instances). The file is looked at all the same.
+        let watcher = watcher.inspect_err(|error| {
+            tracing::warn!(
+                "the profile's file is looked at every {} s alone, since it cannot be watched: {error}",
+                LOOK_AGAIN.as_secs()
+            );
+        });
+        let mut folders = Folders { watcher: watcher.ok(), watched: Vec::new(), names };
         folders.follow(&store.place);
         let watching = Watching { store, folders, changes };
         let thread = std::thread::Builder::new().name("profile-watch".into()).spawn(move || watching.run(&woken));
@@ -147,7 +153,8 @@ fn judge(memory: &Memory, content: &Content) -> Option<FileChange> {
 
 /// The folders in which a change can be seen: the file's, and with `--file` those of the symlinks to it.
 struct Folders {
-    watcher: RecommendedWatcher,
+    /// None where the system gives none.
+    watcher: Option<RecommendedWatcher>,
     /// With device and inode, since a folder can be replaced by another of the same name.
     watched: Vec<(PathBuf, (u64, u64))>,
     /// What the file and the symlinks to it are called.
@@ -169,12 +176,13 @@ impl Folders {
         {
             return;
         }
+        let Some(watcher) = &mut self.watcher else { return };
         for (folder, _) in self.watched.drain(..) {
             // A folder that is gone is no longer watched anyway.
-            let _ = self.watcher.unwatch(&folder);
+            let _ = watcher.unwatch(&folder);
         }
         for (identity, folder) in wanted {
-            match self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 Ok(()) => self.watched.push((folder, identity)),
                 // The file is still looked at every few seconds.
                 Err(error) => tracing::warn!(%error, "cannot watch the folder of the profile"),

@@ -30,3 +30,13 @@ pub fn echoes(stream: &mut TcpStream) -> bool {
     let mut back = [0; 4];
     stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
 }
+
+/// Sends data to such a server and gives what comes back until the end.
+pub fn exchange(address: SocketAddr, data: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).expect("the mapping listens");
+    stream.write_all(data).expect("it takes data");
+    stream.shutdown(std::net::Shutdown::Write).expect("it takes an end");
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).expect("the reply is whole");
+    back
+}

@@ -26,6 +26,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
+
 /// Long enough for a busy machine with two cores; a test that meets it has failed.
 pub const SOON: Duration = Duration::from_secs(20);
 
@@ -46,6 +48,12 @@ pub enum Need {
     Python,
     /// The kernel's own list of sockets.
     Ss,
+    /// A hard limit of at least so many descriptors.
+    Descriptors(u64),
+    /// User namespaces, whose limits are a test's own.
+    UserNamespaces,
+    /// To be root, and thereby whoever else.
+    Root,
 }
 
 impl Need {
@@ -68,6 +76,15 @@ impl Need {
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
             Self::Ss => program("ss"),
+            Self::Descriptors(count) => {
+                let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
+                (hard < count).then(|| format!("a hard limit of {count} descriptors (ulimit -Hn; it is {hard})"))
+            }
+            Self::UserNamespaces => {
+                let made = Command::new("unshare").args(["--user", "--map-root-user", "true"]).status();
+                (!made.is_ok_and(|end| end.success())).then(|| "user namespaces".to_owned())
+            }
+            Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -164,6 +165,15 @@ impl Run {
     #[track_caller]
     pub fn ready(&mut self) -> Value {
         self.event("ready", super::SOON, |event| event["event"] == "ready")
+    }
+
+    /// The bound address of a listener whose text begins so: of `127.0.0.1`, of `[::1]`.
+    #[track_caller]
+    pub fn listening(&mut self, address: &str) -> SocketAddr {
+        let event = self.event(&format!("listening on {address}"), super::SOON, |event| {
+            event["event"] == "listening" && event["listener"].as_str().is_some_and(|text| text.starts_with(address))
+        });
+        event["listener"].as_str().and_then(|text| text.parse().ok()).expect("a listener is an address")
     }
 
     /// Waits for the `closed` of a connection and gives the connection.

@@ -4,11 +4,13 @@
 //! could carry a name around that (a re-export, the crate root imported as a whole, `include!`, `#[path]`) is
 //! refused as such. It knows nothing of which layer may do what; that is the table's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use syn::buffer::{Cursor, TokenBuffer};
 use syn::visit::{self, Visit};
+
+use super::names::{imported, is_glob_over, names_a_source};
 
 /// What one layer may import. A layer is a module with all below it that has no row of its own.
 pub(crate) struct Layer {
@@ -69,6 +71,7 @@ impl Rules {
             module: source.module.clone(),
             is_test: source.is_test,
             is_re_export: false,
+            imported: imported(&source.syntax, &self.crates),
             found: Vec::new(),
         };
         reader.visit_file(&source.syntax);
@@ -101,6 +104,8 @@ struct Reader<'r> {
     module: Vec<String>,
     is_test: bool,
     is_re_export: bool,
+    /// What names of this file stand for, as far as another crate's are meant.
+    imported: BTreeMap<String, Vec<String>>,
     found: Vec<Violation>,
 }
 
@@ -133,6 +138,12 @@ impl Reader<'_> {
             Some(path) => self.own_path(&path, is_import),
             None if is_global || (self.rules.crates.contains(first) && (is_import || segments.len() > 1)) => {
                 self.foreign_path(segments);
+            }
+            None if !is_import && segments.len() > 1 => {
+                if let Some(start) = self.imported.get(first) {
+                    let path: Vec<String> = start.iter().chain(&segments[1..]).cloned().collect();
+                    self.foreign_path(&path);
+                }
             }
             None => {}
         }
@@ -185,7 +196,7 @@ impl Reader<'_> {
         let Some(here) = self.rules.layer_of(&self.module) else { return };
         if !here.crates.iter().any(|allowed| *allowed == "*" || *allowed == segments[0]) {
             self.violation(segments, CRATE_NOT_ALLOWED);
-        } else if here.without.iter().any(|refused| starts_with(segments, refused)) {
+        } else if here.without.iter().any(|refused| starts_with(segments, refused) || is_glob_over(segments, refused)) {
             self.violation(segments, NOT_ALLOWED);
         } else if self.is_re_export {
             self.violation(segments, RE_EXPORT);
@@ -300,7 +311,7 @@ impl Reader<'_> {
 
 impl<'ast> Visit<'ast> for Reader<'_> {
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        if item.attrs.iter().any(|attribute| attribute.path().is_ident("path")) {
+        if item.attrs.iter().any(names_a_source) {
             self.violation(&[format!("#[path] mod {}", item.ident)], HIDDEN_SOURCE);
         }
         if item.content.is_none() {

@@ -3,6 +3,7 @@
 //! A new module of ours needs no row unless its rules differ from its parent's; a new dependency needs its layer's.
 
 mod checker;
+mod names;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -35,6 +36,23 @@ const WORLD: &[&str] = &[
     "std::time::SystemTime",
     "jiff::Timestamp::now",
     "jiff::Zoned::now",
+];
+
+/// Talking to somebody, which only those do whose matter it is.
+const SOCKETS: [&str; 5] =
+    ["std::net::TcpListener", "std::net::TcpStream", "std::net::UdpSocket", "std::os::unix::net", "tokio::net"];
+
+/// What no client of the service does, the screen included: whatever it wants of the world, it asks for.
+const AT_HAND: &[&str] = &[
+    SOCKETS[0],
+    SOCKETS[1],
+    SOCKETS[2],
+    SOCKETS[3],
+    SOCKETS[4],
+    "std::fs",
+    "std::process",
+    "tokio::fs",
+    "tokio::process",
 ];
 
 /// What the screen decides and draws with: plain data and words.
@@ -116,13 +134,13 @@ const LAYERS: &[Layer] = &[
         module: "headless",
         ours: CLIENT,
         crates: &["std", "jiff", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing"],
-        without: &["std::fs", "std::net::TcpListener", "std::net::TcpStream", "tokio::fs", "tokio::net", "tokio::process"],
+        without: AT_HAND,
     },
     Layer {
         module: "demo",
         ours: CLIENT,
         crates: &["std", "jiff", "serde", "serde_json", "tokio", "tokio_util"],
-        without: &["std::fs", "std::process", "tokio::fs", "tokio::net", "tokio::process"],
+        without: AT_HAND,
     },
     // The loop, its effects and the terminal itself: everything of the screen meets here.
     Layer {
@@ -132,7 +150,21 @@ const LAYERS: &[Layer] = &[
             "std", "crossterm", "futures_util", "jiff", "nix", "ratatui", "serde", "serde_json", "thiserror", "tokio",
             "tokio_util", "tracing",
         ],
-        without: &["tokio::fs", "tokio::net"],
+        without: AT_HAND,
+    },
+    // A terminal is written to as a file.
+    Layer {
+        module: "tui::terminal",
+        ours: &["model", "tui"],
+        crates: &["std", "crossterm", "nix", "ratatui", "tokio", "tracing"],
+        without: &[SOCKETS[0], SOCKETS[1], SOCKETS[2], SOCKETS[3], SOCKETS[4], "std::process", "tokio::fs", "tokio::process"],
+    },
+    // The browser and the clipboard are programs.
+    Layer {
+        module: "tui::effects",
+        ours: &["model", "service::Handle", "tui"],
+        crates: &["std", "crossterm", "tokio", "tokio_util", "tracing"],
+        without: &[SOCKETS[0], SOCKETS[1], SOCKETS[2], SOCKETS[3], SOCKETS[4], "std::fs", "tokio::fs"],
     },
     Layer {
         module: "tui::state",
@@ -256,7 +288,44 @@ fn a_planted_crate_is_found_in_each_way_of_naming_it() {
     for (kind, module, text, path) in planted {
         assert_eq!(check(module, text), [found(path, CRATE_NOT_ALLOWED)], "{kind}: {text}");
     }
-    assert_eq!(check("model", "use std::{fmt, fs::File};"), [found("std::fs::File", NOT_ALLOWED)]);
+}
+
+#[test]
+fn a_planted_part_of_an_allowed_crate_is_found_in_each_way_of_naming_it() {
+    let planted: &[(&str, &str, &str)] = &[
+        ("model", "use std::{fmt, fs::File};", "std::fs::File"),
+        ("headless", "use std::net::UdpSocket;", "std::net::UdpSocket"),
+        ("headless", "fn f() { std::net::TcpStream::connect(x); }", "std::net::TcpStream::connect"),
+        ("headless", "use std::{io, net::{SocketAddr, TcpListener as L}};", "std::net::TcpListener"),
+        ("headless", "use std::os::unix::net::UnixStream;", "std::os::unix::net::UnixStream"),
+        ("demo", "use std::net::UdpSocket;", "std::net::UdpSocket"),
+        ("demo", "use std::net::TcpStream;", "std::net::TcpStream"),
+        ("demo", "use std::net::TcpListener;", "std::net::TcpListener"),
+        ("tui", "use std::net::UdpSocket;", "std::net::UdpSocket"),
+        ("tui", "use std::net::TcpStream;", "std::net::TcpStream"),
+        ("tui", "use std::net::TcpListener;", "std::net::TcpListener"),
+        ("tui", "use std::fs::File;", "std::fs::File"),
+        ("tui", "fn f() { std::fs::read(x); }", "std::fs::read"),
+        ("tui", "fn f() { std::process::Command::new(x); }", "std::process::Command::new"),
+        ("tui::terminal", "use std::net::UdpSocket;", "std::net::UdpSocket"),
+        ("tui::effects", "use std::fs;", "std::fs"),
+        ("tui::effects", "use tokio::net::UnixStream;", "tokio::net::UnixStream"),
+        // By a name that was imported for something else.
+        ("tui", "use std::net; fn f() { net::UdpSocket::bind(x); }", "std::net::UdpSocket::bind"),
+        ("tui", "use std::net as n; struct A(n::TcpStream);", "std::net::TcpStream"),
+        (
+            "tui",
+            "mod a { use std::net::{self}; fn f() { net::TcpStream::connect(x); } }",
+            "std::net::TcpStream::connect",
+        ),
+        ("tui::update", "use std::time::Instant; fn f() { Instant::now(); }", "std::time::Instant::now"),
+        ("tui::view", "use std::time; fn f() { g!(time::Instant::now()); }", "std::time::Instant::now"),
+        ("tui", "use std::net::*;", "std::net::*"),
+        ("model", "use std::time::Instant::*;", "std::time::Instant::*"),
+    ];
+    for (module, text, path) in planted {
+        assert_eq!(check(module, text), [found(path, NOT_ALLOWED)], "{module}: {text}");
+    }
 }
 
 #[test]
@@ -272,6 +341,13 @@ fn what_would_slip_past_the_table_is_refused() {
         ("service", "extern crate self as everything;", "crate", ROOT_IMPORT),
         ("model", "include!(\"../forward/mod.rs\");", "include!", HIDDEN_SOURCE),
         ("model", "#[path = \"../forward/mod.rs\"] mod forward;", "#[path] mod forward", HIDDEN_SOURCE),
+        ("model", "#[cfg_attr(unix, path = \"../forward/mod.rs\")] mod forward;", "#[path] mod forward", HIDDEN_SOURCE),
+        (
+            "model",
+            "#[cfg_attr(unix, cfg_attr(all(), path = \"x.rs\"))] mod forward { mod inner; }",
+            "#[path] mod forward",
+            HIDDEN_SOURCE,
+        ),
     ];
     for (module, text, path, problem) in planted {
         assert_eq!(check(module, text), [found(path, problem)], "{text}");
@@ -297,6 +373,13 @@ fn what_the_table_allows_is_left_alone() {
         ("model", "fn f() -> <u8>::Out { <[u8; 4]>::tokio(Vec::<u8>::tokio::x()) }"),
         ("app", "use crate::{forward, service, store}; use anyhow::Context;"),
         ("main", "use portolan::app;"),
+        (
+            "model",
+            "#[cfg_attr(test, derive(Debug))] struct A; use std::time::Instant; fn f(at: Instant) { at.elapsed() }",
+        ),
+        ("tui", "use std::net::{self, IpAddr}; fn f() { net::Ipv4Addr::new(1, 2, 3, 4); }"),
+        ("tui::terminal", "use std::fs::File; fn f() { File::from(x); }"),
+        ("tui::effects", "use std::process::Command; fn f() { Command::new(x); }"),
     ];
     for (module, text) in allowed {
         assert_eq!(check(module, text), [], "{text}");

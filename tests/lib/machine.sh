@@ -1,15 +1,29 @@
 # The state of the machine that tests must leave alone, and the removal of what they may leave behind.
 
+# Provides what tests need ($1 as of packages_provide), and then writes the state that they must leave to $work/before.
+# Before an install, the tools that tell of that state may be missing themselves; what the kernel tells without them,
+# and those that are there, must tell the same after it.
+machine_prepare() {
+    local saves
+    saves=$(machine_saves)
+    # shellcheck disable=SC2086 # one word for each command
+    { machine_plain; machine_filter $saves; } >"$work/before-install"
+    packages_provide "$1"
+    # shellcheck disable=SC2086 # the same
+    { machine_plain; machine_filter $saves; } >"$work/after-install"
+    if ! diff -u --label before --label after "$work/before-install" "$work/after-install"; then
+        echo 'tests/run: installing has changed the packet filter, links or routes' >&2
+        return 1
+    fi
+    machine_state >"$work/before"
+}
+
 # Packet filter, links and routes, as text that changes only if somebody changes them.
 machine_state() {
-    local save
-    for save in iptables-nft-save ip6tables-nft-save iptables-legacy-save ip6tables-legacy-save; do
-        echo "# $save"
-        if command -v "$save" >/dev/null; then
-            # Without comments (they hold the time) and packet counts. Without root nothing is printed.
-            "$save" 2>/dev/null | sed -e '/^#/d' -e 's/\[[0-9]*:[0-9]*\]//' || true
-        fi
-    done
+    local saves
+    saves=$(machine_saves)
+    # shellcheck disable=SC2086 # one word for each command
+    machine_filter $saves
     command -v ip >/dev/null || return 0
     echo '# ip link'
     ip -o link show
@@ -21,6 +35,36 @@ machine_state() {
     echo '# ip rule'
     ip rule show
     ip -6 rule show
+}
+
+# The commands that print the packet filter, as far as they are there.
+machine_saves() {
+    local save
+    for save in iptables-nft-save ip6tables-nft-save iptables-legacy-save ip6tables-legacy-save; do
+        if command -v "$save" >/dev/null; then echo "$save"; fi
+    done
+}
+
+# What each of these commands prints.
+machine_filter() {
+    local save
+    for save; do
+        echo "# $save"
+        # Without comments (they hold the time) and packet counts. Without root nothing is printed.
+        "$save" 2>/dev/null | sed -e '/^#/d' -e 's/\[[0-9]*:[0-9]*\]//' || true
+    done
+}
+
+# Links and routes as the kernel lists them where there is no `ip`.
+machine_plain() {
+    local link
+    for link in /sys/class/net/*; do
+        [ -e "$link/flags" ] || continue
+        echo "${link##*/} $(cat "$link/flags" "$link/address" 2>/dev/null | tr '\n' ' ')"
+    done
+    # Without the counts of users.
+    cut -f 1-4,7-8 /proc/net/route 2>/dev/null || true
+    awk '{ print $1, $2, $5, $6, $9, $10 }' /proc/net/ipv6_route 2>/dev/null || true
 }
 
 # Namespaces whose name starts with $1, and the processes in them: tests that were killed leave them.

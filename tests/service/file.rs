@@ -2,14 +2,17 @@
 //! refused with the reason.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use portolan::model::profile::{MappingConfig, Profile, WrittenMapping};
 use portolan::model::request::{Reply, Request, RequestError};
+use portolan::model::update::MappingRow;
 use portolan::store::{Locations, ProfileSource, SaveError, Store};
 
-use crate::world::{World, message, written};
+use crate::echo::{echo_server, echoes};
+use crate::world::{World, is_up, message, written};
 
 /// A service on a profile file of one mapping, which is stopped.
 async fn world() -> World {
@@ -63,6 +66,35 @@ async fn while_the_file_is_not_usable_an_edit_says_so_and_nothing_changes() {
         add(&world, "second").await.expect("the second time it works");
     }
     assert_eq!(names(&world.file()), ["first", "by-hand", "second"]);
+    world.end().await;
+}
+
+/// The port of an `auto` mapping and its connections stay its own when another one goes, comes, or changes its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hand_edits_of_other_auto_mappings_leave_one_its_port_and_its_connections() {
+    let (kept, other) = (echo_server(), echo_server());
+    let listed = |targets: &[SocketAddr]| {
+        let mappings = targets.iter().map(|target| format!("{{ \"listen\": \"auto\", \"target\": \"{target}\" }}"));
+        format!("{{ \"version\": 1, \"mappings\": [{}] }}", mappings.collect::<Vec<_>>().join(", "))
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("profile.json"), listed(&[other, kept])).expect("it can be written");
+    let world = World::on(folder).await;
+    let mut rows = world.rows().await;
+    let port_of = |rows: &[MappingRow]| {
+        let row = rows.iter().find(|row| row.mapping.target.to_string() == kept.to_string())?;
+        row.listeners.first()?.bound
+    };
+    let both = rows.wait("both up", |rows| rows.len() == 2 && rows.iter().all(is_up)).await;
+    let port = port_of(both).expect("it is bound");
+    let mut staying = TcpStream::connect(port).expect("the mapping listens");
+    assert!(echoes(&mut staying));
+    for targets in [&[kept, other][..], &[kept], &[other, kept], &[other, kept, other], &[kept]] {
+        fs::write(world.file(), listed(targets)).expect("it can be written");
+        let now = rows.wait("applied", |rows| rows.len() == targets.len() && rows.iter().all(is_up)).await;
+        assert_eq!(port_of(now), Some(port), "{targets:?}");
+        assert!(echoes(&mut staying), "{targets:?}");
+    }
     world.end().await;
 }
 

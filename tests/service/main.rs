@@ -9,4 +9,5 @@ mod changes;
 mod file;
 mod place;
 mod rows;
+mod starts;
 mod world;
