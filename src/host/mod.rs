@@ -6,8 +6,12 @@
 //! some milliseconds on a busy machine: the service calls it from `spawn_blocking`.
 
 pub mod addresses;
+pub mod conntrack;
 pub mod holders;
 pub mod limits;
+mod netlink;
 pub mod processes;
+pub mod proxies;
 mod sock_diag;
 mod sockets;
+pub mod tcp;

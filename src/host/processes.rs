@@ -67,7 +67,7 @@ pub(super) fn owners(inodes: &HashSet<u64>) -> HashMap<u64, Process> {
     found
 }
 
-fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
+pub(super) fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
     fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().filter_map(|entry| {
         let link = fs::read_link(entry.path()).ok()?;
         link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
