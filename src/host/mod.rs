@@ -6,6 +6,7 @@
 //! some milliseconds on a busy machine: the service calls it from `spawn_blocking`.
 
 pub mod addresses;
+pub mod bound;
 pub mod conntrack;
 pub mod holders;
 pub mod limits;

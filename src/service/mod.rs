@@ -2,7 +2,8 @@
 //!
 //! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
 //! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
-//! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables.
+//! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables,
+//! [`published`] watches what Docker itself publishes.
 
 mod changes;
 mod core;
@@ -13,6 +14,7 @@ mod handle;
 mod known;
 mod lookups;
 mod profile;
+mod published;
 mod reconcile;
 mod requests;
 pub mod resolve;
