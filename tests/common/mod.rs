@@ -10,6 +10,7 @@ pub mod echo;
 pub mod hostile;
 pub mod hosts;
 pub mod netns;
+pub mod observer;
 pub mod peers;
 pub mod program;
 pub mod pty;
@@ -43,6 +44,8 @@ pub enum Need {
     Python,
     /// The kernel's own list of sockets.
     Ss,
+    /// Docker's stock proxy.
+    DockerProxy,
 }
 
 impl Need {
@@ -60,6 +63,7 @@ impl Need {
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
             Self::Ss => program("ss"),
+            Self::DockerProxy => program("docker-proxy"),
         }
     }
 }

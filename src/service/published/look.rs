@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::ports::Port;
+use super::ports::{Port, is_at};
 use crate::host::bound::{self, Bound, Holder};
 use crate::host::conntrack::{self, Rewritten};
 use crate::host::proxies::{self, Proxy};
@@ -53,12 +53,16 @@ pub(super) struct Eyes {
     listeners: BTreeSet<u64>,
     proxies: Vec<Proxy>,
     holders: HashMap<u64, Option<Holder>>,
+    /// What each process held at the last look.
+    held: HashMap<u32, HashSet<u64>>,
 }
 
 impl Eyes {
-    pub(super) fn look(&mut self, ports: &[Port]) -> Look {
-        let held_before: HashMap<u32, Option<HashSet<u64>>> =
-            self.proxies.iter().map(|proxy| (proxy.pid, proxy.sockets())).collect();
+    /// `is_waiting`: connections of this process wait to be joined, for which it must hold the same before and after.
+    pub(super) fn look(&mut self, ports: &[Port], is_waiting: impl Fn(&Proxy) -> bool) -> Look {
+        let waiting = self.proxies.iter().filter(|proxy| is_waiting(proxy));
+        let held_before: HashMap<u32, HashSet<u64>> =
+            waiting.filter_map(|proxy| Some((proxy.pid, proxy.sockets()?))).collect();
         let has = |protocol: Protocol| ports.iter().any(|port| port.protocol() == protocol);
         let mut tcp_error = None;
         let tcp = if has(Protocol::Tcp) {
@@ -95,11 +99,18 @@ impl Eyes {
         }
         self.refresh(ports, &listeners);
         let proxies = self.proxies.iter().map(|proxy| {
-            let held = proxy.sockets();
-            let is_steady = held.is_some() && held_before.get(&proxy.pid) == Some(&held);
+            let before = held_before.get(&proxy.pid);
+            let held = match self.held.remove(&proxy.pid) {
+                // Listing them costs more than all else, so it is left out where nothing has come or gone.
+                Some(last) if before.is_none() && last == in_table(proxy, &tcp) => Some(last),
+                _ => proxy.sockets(),
+            };
+            let is_steady = before.is_some() && before == held.as_ref();
             SeenProxy { proxy: proxy.clone(), held, is_steady }
         });
-        let proxies = proxies.collect();
+        let proxies: Vec<SeenProxy> = proxies.collect();
+        let held = proxies.iter().filter_map(|seen| Some((seen.proxy.pid, seen.held.clone()?)));
+        self.held = held.collect();
         let rewritten = conntrack::rewritten(MOST_REWRITTEN, |entry| {
             ports.iter().any(|port| {
                 port.protocol() == entry.protocol && port.targets.contains(&entry.target) && port.is_at(entry.listener)
@@ -142,6 +153,14 @@ pub(super) fn is_listener(socket: &Bound, host: SocketAddr) -> bool {
     let is_dual = socket.is_v6_only == Some(false) && socket.local.is_ipv6() && socket.local.ip().is_unspecified();
     socket.local.port() == host.port()
         && (socket.local.ip() == host.ip() || (is_dual && host.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}
+
+/// The sockets that the process should hold, going by their ends.
+fn in_table(proxy: &Proxy, tcp: &[TcpSocket]) -> HashSet<u64> {
+    let is_its_own = |socket: &&TcpSocket| {
+        socket.inode != 0 && (is_at(proxy.host, socket.local) || socket.remote == proxy.container)
+    };
+    tcp.iter().filter(is_its_own).map(|socket| socket.inode).collect()
 }
 
 fn listening(tcp: &[TcpSocket]) -> Vec<Bound> {

@@ -27,15 +27,16 @@ use tokio::time::{Duration, Instant};
 use self::tracker::{Now, RESERVED, Tracker};
 pub(super) use self::view::PublishedView;
 use super::core::{Job, Service};
+use crate::host::processes;
 use crate::model::container::Container;
 use crate::model::event::to_the_millisecond;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(1);
-/// A look that takes long, on a machine with very many sockets, is taken more seldom: a hundredth of the time.
-const SHARE: u32 = 100;
+/// A look that takes long, on a machine with very many sockets, is taken more seldom: its share of one processor.
+const SHARE: u32 = 50;
 /// But never more seldom than this.
-const AT_LEAST: Duration = Duration::from_secs(15);
+const AT_LEAST: Duration = Duration::from_secs(5);
 
 /// What the service keeps of published ports.
 #[derive(Debug)]
@@ -95,12 +96,12 @@ impl Service {
         let ms = self.registry.now_ms();
         self.jobs.spawn(async move {
             let looked = spawn_blocking(move || {
-                let start = Instant::now();
+                let spent = processes::thread_time();
                 let is_local = |client: SocketAddr| own.contains(client.ip());
                 let time = to_the_millisecond(Timestamp::now());
                 let now = Now { containers: &containers, ms, time, is_local: &is_local };
                 let view = tracker.look(&now);
-                (tracker, view, start.elapsed())
+                (tracker, view, processes::thread_time().saturating_sub(spent))
             });
             Job::Published(Looked(looked.await.ok()))
         });

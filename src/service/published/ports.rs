@@ -162,7 +162,10 @@ pub(super) mod tests {
         use Protocol::{Tcp, Udp};
         for (published, rows) in [
             (vec![("0.0.0.0:8080", 80, Tcp), ("[::]:8080", 80, Tcp)], vec!["docker/web_1/80-tcp any:8080:web_1:80"]),
-            (vec![("127.0.0.1:8080", 80, Tcp), ("[::1]:8080", 80, Tcp)], vec!["docker/web_1/80-tcp localhost:8080:web_1:80"]),
+            (
+                vec![("127.0.0.1:8080", 80, Tcp), ("[::1]:8080", 80, Tcp)],
+                vec!["docker/web_1/80-tcp localhost:8080:web_1:80"],
+            ),
             (vec![("0.0.0.0:8080", 80, Tcp)], vec!["docker/web_1/80-tcp 0.0.0.0:8080:web_1:80"]),
             (
                 vec![("192.0.2.1:8080", 80, Tcp), ("192.0.2.2:8080", 80, Tcp), ("[2001:db8::1]:8080", 80, Tcp)],

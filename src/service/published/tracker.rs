@@ -15,6 +15,7 @@ use super::session::Session;
 use super::view::PublishedView;
 use crate::host::conntrack::TrackedState;
 use crate::host::processes;
+use crate::host::proxies::Proxy;
 use crate::host::tcp::{TcpSocket, TcpState};
 use crate::model::container::Container;
 use crate::model::id::{ConnectionId, MappingId};
@@ -128,7 +129,9 @@ impl Tracker {
             *self = Self::new(Arc::clone(&self.next_id));
             return PublishedView::default();
         }
-        let look = self.eyes.look(&ports);
+        let carried = &self.carried;
+        let is_waiting = |proxy: &Proxy| carried.get(&(proxy.pid, proxy.started)).is_none_or(Carried::is_waiting);
+        let look = self.eyes.look(&ports, is_waiting);
         let mut view = self.take(&ports, &look, now);
         self.name_clients(&mut view, now);
         view
@@ -397,6 +400,15 @@ impl Tracker {
 }
 
 impl Carried {
+    /// Whether one of its legs has no partner yet.
+    fn is_waiting(&self) -> bool {
+        let targets = self.joiner.joined_targets();
+        self.legs.values().any(|(cookie, end)| match end {
+            End::Client => self.joiner.target_of(*cookie).is_none(),
+            End::Target => !targets.contains(cookie),
+        })
+    }
+
     /// The legs that the process holds.
     fn cookies(&self) -> HashSet<u64> {
         self.legs.values().map(|(cookie, _)| *cookie).collect()
