@@ -8,13 +8,13 @@ mod docker_fake;
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::docker::Engine;
 use common::netns::Namespace;
-use common::observer::{self, NOBODY, Observer, OpenSocket, World, as_user};
+use common::observer::{self, NOBODY, Observer, OpenSocket, Program, World};
 use common::peers::LineClient;
 use common::{Need, Running, SOON, require, wait_until};
 use docker_fake::{FakeDocker, container};
@@ -31,6 +31,23 @@ const LOOKS: Duration = Duration::from_secs(30);
 #[ignore = "a part of the other tests, which start it themselves"]
 fn observer() {
     observer::observe();
+}
+
+/// Not a test: a client that stays, as another user.
+#[test]
+#[ignore = "a part of the other tests, which start it themselves"]
+fn client() {
+    let Ok(how) = std::env::var("PORTOLAN_TEST_CLIENT") else { return };
+    let (protocol, address) = how.split_once(' ').expect("protocol and address");
+    let at = SocketAddr::new(address.parse().expect("an address"), 8000);
+    if protocol == "udp" {
+        let any: SocketAddr = if at.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(any).expect("a port");
+        socket.send_to(b"?", at).expect("sent");
+        std::thread::sleep(Duration::MAX);
+    }
+    let _connection = TcpStream::connect(at).expect("a listener");
+    std::thread::sleep(Duration::MAX);
 }
 
 /// A host with stock docker-proxy on `[::]:8080` in front of a container without IPv6.
@@ -258,11 +275,12 @@ fn sessions_that_come_and_go_are_never_joined_wrongly() {
     let founding = Founding::new();
     let mut observer = Observer::start(&founding.host, None, &founding.docker.docker_host(), "");
     let (mut clients, mut all, mut seen) = (Vec::new(), HashMap::new(), HashSet::<u64>::new());
-    // All alike, so that only the order of things could mislead; some stay, most go at once.
+    // Nearly all are alike and go at once. Of those that stay, every other one differs from the rest.
     let start = Instant::now();
     let mut number = 0;
     while start.elapsed() < Duration::from_secs(12) {
-        let client = Client::connect(&founding.host, number, 24, 8);
+        let bytes_in = if number % 50 == 0 { 25 + number } else { 24 };
+        let client = Client::connect(&founding.host, number, bytes_in, 8);
         all.insert(client.address(), number);
         if number % 25 == 0 {
             clients.push(client);
@@ -286,13 +304,17 @@ fn sessions_that_come_and_go_are_never_joined_wrongly() {
     observer.wait("those that stay", LOOKS, |world| {
         published(world).is_some_and(|row| row.connections == clients.len() as u64)
     });
+    observer.wait("those that differ and stay", LOOKS, |world| {
+        let joined = joined(&founding, world, &clients);
+        clients.iter().filter(|client| client.number % 50 == 0).all(|client| joined.contains(&client.number))
+    });
     let joined = joined(&founding, &observer.world, &clients).len();
     println!(
         "{number} sessions came, {} stayed: {joined} of these joined, {} pairs in all, none wrongly",
         clients.len(),
         seen.len()
     );
-    assert!(joined > 0, "a session that came with no other is certain");
+    assert!(joined > 0, "those that differ are certain");
 }
 
 #[test]
@@ -314,6 +336,43 @@ fn an_ordinary_user_sees_the_clients_and_what_it_cannot_see() {
         assert_eq!((observed.client_leg, observed.bytes, row.connection.source), (true, true, None));
         assert_eq!(observed.states[1].as_str(), "??");
     }
+}
+
+#[test]
+fn udp_through_docker_proxy_shows_the_containers_side_alone() {
+    if !require(&[Need::Namespaces, Need::DockerProxy]) {
+        return;
+    }
+    let (host, inside) = (Namespace::new("pubudp"), Namespace::new("pubudpapp"));
+    host.connect("br0", &["203.0.113.1/24"], &inside, "eth0", &["203.0.113.2/24"]);
+    let application = inside.enter(|| UdpSocket::bind("203.0.113.2:53").expect("the application's port"));
+    let _proxy = Running(docker_proxy(&host, "udp", "::", "203.0.113.2", 53));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let docker = {
+        let _guard = runtime.enter();
+        FakeDocker::unix()
+    };
+    let mut dns = container("dns_1", "running", Some("203.0.113.2"));
+    dns["Ports"] = json!([{ "IP": "::", "PrivatePort": 53, "PublicPort": 8080, "Type": "udp" }]);
+    docker.set_containers(vec![dns]);
+    let client = host.enter(|| UdpSocket::bind("[::1]:0").expect("a port"));
+    let mut buffer = [0; 16];
+    application.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let source = common::wait_for("docker-proxy passes datagrams on", SOON, || {
+        // Before it listens, the kernel says so on the next call.
+        let _ = client.send_to(b"?", "[::1]:8080");
+        application.recv_from(&mut buffer).ok().map(|(_, source)| source)
+    });
+    let mut observer = Observer::start(&host, None, &docker.docker_host(), "");
+    observer.wait("the container's side", LOOKS, |world| {
+        world.sessions().iter().any(|row| row.connection.source == Some(source))
+    });
+    let sessions = observer.world.sessions();
+    let observed = sessions[0].observed.clone().expect("a session");
+    assert_eq!((sessions.len(), observed.way, observed.client_leg, observed.bytes), (1, Way::Proxy, false, false));
+    let row = published(&observer.world).expect("the row");
+    assert_eq!((row.state, row.connections), (MappingState::Up, 1));
+    assert_eq!(unseen(row), ["UDP clients through docker-proxy: known to it alone"]);
 }
 
 /// A client's machine that reaches the Docker host over both families.
@@ -390,25 +449,17 @@ fn a_port_of_a_real_engine_shows_both_its_ways() {
     );
     println!("an ordinary user is told: {:?}", unseen(row));
 
-    // UDP: by DNAT both legs are known, through docker-proxy the container's alone.
-    let datagram = |from: &str, to: &str| {
-        let socket = client.enter(|| UdpSocket::bind(from).expect("a port"));
-        socket.send_to(b"?", to).expect("sent");
-        socket
-    };
-    let _kept =
-        (datagram("198.51.100.10:0", "198.51.100.2:8091"), datagram("[2001:db8:e::10]:0", "[2001:db8:e::2]:8091"));
-    root.wait("UDP both ways", LOOKS, |world| {
-        let ways: HashSet<(bool, bool)> = world
-            .sessions()
-            .into_iter()
-            .filter(|row| row.connection.mapping == "docker/pub_echo/53-udp")
-            .filter_map(|row| row.observed.as_ref().map(|observed| (observed.way == Way::Dnat, observed.client_leg)))
-            .collect();
-        ways == HashSet::from([(true, true), (false, false)])
+    // Nobody answers, and it is tracked all the same.
+    let datagram = client.enter(|| UdpSocket::bind("198.51.100.10:0").expect("a port"));
+    datagram.send_to(b"?", "198.51.100.2:8091").expect("sent");
+    root.wait("UDP by DNAT", LOOKS, |world| {
+        world.sessions().into_iter().any(|row| {
+            row.connection.mapping == "docker/pub_echo/53-udp"
+                && row.connection.client == datagram.local_addr().expect("local")
+                && row.connection.target_address.map(|at| at.to_string()) == Some(format!("{}:53", echo.address()))
+                && row.observed.as_ref().is_some_and(|observed| observed.way == Way::Dnat && !observed.bytes)
+        })
     });
-    let row = root.world.mappings.iter().find(|row| row.name == "docker/pub_echo/53-udp").expect("the row");
-    assert_eq!(unseen(row), ["UDP clients through docker-proxy: known to it alone"]);
 
     drop(local);
     echo.stop();
@@ -419,19 +470,12 @@ fn a_port_of_a_real_engine_shows_both_its_ways() {
 
 #[test]
 fn local_clients_are_named_over_both_families_and_protocols_as_root_and_as_an_ordinary_user() {
-    if !require(&[Need::Namespaces, Need::Python]) {
+    if !require(&[Need::Namespaces]) {
         return;
     }
-    let host = Namespace::new("pubclients");
+    let (host, program) = (Namespace::new("pubclients"), Program::new());
     let target = host.enter(|| TcpListener::bind("127.0.0.1:7000").expect("a port"));
     let udp_target = host.enter(|| UdpSocket::bind("127.0.0.1:7000").expect("a port"));
-    let script = "import socket, sys
-family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
-kind = socket.SOCK_DGRAM if sys.argv[2] == 'udp' else socket.SOCK_STREAM
-s = socket.socket(family, kind)
-if sys.argv[2] == 'udp': s.sendto(b'x', (sys.argv[1], 8000))
-else: s.connect((sys.argv[1], 8000))
-sys.stdin.read()";
     for user in [None, Some(NOBODY)] {
         let mappings = "localhost:8000->127.0.0.1:7000 localhost:8000->127.0.0.1:7000/udp";
         let mut observer = Observer::start(&host, user, "unix:///nonexistent/docker.sock", mappings);
@@ -442,13 +486,9 @@ sys.stdin.read()";
             [("127.0.0.1", "tcp"), ("::1", "tcp"), ("127.0.0.1", "udp"), ("::1", "udp")]
                 .into_iter()
                 .map(|(address, protocol)| {
-                    let mut command = match user {
-                        Some(user) => as_user(&host, user, "python3"),
-                        None => host.command("python3"),
-                    };
-                    command.args(["-c", script, address, protocol]);
-                    let child = command.stdin(Stdio::piped()).spawn().expect("python3 starts");
-                    (format!("{protocol} {address} python3 {}", child.id()), Running(child))
+                    let how = format!("{protocol} {address}");
+                    let client = program.run(&host, user, "client", &[("PORTOLAN_TEST_CLIENT", &how)]);
+                    (format!("{how} observer {}", client.0.id()), client)
                 })
                 .collect();
         let expected: HashSet<&String> = clients.iter().map(|(text, _)| text).collect();
@@ -469,12 +509,10 @@ sys.stdin.read()";
     let listen = "localhost:8000->127.0.0.1:7000";
     let mut observer = Observer::start(&host, Some(NOBODY), "unix:///nonexistent/docker.sock", listen);
     observer.wait("it listens", SOON, |world| world.mappings.iter().any(|row| row.state == MappingState::Up));
-    let client = |command: &mut Command| {
-        Running(command.args(["-c", script, "::1", "tcp"]).stdin(Stdio::piped()).spawn().expect("python3 starts"))
-    };
-    let _theirs = client(&mut host.command("python3"));
+    let client = |user| program.run(&host, user, "client", &[("PORTOLAN_TEST_CLIENT", "tcp ::1")]);
+    let _theirs = client(None);
     observer.wait("somebody else's client", SOON, |world| world.connections.len() == 1);
-    let _own = client(&mut as_user(&host, NOBODY, "python3"));
+    let _own = client(Some(NOBODY));
     let names = |world: &World| world.connections.values().filter(|row| row.process.is_some()).count();
     // Answers come in the order of asking.
     observer.wait("the own client's name", SOON, |world| world.connections.len() == 2 && names(world) > 0);

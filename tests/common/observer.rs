@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -62,6 +62,40 @@ pub fn observe() {
     });
 }
 
+/// This test program, at a place where every user may go: where it was built, another one may not.
+pub struct Program {
+    folder: tempfile::TempDir,
+}
+
+impl Program {
+    /// Copies it.
+    #[track_caller]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("permissions");
+        std::fs::copy(std::env::current_exe().expect("this program"), folder.path().join("observer")).expect("a copy");
+        Self { folder }
+    }
+
+    /// Starts one of its ignored tests in a namespace, as root or as another user. What it prints is piped.
+    #[track_caller]
+    pub fn run(&self, namespace: &Namespace, user: Option<u32>, test: &str, environment: &[(&str, &str)]) -> Running {
+        let path = self.folder.path().join("observer");
+        let mut command = match user {
+            None => namespace.command(&path),
+            Some(user) => {
+                let mut command = namespace.command("setpriv");
+                command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+                command.args(["--inh-caps=-all", "--"]).arg(&path);
+                command
+            }
+        };
+        command.args([test, "--exact", "--ignored", "--nocapture"]).current_dir("/");
+        command.envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
+        Running(command.spawn().expect("it starts"))
+    }
+}
+
 /// What the observer sees.
 #[derive(Default)]
 pub struct World {
@@ -103,36 +137,16 @@ pub struct Observer {
     pub world: World,
     process: Running,
     lines: Receiver<String>,
-    _folder: tempfile::TempDir,
+    _program: Program,
 }
 
 impl Observer {
     /// Starts it in a namespace, as root or as another user. `mappings` are `LISTEN->TARGET[/udp]`.
     #[track_caller]
     pub fn start(namespace: &Namespace, user: Option<u32>, docker: &str, mappings: &str) -> Self {
-        // Where the program was built, another user may not go.
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("permissions");
-        let program = folder.path().join("observer");
-        std::fs::copy(std::env::current_exe().expect("this program"), &program).expect("a copy");
-        let mut command = match user {
-            None => namespace.command(&program),
-            Some(user) => {
-                let mut command = namespace.command("setpriv");
-                command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
-                command.args(["--inh-caps=-all", "--"]).arg(&program);
-                command
-            }
-        };
-        command.args(["observer", "--exact", "--ignored", "--nocapture"]).current_dir("/");
-        let mut child = command
-            .env(DOCKER, docker)
-            .env(MAPPINGS, mappings)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let output = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let program = Program::new();
+        let mut process = program.run(namespace, user, "observer", &[(DOCKER, docker), (MAPPINGS, mappings)]);
+        let output = BufReader::new(process.0.stdout.take().expect("stdout is piped"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
@@ -141,7 +155,7 @@ impl Observer {
                 }
             }
         });
-        Self { world: World::default(), process: Running(child), lines, _folder: folder }
+        Self { world: World::default(), process, lines, _program: program }
     }
 
     /// Its process.
@@ -214,11 +228,4 @@ fn join(client: UnixStream, daemon: &Path) {
             let _ = to.shutdown(std::net::Shutdown::Write);
         });
     }
-}
-
-/// A command as another user, in a namespace.
-pub fn as_user(namespace: &Namespace, user: u32, program: &str) -> Command {
-    let mut command = namespace.command("setpriv");
-    command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups", "--", program]);
-    command
 }
