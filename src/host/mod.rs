@@ -6,9 +6,14 @@
 //! some milliseconds on a busy machine: the service calls it from `spawn_blocking`.
 
 pub mod addresses;
+pub mod bound;
+pub mod conntrack;
 pub mod holders;
 pub mod limits;
 pub mod machine;
+mod netlink;
 pub mod processes;
+pub mod proxies;
 mod sock_diag;
 mod sockets;
+pub mod tcp;

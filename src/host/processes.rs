@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::sockets::Finder;
 use crate::model::mapping::Protocol;
@@ -35,6 +36,12 @@ pub fn clients(protocol: Protocol, pairs: &[(SocketAddr, SocketAddr)]) -> io::Re
         .map(|inode| owners.get(&inode?))
         .map(|process| process.map(|process| SafeText::new(&format!("{} {}", process.name, process.pid))))
         .collect())
+}
+
+/// Processor time that this thread has had. Zero where the kernel does not count it.
+pub fn thread_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0))
 }
 
 /// The process that holds each socket: of several (a server that forked its workers) the lowest pid. This
@@ -67,7 +74,7 @@ pub(super) fn owners(inodes: &HashSet<u64>) -> HashMap<u64, Process> {
     found
 }
 
-fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
+pub(super) fn socket_inodes(pid: u32) -> impl Iterator<Item = u64> {
     fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().filter_map(|entry| {
         let link = fs::read_link(entry.path()).ok()?;
         link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
@@ -85,6 +92,15 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn a_thread_knows_what_it_has_cost() {
+        let before = thread_time();
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        while thread_time() == before {
+            assert!(std::time::Instant::now() < end, "it has worked all the time");
+        }
+    }
 
     #[test]
     fn a_client_of_this_process_is_named_with_its_pid() {

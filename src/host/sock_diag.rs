@@ -5,43 +5,30 @@
 //! has no `sock_diag`, [`super::sockets`] falls back to `/proc/net`. Messages are built and read byte by byte
 //! (`linux/inet_diag.h`), so no `unsafe` is needed.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use nix::libc;
-use socket2::{Domain, Protocol as SocketProtocol, Socket as RawSocket, Type};
 
+use super::netlink::{Attributes, Netlink, u32_at};
 use super::sockets::{Socket, State};
+use super::tcp::{Condition, TcpSocket, program};
 use crate::model::mapping::{Family, Protocol};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
-/// `nlmsghdr`.
-const HEADER: usize = 16;
 /// `inet_diag_req_v2` and `inet_diag_msg`, up to their end.
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
-/// The kernel fills at most 32 KiB a message; a larger buffer is never cut.
-const BUFFER: usize = 64 * 1024;
-/// The kernel answers at once or not at all.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An open netlink socket.
-pub(super) struct SockDiag {
-    socket: RawSocket,
-    buffer: Vec<u8>,
-}
+pub(super) struct SockDiag(Netlink);
 
 impl SockDiag {
     pub(super) fn open() -> io::Result<Self> {
-        let socket = RawSocket::new(
-            Domain::from(libc::AF_NETLINK),
-            Type::DGRAM,
-            Some(SocketProtocol::from(libc::NETLINK_SOCK_DIAG)),
-        )?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, buffer: vec![0; BUFFER] })
+        Ok(Self(Netlink::open(libc::NETLINK_SOCK_DIAG)?))
     }
 
     /// Every socket of a family in one of `states` (a bit each), of one local port if `port` is given.
@@ -54,18 +41,41 @@ impl SockDiag {
     ) -> io::Result<Vec<Socket>> {
         let mut request = Request::new(family, protocol, states);
         request.port(port.unwrap_or(0));
-        let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
-        self.send(&request, flags)?;
         let mut sockets = Vec::new();
-        loop {
-            let read = self.socket.read(&mut self.buffer)?;
-            for message in Messages(&self.buffer[..read]) {
-                match message? {
-                    Message::Socket(socket) => sockets.push(socket),
-                    Message::Done => return Ok(sockets),
-                }
-            }
+        self.0.dump(SOCK_DIAG_BY_FAMILY, &request.0, |message| {
+            sockets.push(socket(message).ok_or_else(unknown_form)?);
+            Ok(())
+        })?;
+        Ok(sockets)
+    }
+
+    /// TCP sockets of a family in one of `states` (a bit each) for which one of `conditions` holds, with their
+    /// counters. The kernel leaves the others out.
+    pub(super) fn dump_tcp(
+        &mut self,
+        family: Family,
+        states: u32,
+        conditions: &[Condition],
+    ) -> io::Result<Vec<TcpSocket>> {
+        let mut request = Request::new(family, Protocol::Tcp, states);
+        request.0[2] = 1 << (INET_DIAG_INFO - 1);
+        let mut body = request.0.to_vec();
+        if let Some(program) = program(conditions) {
+            body.extend(u16::try_from(program.len() + 4).unwrap_or(u16::MAX).to_ne_bytes());
+            body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+            body.extend(program);
         }
+        let mut sockets = Vec::new();
+        self.0.dump(SOCK_DIAG_BY_FAMILY, &body, |message| {
+            let socket = socket(message).ok_or_else(unknown_form)?;
+            let attributes = message.get(MESSAGE..).unwrap_or_default();
+            let info = Attributes(attributes).find(|(kind, _)| *kind == INET_DIAG_INFO).map(|(_, info)| info);
+            let cookie =
+                u64::from(u32_at(message, 44).unwrap_or(0)) | u64::from(u32_at(message, 48).unwrap_or(0)) << 32;
+            sockets.push(TcpSocket::read(&socket, message[1], cookie, info));
+            Ok(())
+        })?;
+        Ok(sockets)
     }
 
     /// The socket on this machine with these two ends.
@@ -82,27 +92,15 @@ impl SockDiag {
         } else {
             request.ends(local, remote);
         }
-        self.send(&request, libc::NLM_F_REQUEST)?;
-        let read = self.socket.read(&mut self.buffer)?;
-        let found = match Messages(&self.buffer[..read]).next() {
-            Some(Ok(Message::Socket(socket))) => socket,
-            Some(Err(error)) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        let found = match self.0.ask(SOCK_DIAG_BY_FAMILY, &request.0) {
+            Ok(Some(message)) => socket(message).ok_or_else(unknown_form)?,
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
             _ => return Ok(None),
         };
         // A lookup that finds no connection goes on to listeners and unconnected sockets.
         let is_it = found.local.port() == local.port()
             && (found.remote.port() == remote.port() || (protocol == Protocol::Udp && found.remote.port() == 0));
         Ok(is_it.then_some(found))
-    }
-
-    fn send(&mut self, request: &Request, flags: i32) -> io::Result<()> {
-        let mut message = Vec::with_capacity(HEADER + REQUEST);
-        message.extend(u32::try_from(HEADER + REQUEST).unwrap_or(u32::MAX).to_ne_bytes());
-        message.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        message.extend(u16::try_from(flags).unwrap_or(0).to_ne_bytes());
-        message.extend([0; 8]);
-        message.extend(request.0);
-        self.socket.write_all(&message)
     }
 }
 
@@ -144,33 +142,8 @@ impl Request {
     }
 }
 
-enum Message {
-    Socket(Socket),
-    Done,
-}
-
-/// The messages in one datagram of the kernel.
-struct Messages<'a>(&'a [u8]);
-
-impl Iterator for Messages<'_> {
-    type Item = io::Result<Message>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = u32_at(self.0, 0)? as usize;
-        let kind = u16_at(self.0, 4)?;
-        let message = self.0.get(HEADER..length)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(match i32::from(kind) {
-            libc::NLMSG_DONE => Ok(Message::Done),
-            libc::NLMSG_ERROR => {
-                let code = u32_at(message, 0).unwrap_or(0).cast_signed();
-                if code == 0 { Ok(Message::Done) } else { Err(io::Error::from_raw_os_error(-code)) }
-            }
-            _ => socket(message)
-                .map(Message::Socket)
-                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a sock_diag message of unknown form")),
-        })
-    }
+fn unknown_form() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a sock_diag message of unknown form")
 }
 
 /// Reads an `inet_diag_msg` with its attributes.
@@ -195,23 +168,11 @@ fn socket(message: &[u8]) -> Option<Socket> {
         is_v6_only: None,
         interface: (interface != 0).then_some(interface),
     };
-    let mut attributes = message.get(MESSAGE..)?;
-    while let (Some(length), Some(kind)) = (u16_at(attributes, 0), u16_at(attributes, 2)) {
-        if kind == INET_DIAG_SKV6ONLY {
-            socket.is_v6_only = attributes.get(4).map(|flag| *flag != 0);
-        }
-        let next = usize::from(length).max(4).next_multiple_of(4);
-        attributes = attributes.get(next..).unwrap_or_default();
+    let attributes = message.get(MESSAGE..)?;
+    if let Some((_, flag)) = Attributes(attributes).find(|(kind, _)| *kind == INET_DIAG_SKV6ONLY) {
+        socket.is_v6_only = flag.first().map(|flag| *flag != 0);
     }
     Some(socket)
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]
@@ -219,19 +180,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cut_and_absurd_messages_are_errors_and_never_a_panic() {
-        let mut whole = vec![0; HEADER + MESSAGE + 8];
-        let length = u32::try_from(whole.len()).expect("small");
-        whole[..4].copy_from_slice(&length.to_ne_bytes());
-        whole[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        whole[HEADER] = 2;
-        assert!(matches!(Messages(&whole).next(), Some(Ok(Message::Socket(_)))));
-        for cut in 0..whole.len() {
-            assert!(!matches!(Messages(&whole[..cut]).next(), Some(Ok(_))), "{cut}");
-        }
-        for length in [0u32, 1, 15, 16, 17, 26, u32::MAX] {
-            whole[..4].copy_from_slice(&length.to_ne_bytes());
-            assert!(!matches!(Messages(&whole).next(), Some(Ok(_))), "{length}");
+    fn cut_messages_are_errors_and_never_a_panic() {
+        let mut whole = vec![0; MESSAGE + 8];
+        whole[0] = 2;
+        assert!(socket(&whole).is_some());
+        for cut in 0..MESSAGE {
+            assert!(socket(&whole[..cut]).is_none(), "{cut}");
         }
     }
 }

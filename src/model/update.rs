@@ -44,7 +44,7 @@ pub struct Update {
     pub is_full: bool,
     /// State of the whole, when it changed.
     pub overview: Option<Overview>,
-    /// Rows that are new or changed. Order of all mappings: `Overview::order`.
+    /// Rows that are new or changed. Order of our mappings: `Overview::order`.
     pub mappings: Vec<MappingRow>,
     /// Mappings that are gone.
     pub mappings_removed: Vec<MappingId>,
@@ -72,7 +72,8 @@ pub struct Overview {
     pub revision: Revision,
     /// The profile, if one is open.
     pub profile: Option<ProfileStatus>,
-    /// Every mapping, in the order of the profile and then of the command line.
+    /// Every mapping of ours, in the order of the profile and then of the command line. Rows of [`Owner::Docker`] are
+    /// not in it: clients list them after these, by name.
     pub order: Vec<MappingId>,
     /// The Docker engine.
     pub docker: DockerState,

@@ -19,6 +19,7 @@ use super::handle::{Handle, Incoming, ServiceCall};
 use super::known::{Holders, Known};
 use super::lookups::Lookups;
 use super::profile::OpenedProfile;
+use super::published::{Looked, Published};
 use super::resolve::{Sight, Wanted, addresses_for};
 use super::subscribers::{Processes, Snapshot, Subscriber};
 use super::surroundings::{InSight, Surroundings};
@@ -87,6 +88,7 @@ pub(super) struct Service {
     pub(super) is_ready: bool,
     pub(super) changes: Changes,
     pub(super) lookups: Lookups,
+    pub(super) published: Published,
 }
 
 /// What a job brings back.
@@ -101,6 +103,8 @@ pub(super) enum Job {
     Processes(Processes),
     /// Processes of containers.
     Sought(InSight),
+    /// What was seen of the ports that Docker publishes.
+    Published(Looked),
 }
 
 impl Running {
@@ -168,6 +172,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         is_ready: false,
         changes: Changes::default(),
         lookups: Lookups::default(),
+        published: Published::default(),
     };
     service.first_state(options.session);
     if options.always_docker {
@@ -286,6 +291,7 @@ impl Service {
             Ok(Job::Holders(found)) => self.holders_found(&found),
             Ok(Job::Processes(found)) => self.processes_found(found),
             Ok(Job::Sought(found)) => self.processes_sought(found),
+            Ok(Job::Published(looked)) => self.published_seen(looked),
             Err(error) => {
                 tracing::error!(%error, "a job of the service has failed");
                 self.job_failed(error.id());
@@ -316,6 +322,11 @@ impl Service {
         if !self.subscribers.iter().any(|subscriber| subscriber.next_sample() <= now) {
             return;
         }
+        if self.subscribers.iter().any(Subscriber::wants_published) {
+            self.look_at_published();
+        } else {
+            self.forget_published();
+        }
         let snapshot = self.snapshot();
         if self.subscribers.iter().any(Subscriber::wants_connections) {
             self.ask_processes(&snapshot);
@@ -341,6 +352,7 @@ impl Service {
             mappings: self.mapping_rows(),
             open: self.registry.open_connections(),
             containers: self.docker.view().containers,
+            published: self.published.view(),
         }
     }
 

@@ -3,7 +3,8 @@
 //! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
 //! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
 //! [`subscribers`] tells each client what changed since it last looked, [`told`] what the log keeps of it. [`lookups`]
-//! reads this machine's tables. Where a target is, [`resolve`] says, by what [`reach`] knows of networks and [`place`] of the engine.
+//! reads this machine's tables, [`published`] watches what Docker itself publishes. Where a target is, [`resolve`] says,
+//! by what [`reach`] knows of networks and [`place`] of the engine.
 
 mod changes;
 mod core;
@@ -15,6 +16,7 @@ mod known;
 mod lookups;
 mod place;
 mod profile;
+mod published;
 mod reach;
 mod reconcile;
 mod requests;

@@ -11,6 +11,7 @@ use tokio::sync::broadcast::{self, error::TryRecvError};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
 
+use super::published::PublishedView;
 use crate::forward::meter::Counts;
 use crate::forward::registry::{RECENT, Record, Registry};
 use crate::model::container::Container;
@@ -32,6 +33,7 @@ pub(crate) struct Snapshot {
     pub(crate) mappings: Vec<MappingRow>,
     pub(crate) open: Vec<Arc<Record>>,
     pub(crate) containers: Arc<Vec<Container>>,
+    pub(crate) published: Arc<PublishedView>,
 }
 
 /// One client.
@@ -46,6 +48,7 @@ pub(crate) struct Subscriber {
     mappings: HashMap<MappingId, MappingRow>,
     connections: HashMap<ConnectionId, Seen>,
     containers: Arc<Vec<Container>>,
+    published: Arc<PublishedView>,
     closed_seen: u64,
     /// A task waits for room in its channel.
     is_waiting: bool,
@@ -75,6 +78,7 @@ impl Subscriber {
             mappings: HashMap::new(),
             connections: HashMap::new(),
             containers: Arc::default(),
+            published: Arc::default(),
             closed_seen: 0,
             is_waiting: false,
         }
@@ -95,6 +99,11 @@ impl Subscriber {
         self.interest.connections
     }
 
+    /// Whether it looks at what Docker publishes.
+    pub(crate) fn wants_published(&self) -> bool {
+        self.interest.published
+    }
+
     /// Sends what changed, if it has room; then it is due again after its interval.
     pub(crate) fn sample(&mut self, now: Instant, snapshot: &Snapshot, registry: &Registry, processes: &Processes) {
         let every = match self.interest.sample_ms {
@@ -110,6 +119,7 @@ impl Subscriber {
             self.mappings.clear();
             self.connections.clear();
             self.containers = Arc::default();
+            self.published = Arc::default();
         }
         if self.overview.as_ref() != Some(&snapshot.overview) {
             update.overview = Some(snapshot.overview.clone());
@@ -121,6 +131,10 @@ impl Subscriber {
         if self.interest.connections {
             self.changed_connections(snapshot, registry, processes, &mut update);
         }
+        if self.interest.published && self.interest.connections {
+            snapshot.published.changes(&self.published, &mut update);
+        }
+        self.published = Arc::clone(&snapshot.published);
         if self.interest.containers {
             self.changed_containers(snapshot, &mut update);
         }
@@ -130,6 +144,7 @@ impl Subscriber {
             || !update.mappings.is_empty()
             || !update.mappings_removed.is_empty()
             || !update.connections.is_empty()
+            || !update.connections_removed.is_empty()
             || !update.containers.is_empty()
             || !update.containers_removed.is_empty()
             || !update.events.is_empty()
@@ -201,14 +216,16 @@ impl Subscriber {
     }
 
     fn changed_mappings(&mut self, snapshot: &Snapshot, update: &mut Update) {
-        for row in &snapshot.mappings {
+        let published = if self.interest.published { snapshot.published.mappings.as_slice() } else { &[] };
+        let rows = || snapshot.mappings.iter().chain(published);
+        for row in rows() {
             if self.mappings.get(&row.id) != Some(row) {
                 self.mappings.insert(row.id, row.clone());
                 update.mappings.push(row.clone());
             }
         }
-        if self.mappings.len() != snapshot.mappings.len() {
-            let present: HashSet<_> = snapshot.mappings.iter().map(|row| row.id).collect();
+        if self.mappings.len() != snapshot.mappings.len() + published.len() {
+            let present: HashSet<_> = rows().map(|row| row.id).collect();
             update.mappings_removed = self.mappings.keys().filter(|id| !present.contains(id)).copied().collect();
             self.mappings.retain(|id, _| present.contains(id));
         }

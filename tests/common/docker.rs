@@ -27,10 +27,16 @@ impl Engine {
     /// Runs a busybox program as a container.
     #[track_caller]
     pub fn start(&self, name: &str, command: &[&str]) -> Container {
+        self.start_with(name, &[], command)
+    }
+
+    /// The same with options of `docker run`, such as `--publish`.
+    #[track_caller]
+    pub fn start_with(&self, name: &str, options: &[&str], command: &[&str]) -> Container {
         let container = Container { engine: self.clone(), name: name.to_owned() };
         // Of a run that was killed between start and end.
         let _ = self.docker(&["rm", "--force", name]).output();
-        output(self.docker(&["run", "--detach", "--name", name, "portolan-test"]).args(command));
+        output(self.docker(&["run", "--detach", "--name", name]).args(options).arg("portolan-test").args(command));
         container
     }
 

@@ -10,6 +10,7 @@ pub mod echo;
 pub mod hostile;
 pub mod hosts;
 pub mod netns;
+pub mod observer;
 pub mod peers;
 pub mod podman;
 pub mod program;
@@ -54,6 +55,8 @@ pub enum Need {
     UserNamespaces,
     /// To be root, and thereby whoever else.
     Root,
+    /// Docker's stock proxy.
+    DockerProxy,
 }
 
 impl Need {
@@ -85,6 +88,7 @@ impl Need {
                 (!made.is_ok_and(|end| end.success())).then(|| "user namespaces".to_owned())
             }
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
+            Self::DockerProxy => program("docker-proxy"),
         }
     }
 }

@@ -41,6 +41,7 @@ impl Bench {
 
     fn sample(&self, subscriber: &mut Subscriber) {
         let snapshot = Snapshot {
+            published: Arc::default(),
             at_ms: self.registry.now_ms(),
             overview: self.overview.clone(),
             mappings: Vec::new(),
