@@ -80,7 +80,8 @@ fn reason(run: &mut Run, mapping: &str, holds: impl Fn(&str) -> bool) -> String 
 /// Where the last connection that ended well went.
 fn dialled(run: &mut Run, mapping: &str, mark: usize) -> String {
     let event = run.event_after(mark, &format!("a connection of {mapping}"), SOON, |event| {
-        event["event"] == "closed" && event["connection"]["mapping"] == mapping
+        let connection = &event["connection"];
+        event["event"] == "closed" && connection["mapping"] == mapping && connection["reason"] == "finished"
     });
     event["connection"]["target_address"].as_str().unwrap_or_default().to_owned()
 }
