@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::cast::{self, PARTS};
 use super::rows::addresses;
+use super::{containers, published};
 use crate::model::container::{DockerState, EnginePlace};
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
 use crate::model::id::{ConnectionId, MappingId, Revision};
@@ -57,6 +58,8 @@ pub struct Story {
     events: Vec<Event>,
     told: BTreeMap<MappingId, MappingRow>,
     overview_changed: bool,
+    /// The moment of which what Docker publishes was told last.
+    published_ms: u64,
 }
 
 impl Default for Story {
@@ -85,6 +88,7 @@ impl Story {
             events: Vec::new(),
             told: BTreeMap::new(),
             overview_changed: true,
+            published_ms: BEGINNING_MS,
         };
         for (name, text, enabled) in cast::MAPPINGS {
             let mapping: Mapping = text.parse().expect("the cast is valid");
@@ -349,6 +353,11 @@ impl Story {
         }
     }
 
+    /// Our mappings, and what Docker publishes.
+    fn rows(&self) -> Vec<MappingRow> {
+        self.actors.iter().map(|actor| self.row(actor)).chain([published::row(self.now_ms)]).collect()
+    }
+
     /// How everything stands.
     pub fn full_update(&self) -> Update {
         Update {
@@ -356,26 +365,36 @@ impl Story {
             at_ms: self.now_ms,
             is_full: true,
             overview: Some(self.overview()),
-            mappings: self.actors.iter().map(|actor| self.row(actor)).collect(),
-            connections: self.connections.values().cloned().collect(),
+            mappings: self.rows(),
+            connections: self.connections.values().cloned().chain(published::sessions(self.now_ms)).collect(),
+            containers: containers::containers().to_vec(),
             ..Update::default()
         }
     }
 
     /// What has changed since the last one.
     pub fn next_update(&mut self) -> Update {
-        let rows: Vec<_> = self.actors.iter().map(|actor| self.row(actor)).collect();
-        let mappings: Vec<_> = rows.into_iter().filter(|row| self.told.get(&row.id) != Some(row)).collect();
+        let mappings: Vec<_> = self.rows().into_iter().filter(|row| self.told.get(&row.id) != Some(row)).collect();
         for row in &mappings {
             self.told.insert(row.id, row.clone());
         }
         let changed = std::mem::take(&mut self.changed);
+        let told_ms = std::mem::replace(&mut self.published_ms, self.now_ms);
+        let before = published::sessions(told_ms);
+        // Its age is the screen's to count.
+        let same = |row: &ConnectionRow| {
+            before.iter().any(|told| {
+                told.connection.id == row.connection.id && told.connection.bytes_out == row.connection.bytes_out
+            })
+        };
+        let observed = published::sessions(self.now_ms).into_iter().filter(|row| !same(row));
         Update {
             at_ms: self.now_ms,
             overview: std::mem::take(&mut self.overview_changed).then(|| self.overview()),
             mappings,
             mappings_removed: std::mem::take(&mut self.removed),
-            connections: changed.iter().filter_map(|id| self.connections.get(id)).cloned().collect(),
+            connections: changed.iter().filter_map(|id| self.connections.get(id)).cloned().chain(observed).collect(),
+            connections_removed: published::gone(told_ms, self.now_ms),
             events: std::mem::take(&mut self.events),
             ..Update::default()
         }
@@ -383,7 +402,7 @@ impl Story {
 }
 
 /// A moment of the service's clock on the wall: the present is 2026-01-31T10:00:00Z.
-fn time(at_ms: u64) -> Timestamp {
+pub(super) fn time(at_ms: u64) -> Timestamp {
     let present = Timestamp::from_second(1_769_853_600).expect("a time");
     let from_present = i64::try_from(at_ms).unwrap_or(0) - i64::try_from(PRESENT_MS).unwrap_or(0);
     present + SignedDuration::from_millis(from_present)

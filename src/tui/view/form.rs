@@ -319,14 +319,9 @@ fn whereabouts(page: &mut Page<'_, '_>) {
     if let Some(Verdict::Valid { notes, will_be_at, .. }) = &form.verdict {
         if !will_be_at.is_empty() && page.y < page.end {
             page.label(if page.is_roomy() { "Will be at" } else { "At" }, false);
-            let places: Vec<_> = will_be_at
-                .iter()
-                .map(|address| match (form.protocol, form.target_port.value().trim()) {
-                    (Protocol::Tcp, "443" | "8443") => format!("https://{address}/"),
-                    (Protocol::Tcp, _) => format!("http://{address}/"),
-                    (protocol, _) => format!("{address}/{protocol}"),
-                })
-                .collect();
+            let port = form.target_port.value().trim().parse().unwrap_or(0);
+            let places: Vec<_> =
+                will_be_at.iter().map(|address| format::place(*address, form.protocol, port)).collect();
             let room = usize::from(page.canvas.width().saturating_sub(page.left() + 1));
             let in_one = places.join("  ");
             let lines = if format::width(&in_one) <= room { vec![in_one] } else { places };

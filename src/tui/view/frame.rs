@@ -3,12 +3,13 @@
 use ratatui::style::{Modifier, Style};
 
 use super::canvas::Canvas;
+use super::news;
 use super::theme::{self, Role};
 use crate::model::container::DockerState;
 use crate::model::count::count;
 use crate::tui::format;
-use crate::tui::keymap::{self, Action, Binding, Scope};
-use crate::tui::state::{MappingItem, Overlay, Severity, State, View};
+use crate::tui::keymap::{self, Action, Binding};
+use crate::tui::state::{Overlay, State, View};
 
 /// Below the smallest size: one line.
 pub(super) fn tiny(canvas: &mut Canvas<'_>) {
@@ -30,7 +31,7 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
     } else {
         let world = state.world();
         let mapping = if canvas.width() < 34 { "map" } else { "mapping" };
-        let mappings = count(world.mappings.len() as u64, mapping);
+        let mappings = count(world.ours().count() as u64, mapping);
         format!("portolan {mappings} {} q quit", count(world.open(), "conn"))
     };
     canvas.text(0, 0, &format::elide_end(&text, columns), Style::new());
@@ -53,7 +54,7 @@ fn sums(canvas: &mut Canvas<'_>) {
     let profile = world.overview.profile.as_ref().map_or("(no profile)", |profile| profile.name.as_str());
     x = canvas.text(x + 1, 0, &format::elide_end(profile, 20), Style::new().add_modifier(Modifier::BOLD));
     let sums = world.sums;
-    let mut parts = vec![count(world.mappings.len() as u64, "mapping")];
+    let mut parts = vec![count(world.ours().count() as u64, "mapping")];
     // Counted with the families, once a second, so that the three figures agree.
     let open = sums.v6 + sums.v4;
     if open > 0 {
@@ -63,7 +64,14 @@ fn sums(canvas: &mut Canvas<'_>) {
     }
     parts.push(format!("in {}", format::rate_long(sums.in_rate)));
     parts.push(format!("out {}", format::rate_long(sums.out_rate)));
-    if usize::from(x) + parts.iter().map(|part| format::width(part) + 2).sum::<usize>() > usize::from(canvas.width()) {
+    // What goes through Docker is not part of these sums.
+    let published = world.mappings.values().filter(|item| item.is_docker()).count();
+    if published > 0 {
+        let sessions = if sums.docker > 0 { format!(", {}", count(sums.docker, "conn")) } else { String::new() };
+        parts.push(format!("docker {}{sessions}", count(published as u64, "port")));
+    }
+    let ours = &parts[..4];
+    if usize::from(x) + ours.iter().map(|part| format::width(part) + 2).sum::<usize>() > usize::from(canvas.width()) {
         parts[1] = count(open, "conn");
     }
     // What does not fit is left out whole, and what comes after it, too.
@@ -92,11 +100,13 @@ fn views(canvas: &mut Canvas<'_>) {
     let long = [
         (View::Mappings, "1 Mappings".to_owned()),
         (View::Connections, "2 Connections".to_owned()),
+        (View::Containers, "3 Containers".to_owned()),
         (View::Events, errors.clone()),
     ];
     let short = [
         (View::Mappings, "1 Map".to_owned()),
         (View::Connections, "2 Conn".to_owned()),
+        (View::Containers, "3 Cont".to_owned()),
         (View::Events, if state.live.errors_unseen > 0 { "4 Ev !!".to_owned() } else { "4 Ev".to_owned() }),
     ];
     let width = |views: &[(View, String)]| views.iter().map(|(_, name)| name.len() + 2).sum::<usize>() + 1;
@@ -173,7 +183,7 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
             None
         }
         _ => {
-            news(canvas, height - 1);
+            news::draw(canvas, height - 1);
             None
         }
     }
@@ -181,13 +191,7 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
 
 fn keys(canvas: &mut Canvas<'_>, y: u16) {
     let state = canvas.state;
-    let scopes: &[Scope] = match &state.overlay {
-        Overlay::None => keymap::SCREEN,
-        Overlay::Form(_) => &[Scope::Form],
-        // The question itself names its keys.
-        Overlay::Confirm(_) => &[],
-        _ => &[Scope::Dialog],
-    };
+    let scopes = keymap::scopes(state);
     let mut shown: Vec<&Binding> = keymap::table()
         .iter()
         .filter(|binding| binding.footer > 0 && scopes.contains(&binding.scope) && binding.works(state))
@@ -232,95 +236,13 @@ fn in_dialog(overlay: &Overlay, action: Action) -> Option<&'static str> {
         (Overlay::Palette(_), Action::DialogAccept) => "do",
         (Overlay::CopyAs(_), Action::DialogAccept) => "copy",
         (Overlay::Profiles(_), Action::DialogAccept) => "open",
+        (Overlay::Import(_), Action::DialogAccept) => "add",
+        (Overlay::Import(_) | Overlay::Why(_), Action::DialogDismiss) => "back",
         (Overlay::Palette(_), _) => return None,
-        (Overlay::Help(_), Action::DialogAccept) | (_, Action::DialogComplete) => "",
+        (Overlay::Help(_) | Overlay::Why(_), Action::DialogAccept) | (_, Action::DialogComplete) => "",
         _ => return None,
     })
 }
 
 /// What can be typed into a filter.
 const FILTER_EXAMPLES: &str = "words, or port:8080 fam:6 state:open";
-
-/// One line: the latest news, else what is wrong, else the hint.
-fn news(canvas: &mut Canvas<'_>, y: u16) {
-    let state = canvas.state;
-    let (severity, text) = if let Some(note) = &state.note {
-        (note.severity, note.text.to_string())
-    } else if let Some(hint) = &state.hint {
-        (Severity::None, hint.to_string())
-    } else if let Some(problem) = standing_problem(state, usize::from(canvas.width().saturating_sub(3)))
-        // The form says itself what concerns it.
-        && !matches!(state.overlay, Overlay::Form(_))
-    {
-        problem
-    } else {
-        return;
-    };
-    let mark = theme::mark(severity);
-    let style = theme::severity(state.look, severity);
-    let mut x = 1;
-    if !mark.is_empty() {
-        x = canvas.text(x, y, mark, style) + 1;
-    }
-    let room = usize::from(canvas.width().saturating_sub(x));
-    canvas.text(x, y, &format::elide_end(&text, room), style);
-}
-
-/// What is wrong now: with the profile, the selected mapping, Docker, or the worst mapping.
-fn standing_problem(state: &State, room: usize) -> Option<(Severity, String)> {
-    let world = state.world();
-    if let Some(profile) = &world.overview.profile
-        && let Some(problem) = &profile.problem
-    {
-        let text = problem.as_str();
-        // Which file it is, one knows; where in it and what, one wants to.
-        let short = || text.replace(profile.path.as_str(), format::file_name(profile.path.as_str()));
-        let text = if format::width(text) > room { short() } else { text.to_owned() };
-        return Some((Severity::Error, text));
-    }
-    if let Some(problem) = state.selected_mapping().and_then(mapping_problem) {
-        return Some(problem);
-    }
-    if let DockerState::Unavailable { reason } = &world.overview.docker {
-        return Some((Severity::Warn, docker_words(reason.as_str(), room)));
-    }
-    let mut problems: Vec<_> = world
-        .mappings
-        .values()
-        .filter_map(|item| {
-            mapping_problem(item).map(|(severity, text)| (std::cmp::Reverse(severity), item.row.id, text))
-        })
-        .collect();
-    problems.sort();
-    problems.into_iter().next().map(|(severity, _, text)| (severity.0, text))
-}
-
-/// Why Docker cannot be reached, in the longest words that there is room for.
-fn docker_words(reason: &str, room: usize) -> String {
-    let short = reason.trim_start_matches("cannot open ");
-    let why = short.rsplit(": ").next().unwrap_or(short);
-    [
-        format!("docker: {reason}; mappings by address still work"),
-        format!("docker: {short}; mappings by address still work"),
-        format!("docker: {why}; mappings by address still work"),
-        format!("docker: {short}"),
-    ]
-    .into_iter()
-    .find(|text| format::width(text) <= room)
-    .unwrap_or_else(|| format!("docker: {why}"))
-}
-
-fn mapping_problem(item: &MappingItem) -> Option<(Severity, String)> {
-    let severity = item.severity();
-    if severity == Severity::None {
-        return None;
-    }
-    let row = &item.row;
-    let head = format!("{} -> {}", row.mapping.listen, row.mapping.target);
-    if let Some(reason) = &row.reason {
-        return Some((severity, format!("{head} {}: {reason}", format::mapping_state_word(row.state))));
-    }
-    let result = row.last_result?;
-    let attempts = count(u64::from(result.attempts), "connection");
-    Some((severity, format!("{head} {}, {} of {attempts}", format::outcome(result.outcome), result.failures)))
-}
