@@ -9,6 +9,7 @@ mod published;
 mod requests;
 mod rows;
 mod story;
+mod updates;
 mod why;
 
 use std::time::{Duration, Instant};

@@ -7,14 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::cast::{self, PARTS};
 use super::rows::addresses;
-use super::{containers, published};
-use crate::model::container::{DockerState, EnginePlace};
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
 use crate::model::id::{ConnectionId, MappingId, Revision};
 use crate::model::mapping::Mapping;
 use crate::model::profile::{MappingConfig, WrittenMapping};
 use crate::model::untrusted::SafeText;
-use crate::model::update::{ConnectionRow, LastOutcome, LastResult, MappingRow, Overview, ProfileStatus, Update};
+use crate::model::update::{ConnectionRow, LastOutcome, LastResult, MappingRow};
 
 /// The story goes on in steps of so many milliseconds.
 pub const STEP_MS: u64 = 250;
@@ -41,7 +39,7 @@ pub(super) struct Actor {
 /// The simulated service's state.
 #[derive(Clone, Debug)]
 pub struct Story {
-    now_ms: u64,
+    pub(super) now_ms: u64,
     pub(super) revision: Revision,
     pub(super) actors: Vec<Actor>,
     pub(super) undo: Vec<(SafeText, Vec<Actor>)>,
@@ -53,13 +51,13 @@ pub struct Story {
     rates: BTreeMap<ConnectionId, (u64, u64)>,
     closed: Vec<ConnectionId>,
     // What the next update tells.
-    changed: BTreeSet<ConnectionId>,
-    removed: Vec<MappingId>,
-    events: Vec<Event>,
-    told: BTreeMap<MappingId, MappingRow>,
-    overview_changed: bool,
+    pub(super) changed: BTreeSet<ConnectionId>,
+    pub(super) removed: Vec<MappingId>,
+    pub(super) events: Vec<Event>,
+    pub(super) told: BTreeMap<MappingId, MappingRow>,
+    pub(super) overview_changed: bool,
     /// The moment of which what Docker publishes was told last.
-    published_ms: u64,
+    pub(super) published_ms: u64,
 }
 
 impl Default for Story {
@@ -334,70 +332,6 @@ impl Story {
         }
         self.actors = actors;
         self.changed_state();
-    }
-
-    fn overview(&self) -> Overview {
-        Overview {
-            revision: self.revision,
-            profile: Some(ProfileStatus {
-                name: SafeText::new(&self.profile),
-                path: SafeText::new(&format!("~/.config/portolan/profiles/{}.json", self.profile)),
-                problem: None,
-            }),
-            order: self.actors.iter().map(|actor| actor.id).collect(),
-            docker: DockerState::Connected,
-            engine_place: EnginePlace::Here,
-            undo: self.undo.last().map(|(what, _)| what.clone()),
-            descriptors: Some((61, 65_536)),
-            is_ready: true,
-        }
-    }
-
-    /// Our mappings, and what Docker publishes.
-    fn rows(&self) -> Vec<MappingRow> {
-        self.actors.iter().map(|actor| self.row(actor)).chain([published::row(self.now_ms)]).collect()
-    }
-
-    /// How everything stands.
-    pub fn full_update(&self) -> Update {
-        Update {
-            seq: 1,
-            at_ms: self.now_ms,
-            is_full: true,
-            overview: Some(self.overview()),
-            mappings: self.rows(),
-            connections: self.connections.values().cloned().chain(published::sessions(self.now_ms)).collect(),
-            containers: containers::containers().to_vec(),
-            ..Update::default()
-        }
-    }
-
-    /// What has changed since the last one.
-    pub fn next_update(&mut self) -> Update {
-        let mappings: Vec<_> = self.rows().into_iter().filter(|row| self.told.get(&row.id) != Some(row)).collect();
-        for row in &mappings {
-            self.told.insert(row.id, row.clone());
-        }
-        let changed = std::mem::take(&mut self.changed);
-        let told_ms = std::mem::replace(&mut self.published_ms, self.now_ms);
-        let before = published::sessions(told_ms);
-        // Its age is the screen's to count.
-        let same = |row: &ConnectionRow| {
-            before.iter().any(|told| {
-                told.connection.id == row.connection.id && told.connection.bytes_out == row.connection.bytes_out
-            })
-        };
-        let observed = published::sessions(self.now_ms).into_iter().filter(|row| !same(row));
-        Update {
-            at_ms: self.now_ms,
-            overview: std::mem::take(&mut self.overview_changed).then(|| self.overview()),
-            mappings,
-            mappings_removed: std::mem::take(&mut self.removed),
-            connections: changed.iter().filter_map(|id| self.connections.get(id)).cloned().chain(observed).collect(),
-            connections_removed: published::gone(told_ms, self.now_ms),
-            events: std::mem::take(&mut self.events),
-            ..Update::default()
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What containers expose becomes mappings.
 
+use portolan::model::container::EnginePlace;
 use portolan::model::request::Request;
+use portolan::model::untrusted::SafeText;
 use portolan::model::update::{Overview, Update};
 use portolan::tui::keymap::Key;
 use portolan::tui::state::{Look, Overlay};
@@ -83,6 +85,25 @@ fn a_port_in_use_adds_nothing_and_says_who_holds_it_and_which_is_free() {
         assert_eq!(player.state.live.ours().count(), 7, "{}", player.picture());
         assert!(added(&player)[1].contains(&"localhost:8083:web_2:80".to_owned()), "{:?}", added(&player));
     }
+}
+
+#[test]
+fn of_an_engine_elsewhere_only_what_it_publishes_is_offered_and_by_that_port() {
+    let mut player = Player::new(80, 24);
+    let mut overview = player.state.live.overview.clone();
+    overview.engine_place = EnginePlace::Elsewhere {
+        reason: SafeText::new("rootless: its network is its own"),
+        published_at: Some([127, 0, 0, 1].into()),
+    };
+    let update = Update { at_ms: player.story.now_ms(), overview: Some(overview), ..Update::default() };
+    player.tell(Msg::Update(Box::new(update)));
+    player.types("i");
+    let picture = player.picture();
+    assert!(picture.contains("rootless: its network is its own: only what it publishes can be mapped"), "{picture}");
+    assert!(picture.contains("grafana 3000/tcp -> localhost:3001 (by localhost:3000)"), "{picture}");
+    assert!(!picture.contains("web_2"), "{picture}");
+    player.press(Key::Enter);
+    assert_eq!(added(&player), [["localhost:3001:localhost:3000"]]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use portolan::model::id::ConnectionId;
 use portolan::model::request::Request;
-use portolan::model::update::Update;
+use portolan::model::untrusted::SafeText;
+use portolan::model::update::{Owner, Update};
 use portolan::tui::keymap::Key;
 use portolan::tui::state::Overlay;
 use portolan::tui::update::{Effect, Msg};
@@ -142,4 +143,27 @@ fn what_is_not_known_of_a_session_is_said_so_and_cannot_be_found_by_it() {
     let copied: Vec<_> = player.outside.iter().map(|effect| format!("{effect:?}")).collect();
     assert!(copied.iter().any(|text| text.contains("tcp ?? ?? | tcp 172.17.0.1:38230")), "{copied:#?}");
     assert!(player.outside.iter().all(|effect| matches!(effect, Effect::Copy(text) if !text.contains("0.0.0.0:0"))));
+}
+
+#[test]
+fn nothing_seen_is_not_zero_where_something_cannot_be_seen() {
+    let mut player = on_published(80, 24);
+    let mut row = player.state.selected_mapping().expect("selected").row.clone();
+    (row.connections, row.bytes_in, row.bytes_out) = (0, 0, 0);
+    row.owner = Owner::Docker { unseen: vec![SafeText::new("IPv4 via DNAT: not visible without root")] };
+    let gone = player.state.connections.order.clone();
+    let update = |row| Update {
+        at_ms: player.story.now_ms(),
+        mappings: vec![row],
+        connections_removed: gone.clone(),
+        ..Update::default()
+    };
+    let (unseen, mut seen) = (update(row.clone()), row);
+    seen.owner = Owner::Docker { unseen: Vec::new() };
+    let seen = update(seen);
+    player.tell(Msg::Update(Box::new(unseen)));
+    assert!(player.line(8).contains("grafana:3000    ??"), "{}", player.line(8));
+    assert!(player.picture().contains("unseen  ?? IPv4 via DNAT: not visible without root"), "{}", player.picture());
+    player.tell(Msg::Update(Box::new(seen)));
+    assert!(player.line(8).contains("grafana:3000     0"), "{}", player.line(8));
 }
