@@ -1,9 +1,7 @@
-//! Who takes part: containers, mappings, clients, and who else holds ports.
+//! Who takes part: mappings, clients, and who else holds ports.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use crate::model::container::{Container, ContainerPort};
-use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
 
 /// A client that is there when the story begins, or comes in its course.
@@ -79,51 +77,20 @@ pub(super) const MAPPINGS: [(&str, &str, bool); 4] = [
 ];
 
 /// Sockets of others: address, and who holds it.
-const HELD: [(&str, &str); 5] = [
+const HELD: [(&str, &str); 8] = [
     ("0.0.0.0:80", "nginx (pid 123, www)"),
     ("[::]:80", "nginx (pid 123, www)"),
     ("[::1]:9000", "node (pid 812)"),
     ("127.0.0.1:5432", "postgres (pid 700, postgres)"),
     ("[::1]:5432", "postgres (pid 700, postgres)"),
+    ("127.0.0.1:8082", "vite (pid 5120)"),
+    ("0.0.0.0:3000", "docker-proxy (pid 930, root)"),
+    ("[::]:3000", "docker-proxy (pid 937, root)"),
 ];
 
 /// Sockets of others, with their holders.
 pub(super) fn held() -> Vec<(SocketAddr, SafeText)> {
     HELD.iter().filter_map(|(address, holder)| Some((address.parse().ok()?, SafeText::new(holder)))).collect()
-}
-
-/// The containers.
-pub(super) fn containers() -> Vec<Container> {
-    const TCP: Protocol = Protocol::Tcp;
-    const UDP: Protocol = Protocol::Udp;
-    vec![
-        container("api_1", "node:22-alpine", "running", &["172.17.0.4"], &[(9000, TCP)]),
-        container("dns_1", "coredns:1.12", "running", &["172.17.0.5"], &[(53, TCP), (53, UDP)]),
-        container("web_1", "nginx:1.27", "running", &["172.17.0.2", "fd00::2"], &[(80, TCP), (443, TCP)]),
-        container("web_2", "nginx:1.27", "running", &["172.17.0.3"], &[(80, TCP)]),
-        container("web_old", "nginx:1.25", "exited", &[], &[(80, TCP)]),
-    ]
-}
-
-fn container(name: &str, image: &str, state: &str, addresses: &[&str], ports: &[(u16, Protocol)]) -> Container {
-    // Any 64 hex digits will do.
-    let id: String =
-        name.bytes().map(|byte| format!("{byte:02x}")).chain(std::iter::repeat("5a".to_owned())).take(32).collect();
-    Container {
-        id: SafeText::new(&id),
-        name: SafeText::new(name),
-        image: SafeText::new(image),
-        state: SafeText::new(state),
-        addresses: addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()).collect(),
-        networks: Vec::new(),
-        host_network: false,
-        publications: Vec::new(),
-        ports: ports
-            .iter()
-            .map(|(port, protocol)| ContainerPort { port: *port, protocol: *protocol, published: None })
-            .collect(),
-        compose: None,
-    }
 }
 
 /// How the rates swing from second to second, in percent.

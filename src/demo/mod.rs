@@ -4,9 +4,13 @@
 //! no file; its clients, containers and bytes are made up, and its time is what it is told.
 
 mod cast;
+mod containers;
+mod published;
 mod requests;
 mod rows;
 mod story;
+mod updates;
+mod why;
 
 use std::time::{Duration, Instant};
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::cast;
+use super::containers;
 use super::rows::{addresses, clash, same_protocol};
 use super::story::{Actor, Story};
 use crate::model::container::DockerState;
@@ -86,11 +87,15 @@ impl Story {
                 Ok(Reply::Valid { name: config.name, notes: Vec::new(), will_be_at, places: Vec::new() })
             }
             Request::Probe { target, protocol } => Ok(probe(target, *protocol)),
-            Request::AddAll { .. } | Request::Inside { .. } | Request::Why { .. } => {
-                Err(RequestError::Failed { message: SafeText::new("not in the demo") })
+            Request::AddAll { mappings, even_if_busy } => self.add_all(mappings, *even_if_busy),
+            Request::Inside { container } => containers::inside(container)
+                .ok_or_else(|| RequestError::NotFound { what: SafeText::new("the container") }),
+            Request::Why { id } => {
+                let actor = self.actor(*id).ok_or_else(|| not_found(*id))?;
+                Ok(Reply::Why(Box::new(self.why(actor))))
             }
             Request::Containers => {
-                Ok(Reply::Containers { containers: cast::containers(), docker: DockerState::Connected })
+                Ok(Reply::Containers { containers: containers::containers().to_vec(), docker: DockerState::Connected })
             }
         }
     }
@@ -158,6 +163,25 @@ impl Story {
         }
         self.changed_state();
         done(vec![id], format!("changed {name}"))
+    }
+
+    /// All of them or none, as one change.
+    fn add_all(&mut self, mappings: &[WrittenMapping], even_if_busy: bool) -> Answer {
+        let before = self.clone();
+        let mut added = Vec::new();
+        for written in mappings {
+            match self.save(None, written, even_if_busy) {
+                Ok(Reply::Done { ids, .. }) => added.extend(ids),
+                refused => {
+                    *self = before;
+                    return refused;
+                }
+            }
+        }
+        self.undo = before.undo;
+        let names = self.names(&added)?;
+        self.undo.push((SafeText::new(&format!("add {names}")), before.actors, false));
+        done(added, format!("added {names}; u undoes"))
     }
 
     fn enable(&mut self, ids: &[MappingId], enabled: bool) -> Answer {
@@ -238,7 +262,7 @@ fn foreign(listen: &Listen) -> Option<IpAddr> {
     (!is_own).then_some(scoped.ip)
 }
 
-fn will_be_at(listen: &Listen) -> Vec<SocketAddr> {
+pub(super) fn will_be_at(listen: &Listen) -> Vec<SocketAddr> {
     let HostPort::Ports(ports) = listen.port else { return Vec::new() };
     let ips: Vec<IpAddr> = match &listen.address {
         ListenAddress::Localhost => vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()],

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::cast;
+use super::containers::containers;
 use super::story::{Actor, Story};
 use crate::model::event::{Connection, MappingState};
 use crate::model::mapping::{Family, HostPort, Protocol, TargetHost};
@@ -87,10 +87,10 @@ pub(super) fn addresses(host: &TargetHost) -> Vec<IpAddr> {
     match host {
         TargetHost::Ip(ip) => vec![ip.ip],
         TargetHost::Localhost => vec![[127, 0, 0, 1].into()],
-        TargetHost::Container { name, .. } => cast::containers()
-            .into_iter()
+        TargetHost::Container { name, .. } => containers()
+            .iter()
             .find(|container| container.name.as_str() == name)
-            .map(|container| container.addresses)
+            .map(|container| container.addresses.clone())
             .unwrap_or_default(),
         TargetHost::Compose { .. } => Vec::new(),
         TargetHost::Dns(_) => vec![[192, 0, 2, 80].into()],

@@ -7,13 +7,12 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::cast::{self, PARTS};
 use super::rows::addresses;
-use crate::model::container::{DockerState, EnginePlace};
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side};
 use crate::model::id::{ConnectionId, MappingId, Revision};
 use crate::model::mapping::Mapping;
 use crate::model::profile::{MappingConfig, WrittenMapping};
 use crate::model::untrusted::SafeText;
-use crate::model::update::{ConnectionRow, LastOutcome, LastResult, MappingRow, Overview, ProfileStatus, Update};
+use crate::model::update::{ConnectionRow, LastOutcome, LastResult, MappingRow};
 
 /// The story goes on in steps of so many milliseconds.
 pub const STEP_MS: u64 = 250;
@@ -40,7 +39,7 @@ pub(super) struct Actor {
 /// The simulated service's state.
 #[derive(Clone, Debug)]
 pub struct Story {
-    now_ms: u64,
+    pub(super) now_ms: u64,
     pub(super) revision: Revision,
     pub(super) actors: Vec<Actor>,
     /// What was done, how it was before, and whether connections were dropped by it.
@@ -53,11 +52,13 @@ pub struct Story {
     rates: BTreeMap<ConnectionId, (u64, u64)>,
     closed: Vec<ConnectionId>,
     // What the next update tells.
-    changed: BTreeSet<ConnectionId>,
-    removed: Vec<MappingId>,
-    events: Vec<Event>,
-    told: BTreeMap<MappingId, MappingRow>,
-    overview_changed: bool,
+    pub(super) changed: BTreeSet<ConnectionId>,
+    pub(super) removed: Vec<MappingId>,
+    pub(super) events: Vec<Event>,
+    pub(super) told: BTreeMap<MappingId, MappingRow>,
+    pub(super) overview_changed: bool,
+    /// The moment of which what Docker publishes was told last.
+    pub(super) published_ms: u64,
 }
 
 impl Default for Story {
@@ -86,6 +87,7 @@ impl Story {
             events: Vec::new(),
             told: BTreeMap::new(),
             overview_changed: true,
+            published_ms: BEGINNING_MS,
         };
         for (name, text, enabled) in cast::MAPPINGS {
             let mapping: Mapping = text.parse().expect("the cast is valid");
@@ -332,59 +334,10 @@ impl Story {
         self.actors = actors;
         self.changed_state();
     }
-
-    fn overview(&self) -> Overview {
-        Overview {
-            revision: self.revision,
-            profile: Some(ProfileStatus {
-                name: SafeText::new(&self.profile),
-                path: SafeText::new(&format!("~/.config/portolan/profiles/{}.json", self.profile)),
-                problem: None,
-            }),
-            order: self.actors.iter().map(|actor| actor.id).collect(),
-            docker: DockerState::Connected,
-            engine_place: EnginePlace::Here,
-            undo: self.undo.last().map(|(what, ..)| what.clone()),
-            descriptors: Some((61, 65_536)),
-            is_ready: true,
-        }
-    }
-
-    /// How everything stands.
-    pub fn full_update(&self) -> Update {
-        Update {
-            seq: 1,
-            at_ms: self.now_ms,
-            is_full: true,
-            overview: Some(self.overview()),
-            mappings: self.actors.iter().map(|actor| self.row(actor)).collect(),
-            connections: self.connections.values().cloned().collect(),
-            ..Update::default()
-        }
-    }
-
-    /// What has changed since the last one.
-    pub fn next_update(&mut self) -> Update {
-        let rows: Vec<_> = self.actors.iter().map(|actor| self.row(actor)).collect();
-        let mappings: Vec<_> = rows.into_iter().filter(|row| self.told.get(&row.id) != Some(row)).collect();
-        for row in &mappings {
-            self.told.insert(row.id, row.clone());
-        }
-        let changed = std::mem::take(&mut self.changed);
-        Update {
-            at_ms: self.now_ms,
-            overview: std::mem::take(&mut self.overview_changed).then(|| self.overview()),
-            mappings,
-            mappings_removed: std::mem::take(&mut self.removed),
-            connections: changed.iter().filter_map(|id| self.connections.get(id)).cloned().collect(),
-            events: std::mem::take(&mut self.events),
-            ..Update::default()
-        }
-    }
 }
 
 /// A moment of the service's clock on the wall: the present is 2026-01-31T10:00:00Z.
-fn time(at_ms: u64) -> Timestamp {
+pub(super) fn time(at_ms: u64) -> Timestamp {
     let present = Timestamp::from_second(1_769_853_600).expect("a time");
     let from_present = i64::try_from(at_ms).unwrap_or(0) - i64::try_from(PRESENT_MS).unwrap_or(0);
     present + SignedDuration::from_millis(from_present)

@@ -90,10 +90,28 @@ pub fn latency(microseconds: u64) -> String {
     }
 }
 
-/// `v6-v4`: the client's family, then the target's; `??` while it is not known.
-pub fn families(client: SocketAddr, target: Option<SocketAddr>) -> String {
-    let target = target.map_or_else(|| "??".to_owned(), |target| Family::of(target.ip()).to_string());
-    format!("{}-{target}", Family::of(client.ip()))
+/// `v6-v4`: the client's family, then the target's; `??` where it is not known.
+pub fn families(client: Option<SocketAddr>, target: Option<SocketAddr>) -> String {
+    let family = |at: Option<SocketAddr>| at.map_or_else(|| "??".to_owned(), |at| Family::of(at.ip()).to_string());
+    format!("{}-{}", family(client), family(target))
+}
+
+/// An endpoint, or `??` where it is not known.
+pub fn endpoint(at: Option<SocketAddr>) -> String {
+    at.map_or_else(|| "??".to_owned(), |at| at.to_string())
+}
+
+/// How a browser speaks to a target's port.
+pub fn scheme(target_port: u16) -> &'static str {
+    if matches!(target_port, 443 | 8443) { "https" } else { "http" }
+}
+
+/// Where clients find a mapping: `http://[::1]:8080/`, `[::1]:5353/udp`.
+pub fn place(address: SocketAddr, protocol: Protocol, target_port: u16) -> String {
+    match protocol {
+        Protocol::Tcp => format!("{}://{address}/", scheme(target_port)),
+        other => format!("{address}/{other}"),
+    }
 }
 
 /// An address as it stands before a port: IPv6 in brackets.

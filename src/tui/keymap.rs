@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::state::{State, View};
+use super::state::{Overlay, State, View};
 
 /// A key as the program understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +89,8 @@ pub enum Scope {
     Mappings,
     /// A list of connections.
     Connections,
+    /// The list of containers.
+    Containers,
     /// Any list.
     Lists,
     /// What is live.
@@ -97,6 +99,10 @@ pub enum Scope {
     Global,
     /// The form that adds or edits.
     Form,
+    /// What containers expose, to be made into mappings.
+    Import,
+    /// The page that says why a mapping does not work.
+    Why,
     /// Lists and lines of text that lie over the screen.
     Dialog,
 }
@@ -118,6 +124,7 @@ pub enum Action {
     ScrollRight,
     ViewMappings,
     ViewConnections,
+    ViewContainers,
     ViewEvents,
     Open,
     Back,
@@ -130,6 +137,9 @@ pub enum Action {
     StartStop,
     Mark,
     TryTarget,
+    Why,
+    Import,
+    LookInside,
     Browse,
     ZeroCounters,
     ResetConnection,
@@ -154,6 +164,12 @@ pub enum Action {
     FormDown,
     FormUp,
     TakeFreePort,
+    ImportMark,
+    ImportMarkAll,
+    ImportOtherPort,
+    WhyAgain,
+    WhyEdit,
+    WhyCopy,
     DialogAccept,
     DialogDismiss,
     DialogDown,
@@ -207,11 +223,23 @@ pub fn find(scopes: &[Scope], key: Key, state: &State) -> Option<&'static Bindin
 
 /// The scopes of a screen without form or dialog.
 pub const SCREEN: &[Scope] =
-    &[Scope::Move, Scope::Mappings, Scope::Connections, Scope::Lists, Scope::Live, Scope::Global];
+    &[Scope::Move, Scope::Mappings, Scope::Connections, Scope::Containers, Scope::Lists, Scope::Live, Scope::Global];
+
+/// The scopes whose bindings apply now. A question names its keys itself.
+pub fn scopes(state: &State) -> &'static [Scope] {
+    match state.overlay {
+        Overlay::None => SCREEN,
+        Overlay::Form(_) => &[Scope::Form],
+        Overlay::Import(_) => &[Scope::Import, Scope::Dialog],
+        Overlay::Why(_) => &[Scope::Why, Scope::Dialog],
+        Overlay::Confirm(_) => &[],
+        _ => &[Scope::Dialog],
+    }
+}
 
 /// Whether an action belongs on the palette: it acts on the screen and is not about moving a cursor.
 pub fn is_command(binding: &Binding) -> bool {
-    !matches!(binding.scope, Scope::Form | Scope::Dialog)
+    !matches!(binding.scope, Scope::Form | Scope::Import | Scope::Why | Scope::Dialog)
         && !matches!(
             binding.action,
             Action::Down
@@ -229,6 +257,7 @@ pub fn view_of(action: Action) -> Option<View> {
     match action {
         Action::ViewMappings => Some(View::Mappings),
         Action::ViewConnections => Some(View::Connections),
+        Action::ViewContainers => Some(View::Containers),
         Action::ViewEvents => Some(View::Events),
         _ => None,
     }
@@ -243,12 +272,24 @@ mod tests {
     fn no_key_of_the_screen_does_two_things() {
         for (at, one) in table::TABLE.iter().enumerate() {
             for other in &TABLE[at + 1..] {
-                let together = one.scope == other.scope || SCREEN.contains(&one.scope) && SCREEN.contains(&other.scope);
+                let is_screen = SCREEN.contains(&one.scope) && SCREEN.contains(&other.scope);
+                let overlaps = |scope, over| one.scope == scope && other.scope == over;
+                let together = one.scope == other.scope
+                    || is_screen && !are_of_two_lists(one.scope, other.scope)
+                    || overlaps(Scope::Import, Scope::Dialog)
+                    || overlaps(Scope::Why, Scope::Dialog);
                 if together {
                     assert!(!one.keys.iter().any(|key| other.keys.contains(key)), "{one:?} and {other:?}");
                 }
             }
         }
+    }
+
+    /// Containers are listed in a view of their own, so a key can mean one thing there and another for mappings.
+    fn are_of_two_lists(one: Scope, other: Scope) -> bool {
+        let is_containers = |scope| scope == Scope::Containers;
+        let is_other = |scope| matches!(scope, Scope::Mappings | Scope::Connections);
+        is_containers(one) && is_other(other) || is_other(one) && is_containers(other)
     }
 
     #[test]

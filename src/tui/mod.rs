@@ -289,9 +289,9 @@ fn farewell(state: &State) -> String {
     let world = &state.live;
     let stopped = format!("Stopped {}.", count(world.listening() as u64, "mapping"));
     match &world.overview.profile {
-        None if world.mappings.is_empty() => stopped,
+        None if world.ours().next().is_none() => stopped,
         None => {
-            let was = if world.mappings.len() == 1 { "It was" } else { "They were" };
+            let was = if world.ours().count() == 1 { "It was" } else { "They were" };
             format!("{stopped} {was} for this session; next time :saveas NAME keeps what there is.")
         }
         Some(profile) => {

@@ -4,12 +4,15 @@
 //! happen outside goes out as [`Effect`]s, and their answers come back as messages.
 
 mod actions;
+mod containers;
 mod copy;
 mod dialogs;
 mod form;
+mod import;
 mod ingest;
 mod lists;
 mod palette;
+mod why;
 
 use crate::model::id::MappingId;
 use crate::model::profile::WrittenMapping;
@@ -17,7 +20,7 @@ use crate::model::request::{Call, Reply, Request, RequestError};
 use crate::model::untrusted::{SafeText, acts_on_a_terminal};
 use crate::model::update::Update;
 
-use super::keymap::{self, Action, Key, Scope};
+use super::keymap::{self, Action, Key};
 use super::state::words::saved_words;
 use super::state::{Listed, Note, Overlay, Paint, Pane, Severity, State, View, Zoom};
 
@@ -68,6 +71,14 @@ pub enum Asked {
     Containers,
     /// For the overlay and the palette.
     Profiles,
+    /// The chosen ports of the import overlay.
+    Import,
+    /// Who listens inside a container: its id.
+    Inside(SafeText),
+    /// Why a mapping does not work.
+    Why(MappingId),
+    /// Where clients find a mapping.
+    Whereabouts(MappingId),
 }
 
 /// What is to happen outside.
@@ -123,7 +134,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
 
 /// When the state wants to be told the time next, beside once a second.
 pub fn wake_at(state: &State) -> Option<u64> {
-    state.form().and_then(|form| form.ask_at_ms)
+    [state.form().and_then(|form| form.ask_at_ms), state.insides.due_ms()].into_iter().flatten().min()
 }
 
 fn clock(state: &mut State, now_ms: u64, effects: &mut Vec<Effect>) {
@@ -133,6 +144,7 @@ fn clock(state: &mut State, now_ms: u64, effects: &mut Vec<Effect>) {
         second(state);
     }
     form::ask_when_due(state, effects);
+    containers::ask_when_due(state, effects);
 }
 
 /// What happens once a second.
@@ -150,8 +162,11 @@ fn second(state: &mut State) {
         changed |= lists::drop_stale(state);
         changed |= lists::sort_if_due(state);
         // Ages count on while a connection is listed.
-        changed |= !state.connections.order.is_empty() && state.view != View::Events;
+        let lists_ages = matches!(state.view, View::Mappings | View::Connections);
+        changed |= !state.connections.order.is_empty() && lists_ages;
     }
+    // Since when it holds what it says.
+    changed |= matches!(&state.overlay, Overlay::Why(why) if why.report.is_some());
     if changed {
         state.paint = state.paint.max(Paint::Soon);
     }
@@ -176,7 +191,7 @@ fn settle(state: &mut State) {
     let wanted = match (state.view, state.mappings.selected) {
         (View::Mappings, Some(id)) => Listed::Of(id),
         (View::Mappings, None) => Listed::Nothing,
-        (View::Connections | View::Events, _) => Listed::All,
+        (View::Connections | View::Containers | View::Events, _) => Listed::All,
     };
     if wanted != state.listed {
         state.listed = wanted;
@@ -187,20 +202,14 @@ fn settle(state: &mut State) {
     }
     let rows = state.visible(Pane::Connections);
     state.connections.settle(rows);
+    let rows = state.visible(Pane::Containers);
+    state.containers.settle(rows);
+    containers::settle(state);
     if state.view == View::Events {
         state.live.errors_unseen = 0;
     }
     let rows = state.visible(Pane::Events);
     state.events.settle(rows);
-}
-
-/// The scopes whose bindings apply now.
-fn scopes(state: &State) -> &'static [Scope] {
-    match state.overlay {
-        Overlay::None => keymap::SCREEN,
-        Overlay::Form(_) => &[Scope::Form],
-        _ => &[Scope::Dialog],
-    }
 }
 
 fn press(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
@@ -216,7 +225,7 @@ fn press(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
         press_on_one_line(state, key, effects);
         return;
     }
-    if let Some(binding) = keymap::find(scopes(state), key, state) {
+    if let Some(binding) = keymap::find(keymap::scopes(state), key, state) {
         perform(state, binding.action, effects);
     } else {
         match state.overlay {
@@ -257,6 +266,8 @@ fn perform(state: &mut State, action: Action, effects: &mut Vec<Effect>) {
         | Action::FormDown
         | Action::FormUp
         | Action::TakeFreePort => form::perform(state, action, effects),
+        Action::ImportMark | Action::ImportMarkAll | Action::ImportOtherPort => import::perform(state, action),
+        Action::WhyAgain | Action::WhyEdit | Action::WhyCopy => why::perform(state, action, effects),
         Action::DialogAccept
         | Action::DialogDismiss
         | Action::DialogDown
@@ -336,6 +347,10 @@ fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>
         Asked::Try(target) => actions::tried(state, &target, answer),
         Asked::Containers => form::containers_told(state, answer),
         Asked::Profiles => dialogs::profiles_told(state, answer),
+        Asked::Import => import::told(state, answer),
+        Asked::Inside(container) => containers::told(state, &container, answer),
+        Asked::Why(id) => why::told(state, id, answer),
+        Asked::Whereabouts(id) => actions::whereabouts_told(state, id, answer),
     }
 }
 

@@ -396,7 +396,7 @@ fn a_copy_takes_the_place_of_nothing() {
     assert!(player.picture().contains("is in use by mapping web"), "{}", player.picture());
     player.press(Key::Ctrl('n'));
     player.press(Key::Enter);
-    assert_eq!(player.state.mappings.order.len(), 5);
+    assert_eq!(player.state.live.ours().count(), 5);
 }
 
 #[test]
@@ -475,5 +475,7 @@ fn another_profile_is_opened_from_the_list() {
     assert!(player.picture().contains("staging"));
     player.press(Key::Enter);
     assert!(player.line(0).contains("portolan empty"), "{}", player.line(0));
-    assert!(player.picture().contains("No mapping yet"), "{}", player.picture());
+    assert_eq!(player.state.live.ours().count(), 0);
+    player.advance(10_000);
+    assert!(player.news().contains("no mapping of yours yet: a adds one"), "{}", player.news());
 }

@@ -67,7 +67,7 @@ fn ascii_has_no_byte_above_0x7f() {
         if (columns, rows) == (80, 24) {
             insta::assert_snapshot!("mappings_ascii", player.picture());
         }
-        for keys in ["4", "2x", "?", "a8080"] {
+        for keys in ["4", "2x", "?", "3", "3a", "1i", "1jjw", "1a8080"] {
             player.types(keys);
             player.pause();
             assert!(player.picture().is_ascii(), "{}", player.picture());
@@ -89,13 +89,14 @@ fn ascii_replaces_foreign_letters_of_a_container_too() {
 fn without_color_the_selection_is_still_seen() {
     let look = Look { color: ColorMode::None, ..Look::default() };
     let mut player = Player::looking(look, 80, 24);
-    for keys in ["", "2", "4", "1", "?"] {
+    for keys in ["", "2", "3", "4", "1jjw", "q", "i", "q?"] {
         player.types(keys);
         for cell in &player.buffer().content {
             assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset));
         }
     }
     player.press(Key::Esc);
+    player.types("g");
     let buffer = player.buffer();
     assert_eq!(buffer[(0, 4)].symbol(), ">");
     assert!(buffer[(10, 4)].modifier.contains(Modifier::REVERSED));
@@ -106,7 +107,7 @@ fn without_color_the_selection_is_still_seen() {
 fn the_background_is_never_painted() {
     for color in [ColorMode::Dark, ColorMode::Light] {
         let mut player = Player::looking(Look { color, ..Look::default() }, 160, 50);
-        for keys in ["", "2", "4", "1", "?"] {
+        for keys in ["", "2", "3", "4", "1jjw", "q", "i", "q?"] {
             player.types(keys);
             assert!(player.buffer().content.iter().all(|cell| cell.bg == Color::Reset));
         }
@@ -331,7 +332,7 @@ fn hostile_text_never_reaches_a_cell() {
 #[test]
 fn every_size_can_be_drawn() {
     let mut player = Player::new(80, 24);
-    for keys in ["", "2", "4", "1", "?"] {
+    for keys in ["", "2", "3", "4", "1i", "1w", "1?"] {
         player.types(keys);
         for columns in (0..200).step_by(13) {
             for rows in (0..70).step_by(3) {

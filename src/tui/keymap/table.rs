@@ -4,7 +4,9 @@ use super::Action as A;
 use super::Key::{BackTab, Char, Ctrl, Down, End, Enter, Esc, Home, Left, PageDown, PageUp, Right, Tab, Up};
 use super::Scope as S;
 use super::{Action, Binding, Key, Scope};
-use crate::tui::state::{MappingItem, Pane, State, View, Zoom};
+use crate::model::container::Container;
+use crate::tui::state::why::Why;
+use crate::tui::state::{MappingItem, Overlay, Pane, State, View, Zoom};
 
 const fn bind(
     scope: Scope,
@@ -32,6 +34,26 @@ fn several_panes(state: &State) -> bool {
 
 fn on_mapping(state: &State) -> bool {
     state.focus() == Pane::Mappings && state.selected_mapping().is_some()
+}
+
+fn on_ours(state: &State) -> bool {
+    on_mapping(state) && state.selected_mapping().is_some_and(|item| !item.is_docker())
+}
+
+fn can_say_why(state: &State) -> bool {
+    state.view == View::Mappings && state.selected_mapping().is_some_and(|item| !item.is_docker())
+}
+
+fn can_import(state: &State) -> bool {
+    matches!(state.view, View::Mappings | View::Containers)
+}
+
+fn on_container(state: &State) -> bool {
+    state.view == View::Containers && state.selected_container().is_some()
+}
+
+fn can_look_inside(state: &State) -> bool {
+    on_container(state) && state.selected_container().is_some_and(Container::is_running)
 }
 
 fn on_connection(state: &State) -> bool {
@@ -66,6 +88,22 @@ fn can_take_port(state: &State) -> bool {
     state.form().is_some_and(|form| form.free_port().is_some())
 }
 
+fn why(state: &State) -> Option<&Why> {
+    match &state.overlay {
+        Overlay::Why(why) => Some(why),
+        _ => None,
+    }
+}
+
+/// Bindings of a page that is not open are offered by the help as they will be.
+fn why_is_there(state: &State) -> bool {
+    why(state).is_none_or(|why| state.live.mappings.contains_key(&why.id))
+}
+
+fn has_report(state: &State) -> bool {
+    why(state).is_none_or(|why| why.report.is_some())
+}
+
 pub(super) const TABLE: &[Binding] = &[
     bind(S::Move, &[Char('j'), Down], A::Down, 0, "down", "next row", has_rows),
     bind(S::Move, &[Char('k'), Up], A::Up, 0, "up", "row above", has_rows),
@@ -89,6 +127,15 @@ pub(super) const TABLE: &[Binding] = &[
     ),
     bind(S::Move, &[Char('1')], A::ViewMappings, 0, "mappings", "view: mappings and their connections", always),
     bind(S::Move, &[Char('2')], A::ViewConnections, 0, "connections", "view: every connection", always),
+    bind(
+        S::Move,
+        &[Char('3')],
+        A::ViewContainers,
+        0,
+        "containers",
+        "view: every container, its ports and who listens",
+        always,
+    ),
     bind(S::Move, &[Char('4')], A::ViewEvents, 0, "events", "view: what happened", always),
     bind(S::Move, &[Enter], A::Open, 10, "open", "open the row: everything about it, exact counters", |state| {
         on_table(state) && has_rows(state) && state.zoom != Zoom::Detail
@@ -96,7 +143,7 @@ pub(super) const TABLE: &[Binding] = &[
     bind(S::Move, &[Esc], A::Back, 11, "back", "back; clears a filter and marks", can_go_back),
     bind(S::Move, &[Char('z')], A::Zoom, 0, "zoom", "the pane alone on the screen, and back", always),
     bind(S::Mappings, &[Char('a')], A::Add, 12, "add", "add a mapping", |state| state.view == View::Mappings),
-    bind(S::Mappings, &[Char('e')], A::Edit, 17, "edit", "edit the mapping", on_mapping),
+    bind(S::Mappings, &[Char('e')], A::Edit, 17, "edit", "edit the mapping", on_ours),
     bind(S::Mappings, &[Char('c')], A::CopyAsNew, 0, "copy as new", "add another mapping like this one", on_mapping),
     bind(
         S::Mappings,
@@ -105,7 +152,25 @@ pub(super) const TABLE: &[Binding] = &[
         13,
         "delete",
         "delete the mapping, or the marked ones; asks while connections are open",
-        on_mapping,
+        on_ours,
+    ),
+    bind(
+        S::Mappings,
+        &[Char('w')],
+        A::Why,
+        13,
+        "why",
+        "why does it not work: checked step by step, then the cause and what to try",
+        can_say_why,
+    ),
+    bind(
+        S::Mappings,
+        &[Char('i')],
+        A::Import,
+        17,
+        "import",
+        "import: make ports that containers expose into mappings",
+        can_import,
     ),
     bind(
         S::Mappings,
@@ -123,9 +188,9 @@ pub(super) const TABLE: &[Binding] = &[
         0,
         "start/stop",
         "start or stop the mapping, or the marked ones; asks while connections are open",
-        on_mapping,
+        on_ours,
     ),
-    bind(S::Mappings, &[Char(' ')], A::Mark, 0, "mark", "mark the mapping, for d and t", on_mapping),
+    bind(S::Mappings, &[Char(' ')], A::Mark, 0, "mark", "mark the mapping, for d and t", on_ours),
     bind(S::Mappings, &[Char('r')], A::TryTarget, 0, "try target", "connect to the target once, now", can_try),
     bind(S::Mappings, &[Char('O')], A::Browse, 0, "browser", "open the mapping in the browser", can_browse),
     bind(
@@ -138,7 +203,7 @@ pub(super) const TABLE: &[Binding] = &[
         on_mapping,
     ),
     bind(S::Connections, &[Char('K')], A::ResetConnection, 13, "reset", "reset the connection (asks)", |state| {
-        on_connection(state) && state.selected_connection().is_some_and(|item| !item.is_closed())
+        on_connection(state) && state.selected_connection().is_some_and(|item| !item.is_closed() && !item.is_docker())
     }),
     bind(
         S::Connections,
@@ -148,6 +213,16 @@ pub(super) const TABLE: &[Binding] = &[
         "closed",
         "show and hide the connections that have closed (the last 5,000)",
         shows_connections,
+    ),
+    bind(S::Containers, &[Char('a')], A::Add, 12, "add", "add a mapping to the container", on_container),
+    bind(
+        S::Containers,
+        &[Char('r')],
+        A::LookInside,
+        0,
+        "look inside",
+        "look again who listens inside the container",
+        can_look_inside,
     ),
     bind(
         S::Lists,
@@ -171,7 +246,7 @@ pub(super) const TABLE: &[Binding] = &[
         14,
         "freeze",
         "freeze the screen, and resume; forwarding goes on",
-        |state| state.frozen.is_some() || !state.live.mappings.is_empty(),
+        |state| state.frozen.is_some() || !state.live.mappings.is_empty() || !state.live.containers.is_empty(),
     ),
     bind(S::Global, &[Char(':'), Ctrl('p')], A::Palette, 0, "palette", "every action by name, and commands", always),
     bind(S::Global, &[Char('?')], A::Help, 18, "help", "help with search", always),
@@ -192,4 +267,18 @@ pub(super) const TABLE: &[Binding] = &[
     bind(S::Dialog, &[Down, Ctrl('n')], A::DialogDown, 0, "down", "dialog: next line", always),
     bind(S::Dialog, &[Up, Ctrl('p')], A::DialogUp, 0, "up", "dialog: line above", always),
     bind(S::Dialog, &[Tab], A::DialogComplete, 3, "complete", "palette: complete the word", always),
+    bind(S::Import, &[Char(' ')], A::ImportMark, 1, "mark", "import: choose the port, or leave it", always),
+    bind(S::Import, &[Char('a')], A::ImportMarkAll, 1, "all", "import: choose all that are not mapped yet", always),
+    bind(
+        S::Import,
+        &[Char('n')],
+        A::ImportOtherPort,
+        1,
+        "port",
+        "import: another port of this host, a free one",
+        always,
+    ),
+    bind(S::Why, &[Char('r')], A::WhyAgain, 1, "rerun", "why: check again", always),
+    bind(S::Why, &[Char('e')], A::WhyEdit, 1, "edit", "why: edit the mapping", why_is_there),
+    bind(S::Why, &[Char('y')], A::WhyCopy, 1, "copy report", "why: copy the report", has_report),
 ];

@@ -41,6 +41,22 @@ pub enum ConnectionColumn {
     TargetAddress,
 }
 
+/// A column of the list of containers, in the order shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "their titles say what they are")]
+pub enum ContainerColumn {
+    State,
+    Name,
+    Address,
+    AddressV6,
+    Image,
+    Ports,
+    Published,
+    Networks,
+    Service,
+    Id,
+}
+
 /// How a column is laid out.
 #[derive(Clone, Copy, Debug)]
 pub struct Column<C> {
@@ -102,6 +118,8 @@ pub const CONNECTION_GUTTER: u16 = 3;
 /// only when a mapping does, so the columns stand still.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
+    /// Of STATE: a port that Docker publishes says `docker` there.
+    pub state: u16,
     /// Of LISTEN.
     pub listen: u16,
     /// Of TARGET.
@@ -115,11 +133,14 @@ const MOST_NUMBERS: u16 = 16;
 
 fn mapping_columns(wanted: Wanted) -> [Column<MappingColumn>; 15] {
     use MappingColumn as M;
+    let state = wanted.state.clamp(5, 6);
+    // At 40 columns there is room for both at their least, and no more.
+    let least = 18 - state;
     let listen = wanted.listen.clamp(13, 32);
     let target = wanted.target.clamp(11, 30);
     [
-        key(fixed(M::State, "STATE", 0, 5)),
-        key(flexible(M::Listen, "LISTEN", 0, 13, listen, 32)),
+        key(fixed(M::State, "STATE", 0, state)),
+        key(flexible(M::Listen, "LISTEN", 0, least, listen, 32)),
         fixed(M::Who, "WHO", 80, 4),
         flexible(M::Target, "TARGET", 0, wanted.target_numbers.clamp(11, MOST_NUMBERS), target.max(11), 30),
         figure(M::Connections, "CONNS", 60, 5),
@@ -156,6 +177,28 @@ fn connection_columns(width: u16) -> [Column<ConnectionColumn>; 12] {
     ]
 }
 
+fn container_columns(width: u16) -> [Column<ContainerColumn>; 10] {
+    use ContainerColumn as C;
+    // Once IPv6 has a column of its own, no more than an IPv4 address stands in the first.
+    let address = if width < 120 {
+        flexible(C::Address, "ADDRESS", 60, 15, 15, 39)
+    } else {
+        fixed(C::Address, "ADDRESS", 60, 15)
+    };
+    [
+        key(fixed(C::State, "STATE", 0, 10)),
+        key(flexible(C::Name, "NAME", 0, 14, 18, 40)),
+        address,
+        flexible(C::AddressV6, "IPv6 ADDRESS", 120, 12, 20, 39),
+        flexible(C::Image, "IMAGE", 80, 12, 16, 40),
+        flexible(C::Ports, "PORTS", 80, 12, 16, 30),
+        flexible(C::Published, "PUBLISHED", 120, 16, 22, 48),
+        flexible(C::Networks, "NETWORKS", 160, 10, 14, 30),
+        flexible(C::Service, "SERVICE", 160, 10, 14, 30),
+        fixed(C::Id, "ID", 160, 12),
+    ]
+}
+
 /// The columns of the list of mappings, and whether there are more to scroll to.
 pub fn mappings(width: u16, wanted: Wanted, skip: usize) -> (Vec<Placed<MappingColumn>>, bool) {
     place(&mapping_columns(wanted), width, MAPPING_GUTTER, skip)
@@ -164,6 +207,11 @@ pub fn mappings(width: u16, wanted: Wanted, skip: usize) -> (Vec<Placed<MappingC
 /// The columns of a list of connections, and whether there are more to scroll to.
 pub fn connections(width: u16, skip: usize) -> (Vec<Placed<ConnectionColumn>>, bool) {
     place(&connection_columns(width), width, CONNECTION_GUTTER, skip)
+}
+
+/// The columns of the list of containers, and whether there are more to scroll to.
+pub fn containers(width: u16, skip: usize) -> (Vec<Placed<ContainerColumn>>, bool) {
+    place(&container_columns(width), width, CONNECTION_GUTTER, skip)
 }
 
 fn place<C: Copy>(columns: &[Column<C>], width: u16, gutter: u16, skip: usize) -> (Vec<Placed<C>>, bool) {
@@ -227,27 +275,29 @@ pub fn fitted<C>(text: &str, column: &Placed<C>, is_endpoint: bool) -> String {
 mod tests {
     use super::*;
 
-    const WANTED: Wanted = Wanted { listen: 18, target: 10, target_numbers: 0 };
+    const WANTED: Wanted = Wanted { state: 6, listen: 18, target: 10, target_numbers: 0 };
 
     #[test]
     fn each_width_adds_columns_to_the_one_above() {
-        let count = |width| (mappings(width, WANTED, 0).0.len(), connections(width, 0).0.len());
-        assert_eq!(count(40), (3, 3));
-        assert_eq!(count(60), (5, 5));
-        assert_eq!(count(80), (8, 8));
-        assert_eq!(count(120), (12, 10));
-        assert_eq!(count(160), (15, 12));
+        let count =
+            |width| (mappings(width, WANTED, 0).0.len(), connections(width, 0).0.len(), containers(width, 0).0.len());
+        assert_eq!(count(40), (3, 3, 2));
+        assert_eq!(count(60), (5, 5, 3));
+        assert_eq!(count(80), (8, 8, 5));
+        assert_eq!(count(120), (12, 10, 7));
+        assert_eq!(count(160), (15, 12, 10));
     }
 
     #[test]
     fn columns_never_overlap_nor_leave_the_screen() {
-        const LONG: Wanted = Wanted { listen: 40, target: 40, target_numbers: 21 };
+        const LONG: Wanted = Wanted { state: 6, listen: 40, target: 40, target_numbers: 21 };
         for width in 40..300 {
             for skip in 0..15 {
                 for (x, columns) in [
                     mappings(width, LONG, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
                     mappings(width, WANTED, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
                     connections(width, skip).0.iter().map(|c| (c.x, c.width)).collect(),
+                    containers(width, skip).0.iter().map(|c| (c.x, c.width)).collect(),
                 ]
                 .into_iter()
                 .enumerate()
@@ -264,7 +314,7 @@ mod tests {
 
     #[test]
     fn names_give_way_to_numbers() {
-        let wanted = Wanted { listen: 19, target: 15, target_numbers: 15 };
+        let wanted = Wanted { state: 5, listen: 19, target: 15, target_numbers: 15 };
         for width in 40..160 {
             let (columns, _) = mappings(width, wanted, 0);
             let target = columns.iter().find(|column| column.id == MappingColumn::Target).expect("shown");

@@ -4,6 +4,8 @@ use tui_input::Input;
 
 use super::Pane;
 use super::form::Form;
+use super::import::Import;
+use super::why::Why;
 use crate::model::id::{ConnectionId, MappingId};
 use crate::tui::keymap::Key;
 
@@ -23,6 +25,10 @@ pub enum Overlay {
     Help(Help),
     /// Profiles to open.
     Profiles(Profiles),
+    /// What containers expose, to be made into mappings.
+    Import(Import),
+    /// Why a mapping does not work.
+    Why(Box<Why>),
     /// In which form to copy a row.
     CopyAs(CopyAs),
     /// The filter of a list is being typed.

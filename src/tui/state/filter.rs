@@ -1,8 +1,10 @@
 //! A filter as typed: words, and `port:8080 fam:6 state:open`. All of them must hold.
 
+use crate::model::container::Container;
 use crate::model::event::{ConnectionState, Event};
 use crate::model::mapping::{Family, HostPort};
 
+use super::offer;
 use super::world::{ConnectionItem, MappingItem};
 use crate::tui::format;
 
@@ -44,6 +46,7 @@ impl Filter {
                 has(&item.row.name, word)
                     || has(&item.row.mapping.to_string(), word)
                     || has(format::mapping_state_word(item.row.state), word)
+                    || item.is_docker() && has("docker", word)
                     || item.row.target_addresses.iter().any(|ip| has(&ip.to_string(), word))
                     || item.row.reason.as_ref().is_some_and(|reason| has(reason.as_str(), word))
             }
@@ -56,7 +59,32 @@ impl Filter {
                 listens || (target.first()..=target.last()).contains(port)
             }
             Term::Family(family) => item.row.listeners.iter().any(|listener| listener.family == *family),
-            Term::State(state) => starts(format::mapping_state_word(item.row.state), state),
+            Term::State(state) => {
+                starts(format::mapping_state_word(item.row.state), state) || item.is_docker() && starts("docker", state)
+            }
+        })
+    }
+
+    /// Whether a container passes.
+    pub fn takes_container(&self, container: &Container) -> bool {
+        let label = container.compose.as_ref();
+        self.terms.iter().all(|term| match term {
+            Term::Word(word) => {
+                has(container.name.as_str(), word)
+                    || has(container.image.as_str(), word)
+                    || has(container.state.as_str(), word)
+                    || container.id.as_str().starts_with(word.as_str())
+                    || container.addresses.iter().any(|ip| has(&ip.to_string(), word))
+                    || container.networks.iter().any(|network| has(network.name.as_str(), word))
+                    || label.is_some_and(|label| has(label.project.as_str(), word) || has(label.service.as_str(), word))
+                    || container.ports.iter().any(|port| has(&offer::port_words(port.port, port.protocol), word))
+            }
+            Term::Port(port) => {
+                container.ports.iter().any(|of| of.port == *port)
+                    || container.publications.iter().any(|of| of.port == *port || of.host.port() == *port)
+            }
+            Term::Family(family) => container.addresses.iter().any(|ip| Family::of(*ip) == *family),
+            Term::State(state) => starts(container.state.as_str(), state),
         })
     }
 
@@ -66,19 +94,19 @@ impl Filter {
         self.terms.iter().all(|term| match term {
             Term::Word(word) => {
                 has(&connection.mapping, word)
-                    || has(&connection.client.to_string(), word)
-                    || has(&connection.listener.to_string(), word)
+                    || item.client().is_some_and(|client| has(&client.to_string(), word))
+                    || item.listener().is_some_and(|listener| has(&listener.to_string(), word))
                     || has(&connection.target, word)
                     || connection.target_address.is_some_and(|address| has(&address.to_string(), word))
                     || item.row.process.as_ref().is_some_and(|process| has(process.as_str(), word))
                     || connection.reason.is_some_and(|reason| has(format::close_reason(reason), word))
                     || has(format::connection_state(connection.state), word)
             }
-            Term::Port(port) => [Some(connection.client), Some(connection.listener), connection.target_address]
+            Term::Port(port) => [item.client(), item.listener(), connection.target_address]
                 .into_iter()
                 .flatten()
                 .any(|address| address.port() == *port),
-            Term::Family(family) => Family::of(connection.client.ip()) == *family,
+            Term::Family(family) => item.family() == Some(*family),
             Term::State(state) => {
                 starts(format::connection_state(connection.state), state)
                     || connection.state == ConnectionState::HalfClosed && starts("half_closed", state)

@@ -2,13 +2,16 @@
 
 use tui_input::Input;
 
-use crate::model::container::{Container, DockerState};
+use crate::model::container::{Container, DockerState, EnginePlace};
 use crate::model::id::MappingId;
 use crate::model::mapping::{Family, HostPort, Listen, ListenAddress, PortRange, Protocol, Target, TargetHost};
 use crate::model::problem::Problem;
 use crate::model::profile::WrittenMapping;
 use crate::model::request::{PortReport, ProbeResult};
 use crate::model::untrusted::SafeText;
+
+use super::fuzzy;
+use super::offer;
 
 /// A mapping as it is being typed.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub struct Form {
     pub containers: Vec<Container>,
     /// Whether that list can be trusted.
     pub docker: DockerState,
+    /// Whether they can be reached from here; if not, their published ports are offered.
+    pub place: EnginePlace,
     /// The chosen line of the containers that match; none until an arrow was pressed.
     pub chosen: Option<usize>,
     /// Counts the changes; answers to older ones are dropped.
@@ -130,6 +135,7 @@ impl Form {
             focus: Field::Port,
             containers: Vec::new(),
             docker: DockerState::Unknown,
+            place: EnginePlace::Unknown,
             chosen: None,
             generation: 0,
             ask_at_ms: None,
@@ -259,15 +265,62 @@ impl Form {
         }
     }
 
-    /// Containers whose name holds what is typed.
+    /// Containers that what is typed may mean, the likeliest first: by name, else by Compose service, else by image.
     pub fn matching(&self) -> Vec<&Container> {
-        let typed = self.host.value().trim().trim_start_matches("container/").to_lowercase();
-        let exact = self.containers.iter().any(|container| container.name.as_str() == typed);
-        self.containers
+        let typed = self.host.value().trim().trim_start_matches("container/");
+        // A name that was taken from the list does not shorten the list to itself.
+        if typed.is_empty() || self.containers.iter().any(|container| container.name.as_str() == typed) {
+            return self.containers.iter().collect();
+        }
+        let mut found: Vec<_> = self
+            .containers
             .iter()
-            // A name that was taken from the list does not shorten the list to itself.
-            .filter(|container| exact || container.name.as_str().to_lowercase().contains(&typed))
-            .collect()
+            .filter_map(|container| {
+                let service = container.compose.as_ref().map_or("", |label| label.service.as_str());
+                let texts = [container.name.as_str(), service, container.image.as_str()];
+                let best =
+                    texts.iter().enumerate().filter_map(|(at, text)| Some((fuzzy::rank(typed, text)?, at))).min()?;
+                Some((best, container))
+            })
+            .collect();
+        found.sort_by_key(|(best, _)| *best);
+        found.into_iter().map(|(_, container)| container).collect()
+    }
+
+    /// Takes a container over as the target, and its first port of the form's protocol where none is typed. False:
+    /// it cannot be reached from here, and publishes no such port.
+    pub fn take_container(&mut self, container: &Container) -> bool {
+        let typed = self.target_port.value().trim().parse::<u16>().ok();
+        let mut ports = container.ports.iter().filter(|port| port.protocol == self.protocol);
+        let port = ports.clone().find(|port| Some(port.port) == typed).or_else(|| ports.next());
+        let is_elsewhere = matches!(self.place, EnginePlace::Elsewhere { .. });
+        let offer = port.and_then(|port| offer::offer(container, port, &self.place));
+        self.host = offer.as_ref().map_or_else(|| offer::host(container), |offer| offer.host.clone()).into();
+        if let Some(offer) = &offer
+            && (is_elsewhere || self.target_port.value().trim().is_empty())
+        {
+            self.target_port = offer.port.to_string().into();
+        }
+        offer.is_some() || !is_elsewhere
+    }
+
+    /// Filled in from a container: its first exposed port, and a port of this host that anybody may take.
+    pub fn of_container(container: &Container, place: EnginePlace, is_taken: impl Fn(u16, Protocol) -> bool) -> Self {
+        let mut form = Self { place, ..Self::new() };
+        let Some(port) = container.ports.first() else {
+            form.take_container(container);
+            return form;
+        };
+        form.protocol = port.protocol;
+        form.take_container(container);
+        let port = if port.port >= offer::UNPRIVILEGED {
+            // The same number is what one looks for; if it is taken, the form says by whom, and which is free.
+            Some(port.port)
+        } else {
+            offer::host_port(port.port, |host| is_taken(host, port.protocol))
+        };
+        form.port = port.map_or_else(|| "auto".to_owned(), |port| port.to_string()).into();
+        form
     }
 
     /// The port that `^n` takes.

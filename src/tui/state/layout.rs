@@ -34,7 +34,9 @@ pub struct Layout {
     pub mappings: Option<Lines>,
     /// A list of connections.
     pub connections: Option<Lines>,
-    /// Detail of the selected connection or mapping.
+    /// The list of containers.
+    pub containers: Option<Lines>,
+    /// Detail of the selected connection, mapping or container.
     pub detail: Option<Lines>,
     /// Events: the view, or the last few.
     pub events: Option<Lines>,
@@ -42,8 +44,8 @@ pub struct Layout {
     pub body: Lines,
 }
 
-/// Makes the layout. `mappings` is how many there are, `lists_mappings` false on the first run.
-pub fn layout(size: (u16, u16), view: View, focus: Pane, zoom: Zoom, mappings: usize) -> Layout {
+/// Makes the layout. `rows` is how many mappings there are, or in their view containers.
+pub fn layout(size: (u16, u16), view: View, focus: Pane, zoom: Zoom, rows: usize) -> Layout {
     let (width, height) = size;
     if width < SMALLEST.0 || height < SMALLEST.1 {
         return Layout { is_tiny: true, ..Layout::default() };
@@ -63,9 +65,22 @@ pub fn layout(size: (u16, u16), view: View, focus: Pane, zoom: Zoom, mappings: u
             layout.detail = (detail > 0).then_some(Lines { y: body.y + list, height: detail });
             return layout;
         }
+        (_, View::Containers) => {
+            // Of a container there is more to say than of anything else: the list takes what it needs, up to a half.
+            let detail = match height {
+                _ if zoom == Zoom::Pane || rows == 0 => 0,
+                ..WITH_DETAIL => 0,
+                WITH_DETAIL..WITH_GRAPH => 3,
+                _ => body.height - wanted(rows).min(body.height / 2),
+            };
+            let list = body.height - detail;
+            layout.containers = Some(Lines { y: body.y, height: list });
+            layout.detail = (detail > 0).then_some(Lines { y: body.y + list, height: detail });
+            return layout;
+        }
         _ => {}
     }
-    if view == View::Mappings && mappings == 0 {
+    if view == View::Mappings && rows == 0 {
         layout.mappings = Some(body);
         return layout;
     }
@@ -90,16 +105,20 @@ pub fn layout(size: (u16, u16), view: View, focus: Pane, zoom: Zoom, mappings: u
         (height > 0).then_some(lines)
     };
     if view == View::Mappings {
-        let wanted = u16::try_from(mappings).unwrap_or(u16::MAX).saturating_add(PANE_HEAD + 1);
-        let most = lists / 2;
-        layout.mappings = take(wanted.min(most));
-        layout.connections = take(lists - wanted.min(most));
+        let list = wanted(rows).min(lists / 2);
+        layout.mappings = take(list);
+        layout.connections = take(lists - list);
     } else {
         layout.connections = take(lists);
     }
     layout.detail = take(detail);
     layout.events = take(events);
     layout
+}
+
+/// Lines of a list that shows all its rows.
+fn wanted(rows: usize) -> u16 {
+    u16::try_from(rows).unwrap_or(u16::MAX).saturating_add(PANE_HEAD + 1)
 }
 
 /// How many rows of a list of `len` a pane shows; one line less when it has to say that the list goes on.
@@ -122,6 +141,18 @@ mod tests {
             assert_eq!(layout.detail.is_some(), height >= 16);
             assert_eq!(layout.connections.is_some(), height >= 16);
             assert_eq!(layout.events.is_some(), height >= 50);
+        }
+    }
+
+    #[test]
+    fn containers_leave_the_rest_to_their_detail() {
+        for height in 10..80 {
+            for rows in [0, 1, 5, 500] {
+                let layout = layout((80, height), View::Containers, Pane::Containers, Zoom::None, rows);
+                let sum: u16 = [layout.containers, layout.detail].iter().flatten().map(|lines| lines.height).sum();
+                assert_eq!(sum, height - 4, "{rows} at {height}");
+                assert_eq!(layout.detail.is_some(), height >= 16 && rows > 0);
+            }
         }
     }
 

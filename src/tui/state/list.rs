@@ -23,7 +23,7 @@ pub struct List<I, S> {
     pub column_skip: usize,
 }
 
-impl<I: Copy + PartialEq, S: Copy> List<I, S> {
+impl<I: Clone + PartialEq, S: Copy> List<I, S> {
     /// An empty list.
     pub fn new(sort: S, descending: bool) -> Self {
         Self {
@@ -40,18 +40,18 @@ impl<I: Copy + PartialEq, S: Copy> List<I, S> {
 
     /// Where the selected row stands.
     pub fn position(&self) -> Option<usize> {
-        let selected = self.selected?;
+        let selected = self.selected.as_ref()?;
         // It seldom moves: look where it was first.
-        if self.order.get(self.place) == Some(&selected) {
+        if self.order.get(self.place) == Some(selected) {
             return Some(self.place);
         }
-        self.order.iter().position(|id| *id == selected)
+        self.order.iter().position(|id| id == selected)
     }
 
     /// Selects the row at a place, the last one if there are fewer.
     pub fn select(&mut self, place: usize) {
         self.place = place.min(self.order.len().saturating_sub(1));
-        self.selected = self.order.get(self.place).copied();
+        self.selected = self.order.get(self.place).cloned();
     }
 
     /// Moves the selection by so many rows.
@@ -116,6 +116,19 @@ pub enum ConnectionSort {
     State,
 }
 
+/// By what containers are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerSort {
+    /// Those that run first, then by name.
+    State,
+    /// Name.
+    Name,
+    /// Image.
+    Image,
+    /// First address.
+    Address,
+}
+
 impl MappingSort {
     /// Its name, and the one that `s` goes to.
     pub fn name_and_next(self) -> (&'static str, Self) {
@@ -154,6 +167,18 @@ impl ConnectionSort {
     /// Whether the largest comes first by default.
     pub fn starts_descending(self) -> bool {
         !matches!(self, Self::Client | Self::State)
+    }
+}
+
+impl ContainerSort {
+    /// Its name, and the one that `s` goes to.
+    pub fn name_and_next(self) -> (&'static str, Self) {
+        match self {
+            Self::State => ("state", Self::Name),
+            Self::Name => ("name", Self::Image),
+            Self::Image => ("image", Self::Address),
+            Self::Address => ("address", Self::State),
+        }
     }
 }
 

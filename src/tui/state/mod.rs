@@ -7,22 +7,30 @@ pub mod dialog;
 pub mod event_line;
 pub mod filter;
 pub mod form;
+pub mod fuzzy;
+pub mod import;
+pub mod inside;
 pub mod layout;
 pub mod list;
+pub mod offer;
+mod shown;
 pub mod suggest;
+pub mod why;
 pub mod words;
 pub mod world;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 
+use crate::model::container::Container;
 use crate::model::id::{ConnectionId, MappingId};
-use crate::model::mapping::{HostPort, ListenAddress, Protocol, TargetHost};
 use crate::model::untrusted::SafeText;
-use crate::tui::format;
 
 pub use dialog::Overlay;
 pub use form::Form;
-pub use list::{ConnectionSort, List, MappingSort};
+pub use inside::{Inside, Insides};
+pub use list::{ConnectionSort, ContainerSort, List, MappingSort};
+pub use shown::{url_of, with_port_taken};
 pub use world::{ConnectionItem, MappingItem, Severity, World};
 
 /// The whole screen.
@@ -50,8 +58,14 @@ pub struct State {
     pub mappings: List<MappingId, MappingSort>,
     /// Connections: of the selected mapping, or all.
     pub connections: List<ConnectionId, ConnectionSort>,
+    /// Containers, by id.
+    pub containers: List<SafeText, ContainerSort>,
     /// Events, by number.
     pub events: List<u64, ()>,
+    /// Who listens inside containers.
+    pub insides: Insides,
+    /// Where clients find the mapping whose detail was opened.
+    pub whereabouts: Option<Whereabouts>,
     /// Whose connections are listed.
     pub listed: Listed,
     /// Marked mappings.
@@ -140,6 +154,8 @@ pub enum View {
     Mappings,
     /// Every connection.
     Connections,
+    /// Every container.
+    Containers,
     /// What happened.
     Events,
 }
@@ -151,6 +167,8 @@ pub enum Pane {
     Mappings,
     /// A list of connections.
     Connections,
+    /// The list of containers.
+    Containers,
     /// The list of events.
     Events,
 }
@@ -175,6 +193,17 @@ pub struct Baseline {
     pub bytes_out: u64,
     /// Errors.
     pub errors: u64,
+}
+
+/// Where clients find a mapping, as the service said when it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Whose.
+    pub id: MappingId,
+    /// Addresses, best first.
+    pub will_be_at: Vec<SocketAddr>,
+    /// What to know of it.
+    pub notes: Vec<SafeText>,
 }
 
 /// One line of news.
@@ -215,7 +244,10 @@ impl State {
             zoom: Zoom::None,
             mappings: List::new(MappingSort::Profile, false),
             connections: List::new(ConnectionSort::OutRate, true),
+            containers: List::new(ContainerSort::State, false),
             events: List::new((), false),
+            insides: Insides::default(),
+            whereabouts: None,
             listed: Listed::Nothing,
             marks: BTreeSet::new(),
             baselines: HashMap::new(),
@@ -252,6 +284,7 @@ impl State {
             View::Mappings if self.world().mappings.is_empty() => &[Pane::Mappings],
             View::Mappings => &[Pane::Mappings, Pane::Connections],
             View::Connections => &[Pane::Connections],
+            View::Containers => &[Pane::Containers],
             View::Events => &[Pane::Events],
         }
     }
@@ -264,7 +297,11 @@ impl State {
 
     /// Where everything is.
     pub fn layout(&self) -> layout::Layout {
-        layout::layout(self.size, self.view, self.focus(), self.zoom, self.world().mappings.len())
+        let rows = match self.view {
+            View::Containers => self.world().containers.len(),
+            _ => self.world().mappings.len(),
+        };
+        layout::layout(self.size, self.view, self.focus(), self.zoom, rows)
     }
 
     /// Rows of the pane with the focus.
@@ -272,6 +309,7 @@ impl State {
         match self.focus() {
             Pane::Mappings => self.mappings.order.len(),
             Pane::Connections => self.connections.order.len(),
+            Pane::Containers => self.containers.order.len(),
             Pane::Events => self.events.order.len(),
         }
     }
@@ -282,6 +320,7 @@ impl State {
         let (lines, len) = match pane {
             Pane::Mappings => (layout.mappings, self.mappings.order.len()),
             Pane::Connections => (layout.connections, self.connections.order.len()),
+            Pane::Containers => (layout.containers, self.containers.order.len()),
             // Events have no names of columns, so one line more.
             Pane::Events => {
                 (layout.events.map(|l| layout::Lines { y: l.y, height: l.height + 1 }), self.events.order.len())
@@ -300,6 +339,11 @@ impl State {
         self.world().connections.get(&self.connections.selected?)
     }
 
+    /// The selected container.
+    pub fn selected_container(&self) -> Option<&Container> {
+        self.world().containers.get(self.containers.selected.as_ref()?)
+    }
+
     /// The selected event.
     pub fn selected_event(&self) -> Option<&world::EventItem> {
         let number = self.events.selected?;
@@ -311,6 +355,7 @@ impl State {
         match self.focus() {
             Pane::Mappings => self.mappings.column_skip,
             Pane::Connections => self.connections.column_skip,
+            Pane::Containers => self.containers.column_skip,
             Pane::Events => 0,
         }
     }
@@ -320,6 +365,7 @@ impl State {
         match self.focus() {
             Pane::Mappings => columns::mappings(self.size.0, self.wanted(), self.mappings.column_skip).1,
             Pane::Connections => columns::connections(self.size.0, self.connections.column_skip).1,
+            Pane::Containers => columns::containers(self.size.0, self.containers.column_skip).1,
             Pane::Events => false,
         }
     }
@@ -339,6 +385,7 @@ impl State {
         match pane {
             Pane::Mappings => &self.mappings.filter,
             Pane::Connections => &self.connections.filter,
+            Pane::Containers => &self.containers.filter,
             Pane::Events => &self.events.filter,
         }
     }
@@ -350,72 +397,4 @@ impl State {
             _ => None,
         }
     }
-
-    /// How wide the list's columns would have to be for nothing to be cut.
-    pub fn wanted(&self) -> columns::Wanted {
-        let widest = |text: fn(&Self, &MappingItem) -> String| {
-            let items = self.mappings.order.iter().filter_map(|id| self.world().mappings.get(id));
-            let widest = items.map(|item| format::width(&text(self, item))).max().unwrap_or(0);
-            u16::try_from(widest).unwrap_or(u16::MAX)
-        };
-        columns::Wanted {
-            listen: widest(Self::listen_text),
-            target: widest(|_, item| item.row.mapping.target.to_string()),
-            target_numbers: widest(|_, item| match &item.row.mapping.target.host {
-                TargetHost::Ip(ip) if ip.ip.is_ipv4() => item.row.mapping.target.to_string(),
-                _ => String::new(),
-            }),
-        }
-    }
-
-    /// The listen side as its column says it: narrow screens leave `/tcp` out, and `auto` says which port it took.
-    /// What is there for this session alone has an `s` behind it, where no column says so.
-    pub fn listen_text(&self, item: &MappingItem) -> String {
-        let text = with_port_taken(format::listen(&item.row.mapping, self.size.0 >= 80), item);
-        if item.row.is_session && self.size.0 < columns::WITH_PROFILE { format!("{text} s") } else { text }
-    }
-
-    /// Where a browser finds the selected mapping.
-    pub fn url(&self) -> Option<String> {
-        url_of(self.selected_mapping()?)
-    }
-
-    /// Counters of a mapping as shown: from its baseline on.
-    pub fn counters(&self, item: &MappingItem) -> Baseline {
-        let from = self.baselines.get(&item.row.id).copied().unwrap_or_default();
-        Baseline {
-            bytes_in: item.figures.bytes_in.saturating_sub(from.bytes_in),
-            bytes_out: item.figures.bytes_out.saturating_sub(from.bytes_out),
-            errors: item.row.errors.saturating_sub(from.errors),
-        }
-    }
-}
-
-/// A listen side, with the port that `auto` took.
-pub fn with_port_taken(text: String, item: &MappingItem) -> String {
-    match item.row.listeners.iter().find_map(|listener| listener.bound) {
-        Some(bound) if text.contains(":auto") => text.replace(":auto", &format!(":{}", bound.port())),
-        _ => text,
-    }
-}
-
-/// `http://[::1]:8080/`: a loopback address where the mapping has one, IPv6 first; TCP only.
-pub fn url_of(item: &MappingItem) -> Option<String> {
-    if item.row.mapping.protocol != Protocol::Tcp {
-        return None;
-    }
-    let bound = item.row.listeners.iter().rev().find_map(|listener| listener.bound);
-    let port = match (bound, item.row.mapping.listen.port) {
-        (Some(bound), _) => bound.port(),
-        (None, HostPort::Ports(range)) => range.first(),
-        (None, HostPort::Auto) => return None,
-    };
-    let host = match (&item.row.mapping.listen.address, bound) {
-        (ListenAddress::Ip(ip), _) if !ip.ip.is_unspecified() => ip.to_string(),
-        (_, Some(bound)) if bound.is_ipv4() => "127.0.0.1".to_owned(),
-        (ListenAddress::Ip(ip), None) if ip.ip.is_ipv4() => "127.0.0.1".to_owned(),
-        _ => "[::1]".to_owned(),
-    };
-    let scheme = if matches!(item.row.mapping.target.ports.first(), 443 | 8443) { "https" } else { "http" };
-    Some(format!("{scheme}://{host}:{port}/"))
 }

@@ -70,12 +70,8 @@ fn of_binding(binding: &Binding) -> Suggestion {
 fn arguments(state: &State, palette: &Palette, command: &str, argument: &str) -> Vec<Suggestion> {
     let names: Vec<(String, String)> = match command {
         "edit" | "delete" => {
-            let mut names: Vec<_> = state
-                .live
-                .mappings
-                .values()
-                .map(|item| (item.row.name.clone(), item.row.mapping.to_string()))
-                .collect();
+            let mut names: Vec<_> =
+                state.live.ours().map(|item| (item.row.name.clone(), item.row.mapping.to_string())).collect();
             names.sort();
             names
         }

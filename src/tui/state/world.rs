@@ -4,12 +4,15 @@
 //! ([`World::take_figures`]), so numbers can be read. Everything is bounded.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 
+use crate::model::container::Container;
 use crate::model::event::{ConnectionState, Event, MappingState};
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::mapping::{Family, Protocol};
 use crate::model::rate::RateMeter;
-use crate::model::update::{ConnectionRow, LastOutcome, MappingRow, Overview};
+use crate::model::untrusted::SafeText;
+use crate::model::update::{ConnectionRow, LastOutcome, MappingRow, Overview, Owner};
 
 /// Closed connections kept; the oldest gives way.
 pub const HISTORY: usize = 5_000;
@@ -31,6 +34,8 @@ pub struct World {
     pub overview: Overview,
     /// Every mapping.
     pub mappings: HashMap<MappingId, MappingItem>,
+    /// Every container, by its id.
+    pub containers: HashMap<SafeText, Container>,
     /// Every open connection and the last closed ones.
     pub connections: HashMap<ConnectionId, ConnectionItem>,
     /// Closed connections, the oldest first.
@@ -54,7 +59,7 @@ pub struct Moment {
     pub screen_ms: u64,
 }
 
-/// What the first line says.
+/// What the first line says. What Docker publishes is counted by itself: it is not ours to forward.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sums {
     /// Open connections of IPv6 clients.
@@ -65,6 +70,8 @@ pub struct Sums {
     pub in_rate: f64,
     /// Bytes a second to clients.
     pub out_rate: f64,
+    /// Sessions of ports that Docker publishes, as far as they can be seen.
+    pub docker: u64,
 }
 
 /// Figures that change once a second.
@@ -186,6 +193,19 @@ impl MappingItem {
         Self { row, figures, meters: Meters::new(256, 200) }
     }
 
+    /// Whether it is a port that Docker publishes, which is only looked at.
+    pub fn is_docker(&self) -> bool {
+        self.row.owner.is_docker()
+    }
+
+    /// What of its sessions cannot be seen; of ours there is nothing of that kind.
+    pub fn unseen(&self) -> &[SafeText] {
+        match &self.row.owner {
+            Owner::Docker { unseen } => unseen,
+            Owner::Portolan => &[],
+        }
+    }
+
     /// Whether its target can be tried by connecting.
     pub fn is_tcp(&self) -> bool {
         self.row.mapping.protocol == Protocol::Tcp
@@ -255,9 +275,33 @@ impl ConnectionItem {
         }
     }
 
-    /// The family of its client.
-    pub fn family(&self) -> Family {
-        Family::of(self.row.connection.client.ip())
+    /// Whether it goes through Docker and is only looked at.
+    pub fn is_docker(&self) -> bool {
+        self.row.observed.is_some()
+    }
+
+    /// The client, where it is known.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.knows_client().then_some(self.row.connection.client)
+    }
+
+    /// What the client dialled, where it is known.
+    pub fn listener(&self) -> Option<SocketAddr> {
+        self.knows_client().then_some(self.row.connection.listener)
+    }
+
+    fn knows_client(&self) -> bool {
+        self.row.observed.as_ref().is_none_or(|observed| observed.client_leg)
+    }
+
+    /// Whether its bytes are counted.
+    pub fn counts_bytes(&self) -> bool {
+        self.row.observed.as_ref().is_none_or(|observed| observed.bytes)
+    }
+
+    /// The family of its client, where it is known.
+    pub fn family(&self) -> Option<Family> {
+        self.client().map(|client| Family::of(client.ip()))
     }
 }
 
@@ -278,8 +322,10 @@ impl World {
                 item.figures = item.meters.figures(now_ms, bytes);
                 changed = true;
             }
-            sums.in_rate += item.figures.in_rate.unwrap_or(0.0);
-            sums.out_rate += item.figures.out_rate.unwrap_or(0.0);
+            if !item.is_docker() {
+                sums.in_rate += item.figures.in_rate.unwrap_or(0.0);
+                sums.out_rate += item.figures.out_rate.unwrap_or(0.0);
+            }
         }
         for item in self.connections.values_mut() {
             if !item.meters.is_settled {
@@ -288,8 +334,10 @@ impl World {
             }
             if !item.is_closed() {
                 match item.family() {
-                    Family::V6 => sums.v6 += 1,
-                    Family::V4 => sums.v4 += 1,
+                    _ if item.is_docker() => sums.docker += 1,
+                    Some(Family::V6) => sums.v6 += 1,
+                    Some(Family::V4) => sums.v4 += 1,
+                    None => {}
                 }
             }
         }
@@ -302,14 +350,19 @@ impl World {
         self.mappings.get(&mapping).map_or(0, |item| item.row.connections)
     }
 
-    /// Open connections of all mappings.
-    pub fn open(&self) -> u64 {
-        self.mappings.values().map(|item| item.row.connections).sum()
+    /// Mappings of ours.
+    pub fn ours(&self) -> impl Iterator<Item = &MappingItem> {
+        self.mappings.values().filter(|item| !item.is_docker())
     }
 
-    /// Mappings that listen now.
+    /// Open connections of all mappings of ours.
+    pub fn open(&self) -> u64 {
+        self.ours().map(|item| item.row.connections).sum()
+    }
+
+    /// Mappings of ours that listen now.
     pub fn listening(&self) -> usize {
-        self.mappings.values().filter(|item| item.is_listening()).count()
+        self.ours().filter(|item| item.is_listening()).count()
     }
 
     /// Whether a closed connection still stands in its place.

@@ -8,8 +8,8 @@ use super::super::keymap::{self, Action, Key};
 use super::super::state::dialog::{Confirm, Confirmed, FilterLine, Help, Overlay, Palette, Profiles};
 use super::super::state::form::Field;
 use super::super::state::words::probe_words;
-use super::super::state::{Baseline, Form, Frozen, MappingItem, Pane, Severity, State, Zoom};
-use super::{Asked, Effect, ask, change, copy, go_to, lists, say};
+use super::super::state::{Baseline, Form, Frozen, MappingItem, Pane, Severity, State, View, Whereabouts, Zoom};
+use super::{Asked, Effect, ask, change, containers, copy, go_to, import, lists, say, why};
 
 /// Carries an action out.
 pub(super) fn perform(state: &mut State, action: Action, effects: &mut Vec<Effect>) {
@@ -28,17 +28,20 @@ pub(super) fn perform(state: &mut State, action: Action, effects: &mut Vec<Effec
         Action::PreviousPane => turn(state, state.panes().len() - 1),
         Action::ScrollRight => scroll(state, 1),
         Action::ScrollLeft => scroll(state, -1),
-        Action::Open => state.zoom = Zoom::Detail,
+        Action::Open => open(state, effects),
         Action::Zoom => state.zoom = if state.zoom == Zoom::None { Zoom::Pane } else { Zoom::None },
         Action::Back => back(state),
-        Action::Add => open_form(state, Form::new(), effects),
-        Action::Edit => edit(state, effects),
+        Action::Add => containers::add(state, effects),
+        Action::Edit => edit_selected(state, effects),
         Action::CopyAsNew => copy_as_new(state, effects),
         Action::Delete => delete(state, targets(state), effects),
         Action::StartStop => start_stop(state, effects),
         Action::Undo => effects.push(ask(Asked::Change, Request::Undo)),
         Action::Mark => mark(state),
         Action::TryTarget => try_target(state, effects),
+        Action::Why => why::open(state, effects),
+        Action::Import => import::open(state),
+        Action::LookInside => containers::look_again(state, effects),
         Action::Browse => effects.extend(state.url().map(Effect::Browse)),
         Action::ZeroCounters => zero(state),
         Action::ResetConnection => reset(state),
@@ -55,6 +58,7 @@ pub(super) fn perform(state: &mut State, action: Action, effects: &mut Vec<Effec
         Action::SortDirection => {
             match state.focus() {
                 Pane::Mappings => state.mappings.descending = !state.mappings.descending,
+                Pane::Containers => state.containers.descending = !state.containers.descending,
                 _ => state.connections.descending = !state.connections.descending,
             }
             state.connections.order.clear();
@@ -88,6 +92,7 @@ fn step(state: &mut State, by: isize) {
     match state.focus() {
         Pane::Mappings => state.mappings.step(by),
         Pane::Connections => state.connections.step(by),
+        Pane::Containers => state.containers.step(by),
         Pane::Events => state.events.step(by),
     }
 }
@@ -106,6 +111,7 @@ fn scroll(state: &mut State, by: isize) {
     let skip = match state.focus() {
         Pane::Mappings => &mut state.mappings.column_skip,
         Pane::Connections => &mut state.connections.column_skip,
+        Pane::Containers => &mut state.containers.column_skip,
         Pane::Events => return,
     };
     *skip = skip.saturating_add_signed(by);
@@ -123,15 +129,42 @@ fn back(state: &mut State) {
     }
 }
 
+/// Opens the row; of a mapping, the service is asked where clients find it.
+fn open(state: &mut State, effects: &mut Vec<Effect>) {
+    state.zoom = Zoom::Detail;
+    if state.view != View::Mappings {
+        return;
+    }
+    let Some(item) = state.selected_mapping().filter(|item| !item.is_docker()) else { return };
+    let (id, mapping) = (item.row.id, item.row.written.clone());
+    effects.push(ask(Asked::Whereabouts(id), Request::Validate { mapping, replaces: Some(id) }));
+}
+
+/// Where clients find the mapping whose detail was opened.
+pub(super) fn whereabouts_told(state: &mut State, id: MappingId, answer: Result<Reply, RequestError>) {
+    state.whereabouts = match answer {
+        Ok(Reply::Valid { notes, will_be_at, .. }) => Some(Whereabouts { id, will_be_at, notes }),
+        _ => None,
+    };
+}
+
 /// Opens the form and has the containers told.
 pub(super) fn open_form(state: &mut State, mut form: Form, effects: &mut Vec<Effect>) {
+    form.place = state.live.overview.engine_place.clone();
     form.ask_at_ms = (!form.port.value().is_empty()).then_some(state.now_ms);
     state.overlay = Overlay::Form(Box::new(form));
     effects.push(ask(Asked::Containers, Request::Containers));
 }
 
-fn edit(state: &mut State, effects: &mut Vec<Effect>) {
-    let Some(item) = state.selected_mapping() else { return };
+fn edit_selected(state: &mut State, effects: &mut Vec<Effect>) {
+    if let Some(id) = state.mappings.selected {
+        edit(state, id, effects);
+    }
+}
+
+/// Opens the form for a mapping of ours.
+pub(super) fn edit(state: &mut State, id: MappingId, effects: &mut Vec<Effect>) {
+    let Some(item) = state.world().mappings.get(&id).filter(|item| !item.is_docker()) else { return };
     let mapping = &item.row.mapping;
     let mut form = Form::of(&item.row.written, &mapping.listen, &mapping.target, mapping.protocol);
     form.edits = Some(item.row.id);
@@ -148,12 +181,13 @@ fn copy_as_new(state: &mut State, effects: &mut Vec<Effect>) {
     open_form(state, form, effects);
 }
 
-/// The marked mappings, or the selected one.
+/// The marked mappings, or the selected one; of ours alone.
 fn targets(state: &State) -> Vec<MappingId> {
+    let is_ours = |id: &MappingId| state.live.mappings.get(id).is_some_and(|item| !item.is_docker());
     if state.marks.is_empty() {
-        state.mappings.selected.into_iter().collect()
+        state.mappings.selected.into_iter().filter(is_ours).collect()
     } else {
-        state.marks.iter().copied().filter(|id| state.live.mappings.contains_key(id)).collect()
+        state.marks.iter().copied().filter(is_ours).collect()
     }
 }
 
@@ -341,12 +375,19 @@ fn zero(state: &mut State) {
 }
 
 fn sort_by_next(state: &mut State) {
-    if state.focus() == Pane::Mappings {
-        let (_, next) = state.mappings.sort.name_and_next();
-        (state.mappings.sort, state.mappings.descending) = (next, next.starts_descending());
-    } else {
-        let (_, next) = state.connections.sort.name_and_next();
-        (state.connections.sort, state.connections.descending) = (next, next.starts_descending());
+    match state.focus() {
+        Pane::Mappings => {
+            let (_, next) = state.mappings.sort.name_and_next();
+            (state.mappings.sort, state.mappings.descending) = (next, next.starts_descending());
+        }
+        Pane::Containers => {
+            let (_, next) = state.containers.sort.name_and_next();
+            (state.containers.sort, state.containers.descending) = (next, false);
+        }
+        Pane::Connections | Pane::Events => {
+            let (_, next) = state.connections.sort.name_and_next();
+            (state.connections.sort, state.connections.descending) = (next, next.starts_descending());
+        }
     }
     state.connections.order.clear();
     lists::rebuild(state);

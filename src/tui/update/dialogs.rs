@@ -9,7 +9,7 @@ use super::super::keymap::{Action, Key};
 use super::super::state::dialog::Overlay;
 use super::super::state::filter::Filter;
 use super::super::state::{Pane, Severity, State};
-use super::{Asked, Effect, actions, ask, lists, palette, say};
+use super::{Asked, Effect, actions, ask, import, lists, palette, say, why};
 
 /// Longest line that can be typed.
 const LONGEST: usize = 1_024;
@@ -43,6 +43,13 @@ fn dismiss(state: &mut State) {
 }
 
 fn accept(state: &mut State, effects: &mut Vec<Effect>) {
+    match &state.overlay {
+        // It stays until all are added.
+        Overlay::Import(_) => return import::add(state, effects),
+        // There is nothing to do but to read.
+        Overlay::Why(_) => return,
+        _ => {}
+    }
     match std::mem::take(&mut state.overlay) {
         Overlay::Profiles(profiles) => {
             if let Some(name) = profiles.list().get(profiles.chosen) {
@@ -65,6 +72,8 @@ fn step(state: &mut State, by: isize) {
         Overlay::Palette(palette) => palette.chosen = moved(palette.chosen, by, palette_rows),
         Overlay::Profiles(profiles) => profiles.chosen = moved(profiles.chosen, by, profiles.list().len()),
         Overlay::CopyAs(copy) => copy.chosen = moved(copy.chosen, by, copy.choices.len()),
+        Overlay::Import(import) => import.chosen = moved(import.chosen, by, import.choices.len()),
+        Overlay::Why(_) => why::scroll(state, by),
         Overlay::Help(help) => {
             // The view stops at the last page; here it is enough not to run away.
             let most = super::super::keymap::table().len() + usize::from(rows);
@@ -103,6 +112,26 @@ pub(super) fn typed(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
             Key::Char('j') => step(state, 1),
             Key::Char('k') => step(state, -1),
             Key::Char('q' | 'o') => state.overlay = Overlay::None,
+            _ => {}
+        },
+        Overlay::Import(_) => match key {
+            Key::Char('j') => step(state, 1),
+            Key::Char('k') => step(state, -1),
+            Key::Char('g') | Key::Home => step(state, isize::MIN / 2),
+            Key::Char('G') | Key::End => step(state, isize::MAX / 2),
+            Key::PageDown | Key::Ctrl('d') => step(state, 10),
+            Key::PageUp | Key::Ctrl('u') => step(state, -10),
+            Key::Char('q' | 'i') => state.overlay = Overlay::None,
+            _ => {}
+        },
+        Overlay::Why(_) => match key {
+            Key::Char('j') => step(state, 1),
+            Key::Char('k') => step(state, -1),
+            Key::Char('g') | Key::Home => step(state, isize::MIN / 2),
+            Key::Char('G') | Key::End => step(state, isize::MAX / 2),
+            Key::PageDown | Key::Ctrl('d') | Key::Char(' ') => why::page(state, true),
+            Key::PageUp | Key::Ctrl('u') => why::page(state, false),
+            Key::Char('q' | 'w') => state.overlay = Overlay::None,
             _ => {}
         },
         Overlay::CopyAs(copy) => match key {
@@ -149,6 +178,10 @@ pub(super) fn set_filter(state: &mut State, pane: Pane, text: &str) {
         Pane::Connections => {
             state.connections.filter = filter;
             lists::list_connections_anew(state);
+        }
+        Pane::Containers => {
+            state.containers.filter = filter;
+            lists::rebuild_containers(state);
         }
         Pane::Events => {
             state.events.filter = filter;

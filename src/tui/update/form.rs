@@ -84,13 +84,7 @@ fn choose(form: &mut Form, by: isize) -> bool {
 fn take_container(form: &mut Form, now_ms: u64) {
     let chosen = form.chosen.take().and_then(|at| form.matching().get(at).map(|container| (*container).clone()));
     let Some(container) = chosen else { return };
-    form.host = container.name.as_str().to_owned().into();
-    if form.target_port.value().trim().is_empty() {
-        let port = container.ports.iter().find(|port| port.protocol == form.protocol);
-        if let Some(port) = port {
-            form.target_port = port.port.to_string().into();
-        }
-    }
+    form.take_container(&container);
     form.focus = Field::TargetPort;
     touched(form, now_ms);
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use crate::model::container::Container;
 use crate::model::event::Event;
 use crate::model::id::ConnectionId;
+use crate::model::untrusted::SafeText;
 use crate::model::update::{ConnectionRow, MappingRow, Update};
 
 use super::super::state::event_line::event_line;
@@ -47,7 +49,11 @@ pub(super) fn apply(state: &mut State, update: Update) {
         let (is_new, changed) = take_connection(world, row, update.at_ms, before_ms, &mut arrivals);
         is_news |= is_new || changed;
     }
+    let is_other_order = remove_connections(world, &update.connections_removed);
     bound_history(world);
+    is_news |= is_other_order;
+    let has_containers = !update.containers.is_empty() || !update.containers_removed.is_empty();
+    take_containers(state, update.containers, &update.containers_removed);
     if !update.events.is_empty() || update.lost > 0 {
         is_news = true;
         take_events(state, update.events, update.lost);
@@ -72,7 +78,15 @@ pub(super) fn apply(state: &mut State, update: Update) {
         if is_other_list {
             lists::rebuild_mappings(state);
         }
+        if is_other_order {
+            let world = &state.live;
+            state.connections.order.retain(|id| world.connections.contains_key(id));
+        }
         append(state, &arrivals);
+        if has_containers {
+            lists::merge_containers(state);
+            is_news = true;
+        }
     }
     if is_news {
         state.paint = state.paint.max(Paint::Soon);
@@ -89,6 +103,7 @@ fn take_mapping(world: &mut World, row: MappingRow, at_ms: u64, before_ms: u64) 
             || item.row.reason != row.reason
             || item.row.listeners != row.listeners
             || item.row.connections != row.connections
+            || item.row.owner != row.owner
             || item.row.last_result != row.last_result;
         item.meters.sample(at_ms, before_ms, before, now);
         item.row = row;
@@ -114,7 +129,9 @@ fn take_connection(
     if let Some(item) = world.connections.get_mut(&id) {
         let before = (item.row.connection.bytes_in, item.row.connection.bytes_out);
         let was_closed = item.is_closed();
-        let changed = item.row.connection.state != row.connection.state || item.row.process != row.process;
+        let changed = item.row.connection.state != row.connection.state
+            || item.row.process != row.process
+            || item.row.observed != row.observed;
         item.meters.sample(at_ms, before_ms, before, now);
         if !was_closed {
             item.stood = item.row.connection.state;
@@ -135,6 +152,38 @@ fn take_connection(
         world.connections.insert(id, item);
         arrivals.push(id);
         (true, true)
+    }
+}
+
+/// Sessions that are gone without a last row of their own; true when there were any.
+fn remove_connections(world: &mut World, removed: &[ConnectionId]) -> bool {
+    let mut any = false;
+    for id in removed {
+        any |= world.connections.remove(id).is_some();
+    }
+    if any {
+        let connections = &world.connections;
+        world.closed.retain(|id| connections.contains_key(id));
+    }
+    any
+}
+
+/// What was known of the inside of a container that is not what it was is forgotten.
+fn take_containers(state: &mut State, changed: Vec<Container>, removed: &[SafeText]) {
+    for id in removed {
+        state.live.containers.remove(id);
+        state.insides.forget(id);
+    }
+    for container in changed {
+        let is_same = state
+            .live
+            .containers
+            .get(&container.id)
+            .is_some_and(|before| before.state == container.state && before.addresses == container.addresses);
+        if !is_same {
+            state.insides.forget(&container.id);
+        }
+        state.live.containers.insert(container.id.clone(), container);
     }
 }
 

@@ -1,15 +1,17 @@
 //! Makes the order of the lists: filtered, sorted, and re-sorted no oftener than eyes can follow.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 
+use crate::model::container::Container;
 use crate::model::mapping::HostPort;
+use crate::model::untrusted::SafeText;
 
 use super::super::state::event_line::event_line;
 use super::super::state::world::World;
-use super::super::state::{ConnectionItem, ConnectionSort, Listed, MappingItem, MappingSort, State};
+use super::super::state::{ConnectionItem, ConnectionSort, ContainerSort, Listed, MappingItem, MappingSort, State};
 
 /// Lists are sorted again at most this often,
 const SORT_EVERY_MS: u64 = 2_000;
@@ -20,6 +22,7 @@ const CALM_AFTER_KEY_MS: u64 = 3_000;
 pub(super) fn rebuild(state: &mut State) {
     rebuild_mappings(state);
     rebuild_connections(state);
+    rebuild_containers(state);
     rebuild_events(state);
 }
 
@@ -35,7 +38,10 @@ pub(super) fn rebuild_mappings(state: &mut State) {
     let mut items: Vec<&MappingItem> = world.mappings.values().filter(|item| list.filter.takes_mapping(item)).collect();
     items.sort_by(|a, b| {
         let ordering = compare_mappings(world, list.sort, a, b);
-        if list.descending { ordering.reverse() } else { ordering }
+        // What Docker publishes stands below what is ours, however it is sorted.
+        a.is_docker()
+            .cmp(&b.is_docker())
+            .then(if list.descending { ordering.reverse() } else { ordering })
             .then_with(|| place(&places, a.row.id).cmp(&place(&places, b.row.id)))
             .then_with(|| by_listen(a, b))
             .then(a.row.id.cmp(&b.row.id))
@@ -129,14 +135,64 @@ fn connection_key(item: &ConnectionItem, is_past: bool, sort: ConnectionSort, de
         ConnectionSort::Out => u128::from(item.figures.bytes_out),
         ConnectionSort::In => u128::from(item.figures.bytes_in),
         ConnectionSort::Age => u128::from(u64::MAX - item.row.opened_at_ms),
-        ConnectionSort::Client => match connection.client.ip() {
-            IpAddr::V4(ip) => u128::from(u32::from(ip)),
-            IpAddr::V6(ip) => u128::from(ip),
+        ConnectionSort::Client => match item.client().map(|client| client.ip()) {
+            Some(IpAddr::V4(ip)) => u128::from(u32::from(ip)),
+            Some(IpAddr::V6(ip)) => u128::from(ip),
+            None => u128::MAX,
         },
         ConnectionSort::State if item.is_closed() => item.stood as u128,
         ConnectionSort::State => connection.state as u128,
     };
     (is_past, if descending { u128::MAX - value } else { value })
+}
+
+/// Makes the list of containers anew.
+pub(super) fn rebuild_containers(state: &mut State) {
+    let world = state.world();
+    let list = &state.containers;
+    let mut items: Vec<&Container> =
+        world.containers.values().filter(|container| list.filter.takes_container(container)).collect();
+    items.sort_by(|a, b| {
+        let ordering = compare_containers(list.sort, a, b);
+        let ordering = if list.descending { ordering.reverse() } else { ordering };
+        ordering.then_with(|| a.name.cmp(&b.name)).then_with(|| a.id.cmp(&b.id))
+    });
+    state.containers.order = items.into_iter().map(|container| container.id.clone()).collect();
+}
+
+/// Containers came, went or changed: they leave the list at once, and new ones go to its end until it is sorted again.
+pub(super) fn merge_containers(state: &mut State) {
+    let before = std::mem::take(&mut state.containers.order);
+    rebuild_containers(state);
+    let now: HashSet<SafeText> = state.containers.order.iter().cloned().collect();
+    let mut order: Vec<SafeText> = before.into_iter().filter(|id| now.contains(id)).collect();
+    if order.is_empty() {
+        return;
+    }
+    let kept: HashSet<SafeText> = order.iter().cloned().collect();
+    order.extend(state.containers.order.drain(..).filter(|id| !kept.contains(id)));
+    state.containers.order = order;
+}
+
+fn compare_containers(sort: ContainerSort, a: &Container, b: &Container) -> Ordering {
+    // Those that can be used first.
+    let rank = |container: &Container| match container.state.as_str() {
+        "running" => 0,
+        "paused" => 1,
+        "restarting" => 2,
+        "created" => 3,
+        _ => 4,
+    };
+    match sort {
+        ContainerSort::State => rank(a).cmp(&rank(b)),
+        ContainerSort::Name => a.name.cmp(&b.name),
+        ContainerSort::Image => a.image.cmp(&b.image),
+        // Without an address, last.
+        ContainerSort::Address => {
+            let key = |container: &Container| (container.addresses.is_empty(), container.addresses.first().copied());
+            key(a).cmp(&key(b))
+        }
+    }
 }
 
 /// Whether a connection belongs on the list now.
@@ -172,16 +228,19 @@ pub(super) fn sort_if_due(state: &mut State) -> bool {
     }
     state.is_unsorted = false;
     state.last_sort_ms = state.now_ms;
-    let before = (state.mappings.order.clone(), state.connections.order.clone());
+    let order =
+        |state: &State| (state.mappings.order.clone(), state.connections.order.clone(), state.containers.order.clone());
+    let before = order(state);
     rebuild_mappings(state);
     rebuild_connections(state);
+    rebuild_containers(state);
     // Nobody has chosen a row yet: the detail shows the busiest.
     if !state.has_sorted && state.last_key_ms == 0 {
         state.connections.select(0);
     }
     // Without a rate there was nothing to sort by.
     state.has_sorted |= state.live.connections.values().any(|item| item.figures.out_rate.is_some());
-    before != (state.mappings.order.clone(), state.connections.order.clone())
+    before != order(state)
 }
 
 /// Makes the list of events anew.

@@ -114,8 +114,7 @@ fn command_with(
 fn find(state: &State, name: &str) -> Result<(crate::model::id::MappingId, WrittenMapping), String> {
     state
         .live
-        .mappings
-        .values()
+        .ours()
         .find(|item| item.row.name == name)
         .map(|item| (item.row.id, item.row.written.clone()))
         .ok_or_else(|| format!("no mapping is named {name}"))

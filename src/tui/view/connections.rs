@@ -128,21 +128,22 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
     let connection = &item.row.connection;
     let endpoint = |text: String| columns::fitted(&text, column, true);
     match column.id {
-        C::Family => format::families(connection.client, connection.target_address),
-        C::Client => endpoint(connection.client.to_string()),
+        C::Family => format::families(item.client(), connection.target_address),
+        C::Client => endpoint(format::endpoint(item.client())),
         C::Process => {
             let process = item.row.process.as_ref().map(AsRef::as_ref).unwrap_or_default();
             format::elide_process(process, usize::from(column.width))
         }
+        C::InRate | C::OutRate if item.is_closed() => String::new(),
+        C::In | C::Out | C::InRate | C::OutRate if !item.counts_bytes() => "??".to_owned(),
         C::In => format::si(item.figures.bytes_in),
         C::Out => format::si(item.figures.bytes_out),
-        C::InRate | C::OutRate if item.is_closed() => String::new(),
         C::InRate => format::rate(item.figures.in_rate),
         C::OutRate => format::rate(item.figures.out_rate),
         C::Age => age(state, item),
-        C::Listener => endpoint(connection.listener.to_string()),
-        C::Source => connection.source.map_or_else(|| "??".to_owned(), |source| endpoint(source.to_string())),
-        C::TargetAddress => connection.target_address.map_or_else(|| "??".to_owned(), |to| endpoint(to.to_string())),
+        C::Listener => endpoint(format::endpoint(item.listener())),
+        C::Source => endpoint(format::endpoint(connection.source)),
+        C::TargetAddress => endpoint(format::endpoint(connection.target_address)),
         // Drawn by the row.
         C::State => String::new(),
     }

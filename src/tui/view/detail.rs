@@ -4,11 +4,13 @@ use ratatui::style::Style;
 
 use super::canvas::Canvas;
 use super::connections::age;
+use super::container_detail;
 use super::mappings::unit;
 use super::theme::{self, Role};
 use crate::model::count::count;
 use crate::model::event::{ConnectionState, Side};
 use crate::model::rate::RateMeter;
+use crate::model::update::Way;
 use crate::tui::format;
 use crate::tui::state::event_line::event_line;
 use crate::tui::state::layout::Lines;
@@ -24,6 +26,10 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
     let is_zoomed = state.zoom == Zoom::Detail;
     if state.view == View::Events && !is_zoomed {
         event(canvas, lines);
+        return;
+    }
+    if state.view == View::Containers {
+        container_detail::draw(canvas, lines);
         return;
     }
     let connection = state.selected_connection();
@@ -51,10 +57,12 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
     match (connection, mapping) {
         (Some(item), _) => {
             legs(&mut pen, item);
+            unseen(&mut pen, mapping.filter(|_| item.is_docker()));
             graphs(&mut pen, &item.meters);
         }
         (None, Some(item)) => {
             ends(&mut pen, item);
+            unseen(&mut pen, Some(item));
             graphs(&mut pen, &item.meters);
         }
         (None, None) => {}
@@ -74,10 +82,10 @@ fn event(canvas: &mut Canvas<'_>, lines: Lines) {
 }
 
 /// Writes line after line, as far as the pane goes.
-struct Pen<'a, 'b> {
-    canvas: &'a mut Canvas<'b>,
-    y: u16,
-    end: u16,
+pub(super) struct Pen<'a, 'b> {
+    pub(super) canvas: &'a mut Canvas<'b>,
+    pub(super) y: u16,
+    pub(super) end: u16,
 }
 
 impl Pen<'_, '_> {
@@ -87,7 +95,7 @@ impl Pen<'_, '_> {
     }
 
     /// Of what could stand at the right, the first that there is room for.
-    fn styled(&mut self, name: &str, text: &str, rights: &[&str], style: Style) {
+    pub(super) fn styled(&mut self, name: &str, text: &str, rights: &[&str], style: Style) {
         if self.y >= self.end {
             return;
         }
@@ -106,15 +114,12 @@ impl Pen<'_, '_> {
 /// Two lines: client to listener, source to target.
 fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let connection = &item.row.connection;
-    let client = connection.client.to_string();
-    let listener = connection.listener.to_string();
-    let source = connection.source.map_or_else(|| "??".to_owned(), |address| address.to_string());
-    let target = connection.target_address.map_or_else(|| "??".to_owned(), |to| to.to_string());
-    let (first, second) = (leg(pen, &client, &listener), leg(pen, &source, &target));
+    let client_leg = leg(pen, &format::endpoint(item.client()), &format::endpoint(item.listener()));
+    let target_leg = leg(pen, &format::endpoint(connection.source), &format::endpoint(connection.target_address));
     // Figures stand one below the other, so that they can be compared.
-    let bytes = (connection.bytes_in.to_string(), connection.bytes_out.to_string());
+    let bytes = |bytes: u64| if item.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
+    let bytes = (bytes(connection.bytes_in), bytes(connection.bytes_out));
     let digits = bytes.0.len().max(bytes.1.len());
-    let state = state_words(item);
     let process = item.row.process.as_ref().map(|process| format!("{process}  ")).unwrap_or_default();
     let age = if item.is_closed() {
         format!("lived {}", format::age(connection.duration_ms))
@@ -123,9 +128,27 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     };
     let plain = Style::new();
     let (bytes_in, bytes_out) = (format!("in  {:>digits$} B", bytes.0), format!("out {:>digits$} B", bytes.1));
+    // Of a session of Docker's the kernel's words for each leg are all that is known of its state.
+    let (state, other) = match &item.row.observed {
+        Some(observed) if !item.is_closed() => (observed.states[0].to_string(), observed.states[1].to_string()),
+        _ => (state_words(item), connection.target.clone()),
+    };
     let state_and_bytes = format!("{state} {age}   {bytes_in}");
-    pen.styled("client", &first, &[&format!("{process}{state_and_bytes}"), &state_and_bytes, &bytes_in], plain);
-    pen.styled("target", &second, &[&format!("{}   {bytes_out}", connection.target), &bytes_out], plain);
+    let rights = [format!("{process}{state_and_bytes}"), state_and_bytes, format!("{state}  {bytes_in}"), bytes_in];
+    pen.styled("client", &client_leg, &rights.each_ref().map(String::as_str), plain);
+    let rights = [format!("{other}   {bytes_out}"), format!("{other}  {bytes_out}"), bytes_out];
+    pen.styled("target", &target_leg, &rights.each_ref().map(String::as_str), plain);
+}
+
+/// What of the sessions of a port of Docker's cannot be seen, and what that needs.
+fn unseen(pen: &mut Pen<'_, '_>, item: Option<&MappingItem>) {
+    for text in item.iter().flat_map(|item| item.unseen()) {
+        let room = usize::from(pen.canvas.width().saturating_sub(10));
+        let style = pen.canvas.style(Role::Muted);
+        for (at, line) in format::wrap(&format!("?? {text}"), room).iter().enumerate() {
+            pen.styled(if at == 0 { "unseen" } else { "" }, line, &[], style);
+        }
+    }
 }
 
 /// A leg, its addresses cut where the screen is too narrow for both; ports never.
@@ -187,12 +210,19 @@ fn target_words(item: &MappingItem) -> String {
 /// Everything about a connection.
 fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let connection = &item.row.connection;
-    let source = connection.source.map_or_else(|| "??".to_owned(), |address| address.to_string());
-    let target = connection.target_address.map_or_else(|| "??".to_owned(), |address| address.to_string());
-    let client_leg = leg(pen, &connection.client.to_string(), &connection.listener.to_string());
-    let target_leg = leg(pen, &source, &target);
-    pen.line("client", &client_leg, "");
-    pen.line("target", &target_leg, &connection.target);
+    let client_leg = leg(pen, &format::endpoint(item.client()), &format::endpoint(item.listener()));
+    let target_leg = leg(pen, &format::endpoint(connection.source), &format::endpoint(connection.target_address));
+    let observed = item.row.observed.as_ref().filter(|_| !item.is_closed());
+    let kernel = |leg: usize| observed.map(|observed| observed.states[leg].to_string()).unwrap_or_default();
+    pen.line("client", &client_leg, &kernel(0));
+    pen.line("target", &target_leg, &if observed.is_some() { kernel(1) } else { connection.target.clone() });
+    if let Some(observed) = &item.row.observed {
+        let way = match observed.way {
+            Way::Proxy => "through docker-proxy",
+            Way::Dnat => "rewritten by the packet filter (DNAT), past every process",
+        };
+        pen.line("way", way, "");
+    }
     pen.line("state", &state_words(item), &format!("{} {}", connection.protocol, connection.id));
     if let Some(error) = &connection.error {
         pen.styled("error", error.as_str(), &[], theme::severity(pen.canvas.state.look, Severity::Error));
@@ -205,8 +235,10 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
         if item.is_closed() { format!(", lived {}", format::age(connection.duration_ms)) } else { String::new() };
     pen.line("opened", &format!("{:.3}", connection.opened_at), &format!("{age}{lived}"));
     let datagrams = |number: Option<u64>| number.map(|number| count(number, "datagram")).unwrap_or_default();
-    pen.line("in", &format!("{} B  client to container", connection.bytes_in), &datagrams(connection.datagrams_in));
-    pen.line("out", &format!("{} B  container to client", connection.bytes_out), &datagrams(connection.datagrams_out));
+    let bytes = |bytes: u64| if item.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
+    let (bytes_in, bytes_out) = (bytes(connection.bytes_in), bytes(connection.bytes_out));
+    pen.line("in", &format!("{bytes_in} B  client to container"), &datagrams(connection.datagrams_in));
+    pen.line("out", &format!("{bytes_out} B  container to client"), &datagrams(connection.datagrams_out));
 }
 
 /// Everything about a mapping.
@@ -224,6 +256,22 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     pen.line("target", &target_words(item), &row.last_result.map(format::last_result).unwrap_or_default());
     let who = if row.mapping.is_exposed() { "other machines can connect" } else { "only this machine can connect" };
     pen.line("who", who, "");
+    if let Some(told) = state.whereabouts.as_ref().filter(|told| told.id == row.id) {
+        let port = row.mapping.target.ports.first();
+        let places = told.will_be_at.iter().map(|at| format::place(*at, row.mapping.protocol, port));
+        let places = places.collect::<Vec<_>>().join("  ");
+        let room = usize::from(pen.canvas.width().saturating_sub(10));
+        for (at, line) in format::wrap(&places, room).iter().enumerate().filter(|_| !places.is_empty()) {
+            pen.line(if at == 0 { "be at" } else { "" }, line, "");
+        }
+        for note in &told.notes {
+            pen.line("", note.as_str(), "");
+        }
+    }
+    if item.is_docker() {
+        pen.line("owner", "docker publishes it; it is only looked at", "");
+        unseen(pen, Some(item));
+    }
     let from = state.baselines.get(&row.id).copied().unwrap_or_default();
     let since = if state.baselines.contains_key(&row.id) { "from your 0 on" } else { "since start" };
     let (bytes_in, bytes_out) =

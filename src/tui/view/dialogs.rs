@@ -5,6 +5,7 @@ use ratatui::style::Style;
 use ratatui::widgets::{Clear, Widget};
 
 use super::canvas::Canvas;
+use super::import;
 use super::palette;
 use super::theme::Role;
 use crate::tui::format;
@@ -27,6 +28,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, body: Lines) -> Option<(u16, u16)> {
             let none = if profiles.names.is_none() { "..." } else { "no profile yet; :saveas NAME makes one" };
             choices(canvas, body, ("PROFILES", "enter open  esc back"), &rows, profiles.chosen, none);
         }
+        Overlay::Import(import) => import::draw(canvas, body, import),
         Overlay::CopyAs(copy) => {
             let rows: Vec<_> = copy
                 .choices

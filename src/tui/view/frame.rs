@@ -3,12 +3,13 @@
 use ratatui::style::{Modifier, Style};
 
 use super::canvas::Canvas;
+use super::news;
 use super::theme::{self, Role};
 use crate::model::container::DockerState;
 use crate::model::count::count;
 use crate::tui::format;
-use crate::tui::keymap::{self, Action, Binding, Scope};
-use crate::tui::state::{MappingItem, Overlay, Severity, State, View, with_port_taken};
+use crate::tui::keymap::{self, Action, Binding};
+use crate::tui::state::{Overlay, State, View};
 
 /// Below the smallest size: one line.
 pub(super) fn tiny(canvas: &mut Canvas<'_>) {
@@ -30,7 +31,7 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
     } else {
         let world = state.world();
         let mapping = if canvas.width() < 34 { "map" } else { "mapping" };
-        let mappings = count(world.mappings.len() as u64, mapping);
+        let mappings = count(world.ours().count() as u64, mapping);
         let q = if matches!(state.overlay, Overlay::None) { "q quit" } else { "q back" };
         format!("portolan {mappings} {} {q}", count(world.open(), "conn"))
     };
@@ -54,7 +55,7 @@ fn sums(canvas: &mut Canvas<'_>) {
     let profile = world.overview.profile.as_ref().map_or("(no profile)", |profile| profile.name.as_str());
     x = canvas.text(x + 1, 0, &format::elide_end(profile, 20), Style::new().add_modifier(Modifier::BOLD));
     let sums = world.sums;
-    let mut parts = vec![count(world.mappings.len() as u64, "mapping")];
+    let mut parts = vec![count(world.ours().count() as u64, "mapping")];
     // Counted with the families, once a second, so that the three figures agree.
     let open = sums.v6 + sums.v4;
     if open > 0 {
@@ -64,12 +65,19 @@ fn sums(canvas: &mut Canvas<'_>) {
     }
     // Both ways or neither: one alone would be taken for all there is.
     parts.push(format!("in {}  out {}", format::rate_long(sums.in_rate), format::rate_long(sums.out_rate)));
+    let ours = parts.len();
+    // What goes through Docker is not part of these sums.
+    let published = world.mappings.values().filter(|item| item.is_docker()).count();
+    if published > 0 {
+        let sessions = if sums.docker > 0 { format!(", {}", count(sums.docker, "conn")) } else { String::new() };
+        parts.push(format!("docker {}{sessions}", count(published as u64, "port")));
+    }
     let needs = |parts: &[String]| usize::from(x) + parts.iter().map(|part| format::width(part) + 2).sum::<usize>();
     let width = usize::from(canvas.width());
-    if needs(&parts) > width {
+    if needs(&parts[..ours]) > width {
         parts[1] = count(open, "conn");
     }
-    if needs(&parts) > width {
+    if needs(&parts[..ours]) > width {
         parts[2] = format!("in {}  out {}", format::rate(Some(sums.in_rate)), format::rate(Some(sums.out_rate)));
     }
     // What does not fit is left out whole, and what comes after it, too.
@@ -98,11 +106,13 @@ fn views(canvas: &mut Canvas<'_>) {
     let long = [
         (View::Mappings, "1 Mappings".to_owned()),
         (View::Connections, "2 Connections".to_owned()),
+        (View::Containers, "3 Containers".to_owned()),
         (View::Events, errors.clone()),
     ];
     let short = [
         (View::Mappings, "1 Map".to_owned()),
         (View::Connections, "2 Conn".to_owned()),
+        (View::Containers, "3 Cont".to_owned()),
         (View::Events, if state.live.errors_unseen > 0 { "4 Ev !!".to_owned() } else { "4 Ev".to_owned() }),
     ];
     let width = |views: &[(View, String)]| views.iter().map(|(_, name)| name.len() + 2).sum::<usize>() + 1;
@@ -152,7 +162,7 @@ fn badges(state: &State) -> Vec<(String, Style)> {
 /// Keys and news; says where the cursor stands in a filter line.
 pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
     let height = canvas.buffer.area.height;
-    let news = news(canvas);
+    let news = news::lines(canvas);
     // News of two lines take one of the panes above.
     let lines = u16::try_from(news.as_ref().map_or(1, |(_, lines)| lines.len())).unwrap_or(1).max(1);
     for y in height - 1 - lines..height - 2 {
@@ -187,7 +197,7 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
         }
         _ => {
             if let Some((severity, lines)) = news {
-                draw_news(canvas, severity, &lines);
+                news::draw(canvas, severity, &lines);
             }
             None
         }
@@ -196,13 +206,7 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
 
 fn keys(canvas: &mut Canvas<'_>, y: u16) {
     let state = canvas.state;
-    let scopes: &[Scope] = match &state.overlay {
-        Overlay::None => keymap::SCREEN,
-        Overlay::Form(_) => &[Scope::Form],
-        // The question itself names its keys.
-        Overlay::Confirm(_) => &[],
-        _ => &[Scope::Dialog],
-    };
+    let scopes = keymap::scopes(state);
     let mut shown: Vec<&Binding> = keymap::table()
         .iter()
         .filter(|binding| binding.footer > 0 && scopes.contains(&binding.scope) && binding.works(state))
@@ -247,139 +251,13 @@ fn in_dialog(overlay: &Overlay, action: Action) -> Option<&'static str> {
         (Overlay::Palette(_), Action::DialogAccept) => "do",
         (Overlay::CopyAs(_), Action::DialogAccept) => "copy",
         (Overlay::Profiles(_), Action::DialogAccept) => "open",
+        (Overlay::Import(_), Action::DialogAccept) => "add",
+        (Overlay::Import(_) | Overlay::Why(_), Action::DialogDismiss) => "back",
         (Overlay::Palette(_), _) => return None,
-        (Overlay::Help(_), Action::DialogAccept) | (_, Action::DialogComplete) => "",
+        (Overlay::Help(_) | Overlay::Why(_), Action::DialogAccept) | (_, Action::DialogComplete) => "",
         _ => return None,
     })
 }
 
-/// What goes on while Docker is out of reach.
-const COMFORT: &str = "mappings by address still work";
-/// From this height on news may take two lines.
-const HIGH: u16 = 16;
-
 /// What can be typed into a filter.
 const FILTER_EXAMPLES: &str = "words, or port:8080 fam:6 state:open";
-
-/// The latest news, else the hint, else what is wrong: one line, and of Docker out of reach two, where that takes
-/// two to be said.
-fn news(canvas: &Canvas<'_>) -> Option<(Severity, Vec<String>)> {
-    let state = canvas.state;
-    if matches!(state.overlay, Overlay::Filter(_) | Overlay::Confirm(_)) {
-        return None;
-    }
-    let room = usize::from(canvas.width().saturating_sub(3));
-    let (severity, text) = if let Some(note) = &state.note {
-        (note.severity, note.text.to_string())
-    } else if let Some(hint) = &state.hint {
-        (Severity::None, hint.to_string())
-    } else if let Some(problem) = standing_problem(state, room)
-        // The form says itself what concerns it.
-        && !matches!(state.overlay, Overlay::Form(_))
-    {
-        problem
-    } else {
-        return None;
-    };
-    let is_high = state.size.1 >= HIGH;
-    let lines = if is_high && text.ends_with(COMFORT) { format::wrap(&text, room) } else { Vec::new() };
-    Some((severity, if lines.len() == 2 { lines } else { vec![text] }))
-}
-
-fn draw_news(canvas: &mut Canvas<'_>, severity: Severity, lines: &[String]) {
-    let mark = theme::mark(severity);
-    let style = theme::severity(canvas.state.look, severity);
-    let first = canvas.buffer.area.height - u16::try_from(lines.len()).unwrap_or(1);
-    let mut x = 1;
-    if !mark.is_empty() {
-        x = canvas.text(x, first, mark, style) + 1;
-    }
-    let room = usize::from(canvas.width().saturating_sub(x));
-    for (y, line) in (first..).zip(lines) {
-        canvas.text(x, y, &format::elide_end(line, room), style);
-    }
-}
-
-/// What is wrong now: with the profile, the selected mapping, Docker, or the worst mapping.
-fn standing_problem(state: &State, room: usize) -> Option<(Severity, String)> {
-    let world = state.world();
-    if let Some(profile) = &world.overview.profile
-        && let Some(problem) = &profile.problem
-    {
-        let text = problem.as_str();
-        let room = room_beside(Severity::Error, room);
-        // Which file it is, one knows; where in it and what, one wants to.
-        let short = || text.replace(profile.path.as_str(), format::file_name(profile.path.as_str()));
-        let text = if format::width(text) > room { short() } else { text.to_owned() };
-        return Some((Severity::Error, text));
-    }
-    if let Some(problem) = state.selected_mapping().and_then(|item| mapping_problem(item, room)) {
-        return Some(problem);
-    }
-    if let DockerState::Unavailable { reason } = &world.overview.docker {
-        return Some((Severity::Warn, docker_words(reason.as_str(), room, state.size.1 >= HIGH)));
-    }
-    let mut problems: Vec<_> = world
-        .mappings
-        .values()
-        .filter_map(|item| {
-            mapping_problem(item, room).map(|(severity, text)| (std::cmp::Reverse(severity), item.row.id, text))
-        })
-        .collect();
-    problems.sort();
-    problems.into_iter().next().map(|(severity, _, text)| (severity.0, text))
-}
-
-/// The mark of an error takes one column more than that of a warning.
-fn room_beside(severity: Severity, room: usize) -> usize {
-    room.saturating_sub(usize::from(severity == Severity::Error))
-}
-
-/// Why Docker cannot be reached, in the longest words that there is room for. A high screen has two lines for it.
-fn docker_words(reason: &str, room: usize, is_high: bool) -> String {
-    let short = reason.trim_start_matches("cannot open ");
-    let why = short.rsplit(": ").next().unwrap_or(short);
-    let all = [
-        format!("docker: {reason}; {COMFORT}"),
-        format!("docker: {short}; {COMFORT}"),
-        format!("docker: {why}; {COMFORT}"),
-    ];
-    let on_one_line = all.iter().find(|text| format::width(text) <= room);
-    let on_two_lines = all.last().filter(|text| is_high && format::wrap(text, room).len() <= 2);
-    match (on_one_line.or(on_two_lines), format!("docker: {short}")) {
-        (Some(text), _) => text.clone(),
-        (None, text) if format::width(&text) <= room => text,
-        (None, _) => format!("docker: {why}"),
-    }
-}
-
-/// What is wrong with a mapping, so that the reason is read: where there is no room, long addresses are cut first,
-/// then it goes without its target, then without all that the row says.
-fn mapping_problem(item: &MappingItem, room: usize) -> Option<(Severity, String)> {
-    let severity = item.severity();
-    if severity == Severity::None {
-        return None;
-    }
-    let row = &item.row;
-    let listen = with_port_taken(row.mapping.listen.to_string(), item);
-    let what = match (&row.reason, row.last_result) {
-        (Some(reason), _) => format!("{}: {reason}", format::mapping_state_word(row.state)),
-        (None, Some(result)) => {
-            let attempts = count(u64::from(result.attempts), "connection");
-            format!("{}, {} of {attempts}", format::outcome(result.outcome), result.failures)
-        }
-        (None, None) => return None,
-    };
-    let whole = format!("{listen} -> {} {what}", row.mapping.target);
-    let room = room_beside(severity, room);
-    let texts = [format::elide_addresses(&whole), format!("{listen} {what}"), what];
-    let texts = std::iter::once(whole).chain(texts.map(|text| format::elide_addresses(&text)));
-    let mut last = String::new();
-    for text in texts {
-        last = text;
-        if format::width(&last) <= room {
-            break;
-        }
-    }
-    Some((severity, last))
-}

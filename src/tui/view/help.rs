@@ -10,13 +10,14 @@ use crate::tui::state::dialog::Help;
 use crate::tui::state::layout::Lines;
 
 /// What the words and marks of the screen mean.
-const LEGEND: [(&str, &str); 11] = [
+const LEGEND: [(&str, &str); 12] = [
     ("in", "bytes from the client to the container"),
     ("out", "bytes back from the container to the client"),
     ("WHO", "who can connect: me is this machine alone, net is others too"),
     ("v6-v4", "the client came over IPv6, the target is reached over IPv4"),
     ("STATE", "of the listener: up, half (one family), wait, fail, degr, stop"),
     ("s", "behind LISTEN: for this session alone, not in the profile; :saveas keeps it"),
+    ("docker", "a port that Docker publishes: only looked at, not in the sums"),
     ("LAST RESULT", "of the target: the outcome of the last real connection"),
     ("- 0 ??", "idle, measured zero, unknown"),
     ("! !!", "look at it; it does not work"),
@@ -99,10 +100,13 @@ fn scope(scope: Scope) -> &'static str {
         Scope::Move => "move",
         Scope::Mappings => "mappings",
         Scope::Connections => "connections",
+        Scope::Containers => "containers",
         Scope::Lists => "lists",
         Scope::Live => "live",
         Scope::Global => "global",
         Scope::Form => "form",
+        Scope::Import => "import",
+        Scope::Why => "why",
         Scope::Dialog => "dialog",
     }
 }

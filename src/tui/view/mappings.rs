@@ -6,7 +6,7 @@ use super::canvas::Canvas;
 use super::theme::{self, Role};
 use crate::model::event::MappingState;
 use crate::model::mapping::Protocol;
-use crate::model::update::ListenerRow;
+use crate::model::update::{LastOutcome, ListenerRow, Owner};
 use crate::tui::format;
 use crate::tui::state::columns::{self, MappingColumn, Placed};
 use crate::tui::state::layout::Lines;
@@ -121,6 +121,9 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
     let unless_stopped = |text: String| if is_stopped { "-".to_owned() } else { text };
     let plain = |text: String| (text, Role::Plain);
     match column.id {
+        C::State if item.is_docker() && row.state == MappingState::Up => {
+            (format::elide_end("docker", usize::from(column.width)), Role::Muted)
+        }
         C::State => {
             let role = match row.state {
                 MappingState::Up => Role::Ok,
@@ -134,12 +137,12 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
         C::Who if row.mapping.is_exposed() => ("net".to_owned(), Role::Exposed),
         C::Who => plain("me".to_owned()),
         C::Target => plain(columns::fitted(&row.mapping.target.to_string(), column, true)),
-        C::Connections => plain(unless_stopped(row.connections.to_string())),
+        C::Connections => plain(unless_stopped(seen(item, row.connections, |open| open.to_string()))),
         C::InRate => plain(format::rate(item.figures.in_rate)),
         C::OutRate => plain(format::rate(item.figures.out_rate)),
         C::LastResult => last_result(item, column),
-        C::In => plain(format::si(state.counters(item).bytes_in)),
-        C::Out => plain(format::si(state.counters(item).bytes_out)),
+        C::In => plain(seen(item, state.counters(item).bytes_in, format::si)),
+        C::Out => plain(seen(item, state.counters(item).bytes_out, format::si)),
         C::TargetAddress => {
             let text = match row.target_addresses.as_slice() {
                 [] if is_stopped => "-".to_owned(),
@@ -160,11 +163,21 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
         C::ConnectTime => plain(row.connect_p50_us.map_or_else(|| "-".to_owned(), format::latency)),
         C::Profile => {
             let profile = state.world().overview.profile.as_ref().map_or("-", |profile| profile.name.as_str());
-            plain(format::elide_end(if row.is_session { "session" } else { profile }, usize::from(column.width)))
+            let profile = match &row.owner {
+                _ if row.is_session => "session",
+                Owner::Docker { .. } => "docker",
+                Owner::Portolan => profile,
+            };
+            plain(format::elide_end(profile, usize::from(column.width)))
         }
         // Drawn by the row.
         C::Graph => plain(String::new()),
     }
+}
+
+/// A count of what can be seen. Of a port of Docker's of which something cannot be seen, zero means nothing.
+fn seen(item: &MappingItem, count: u64, text: fn(u64) -> String) -> String {
+    if count == 0 && !item.unseen().is_empty() { "??".to_owned() } else { text(count) }
 }
 
 fn last_result(item: &MappingItem, column: &Placed<MappingColumn>) -> (String, Role) {
@@ -188,7 +201,13 @@ fn last_result(item: &MappingItem, column: &Placed<MappingColumn>) -> (String, R
             Some(reason),
             _,
         ) => format::short_error(reason.as_str()),
-        (.., Some(result)) => format::last_result(result),
+        (.., Some(result)) => {
+            let text = format::last_result(result);
+            // Where it failed, `w` says why.
+            let with_key = format!("{text}: w");
+            let fits = format::width(&with_key) <= usize::from(column.width);
+            if result.outcome != LastOutcome::Ok && !item.is_docker() && fits { with_key } else { text }
+        }
         (.., None) => "-".to_owned(),
     };
     let role = if text.starts_with("ok") && role == Role::Plain { Role::Ok } else { role };
@@ -234,8 +253,8 @@ fn first_run(canvas: &mut Canvas<'_>, lines: Lines) {
     if is_low {
         line(canvas, "", "No mapping yet.");
         line(canvas, "a", "adds one");
+        line(canvas, "i", "imports what containers expose");
         line(canvas, "o", "opens another profile");
-        line(canvas, "?", "says what every key does");
         line(canvas, "portolan try", "shows it at work");
         return;
     }
@@ -246,6 +265,7 @@ fn first_run(canvas: &mut Canvas<'_>, lines: Lines) {
     );
     line(canvas, "", "");
     line(canvas, "a", "adds a mapping; a pasted docker run -p or ssh -L fills the form");
+    line(canvas, "i", "imports: makes ports that containers expose into mappings");
     line(canvas, "o", "opens a profile: mappings that were saved under another name");
     line(canvas, "?", "says what every key does");
     line(canvas, "", "");

@@ -2,15 +2,20 @@
 
 mod canvas;
 mod connections;
+mod container_detail;
+mod containers;
 mod detail;
 mod dialogs;
 mod events;
 mod form;
 mod frame;
 mod help;
+mod import;
 mod mappings;
+mod news;
 mod palette;
 mod theme;
+mod why;
 
 use ratatui::Frame;
 use ratatui::layout::Position;
@@ -39,6 +44,10 @@ fn panels(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
     frame::head(canvas);
     let cursor = match &state.overlay {
         Overlay::Form(form) => form::draw(canvas, layout.body, form),
+        Overlay::Why(page) => {
+            why::draw(canvas, layout.body, page);
+            None
+        }
         Overlay::Help(help) => Some(help::draw(canvas, layout.body, help)),
         _ => {
             if let Some(lines) = layout.mappings {
@@ -46,6 +55,9 @@ fn panels(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
             }
             if let Some(lines) = layout.connections {
                 connections::draw(canvas, lines);
+            }
+            if let Some(lines) = layout.containers {
+                containers::draw(canvas, lines);
             }
             if let Some(lines) = layout.detail {
                 detail::draw(canvas, lines);

@@ -3,10 +3,9 @@
 use ratatui::style::Style;
 
 use super::Page;
-use crate::model::container::{Container, DockerState};
-use crate::model::mapping::Protocol;
+use crate::model::container::{Container, DockerState, EnginePlace};
 use crate::tui::format;
-use crate::tui::state::Severity;
+use crate::tui::state::{Severity, offer};
 use crate::tui::view::theme::Role;
 
 /// Containers listed at most, if the screen has room for them, and at least.
@@ -21,10 +20,13 @@ pub(super) fn draw(page: &mut Page<'_, '_>) {
         page.remark(Severity::None, "", "mappings by address still work: 172.17.0.2, [fd00::2], host/NAME", "");
         return;
     }
+    if let EnginePlace::Elsewhere { reason, .. } = &form.place {
+        page.remark(Severity::Warn, "!", &format!("{reason}: its published ports are offered"), "");
+    }
     let matching = form.matching();
     // Fields and remarks below need seven lines.
     let room = usize::from(page.room.saturating_sub(page.y + 7)).clamp(FEW_CONTAINERS, CONTAINERS);
-    let rows: Vec<[String; 5]> = matching.iter().map(|container| cells(container)).collect();
+    let rows: Vec<[String; 5]> = matching.iter().map(|container| cells(container, &form.place)).collect();
     let widths: Vec<usize> = (0..4)
         .map(|column| {
             rows.iter().map(|row| format::width(&row[column])).max().unwrap_or(0).min([18, 18, 30, 16][column])
@@ -58,8 +60,8 @@ pub(super) fn draw(page: &mut Page<'_, '_>) {
     }
 }
 
-fn cells(container: &Container) -> [String; 5] {
-    let addresses: Vec<_> = container.addresses.iter().map(ToString::to_string).collect();
+fn cells(container: &Container, place: &EnginePlace) -> [String; 5] {
+    let addresses = offer::addresses(container, |_| true);
     let addresses = if container.host_network && addresses.is_empty() {
         "host network".to_owned()
     } else if addresses.is_empty() {
@@ -67,15 +69,13 @@ fn cells(container: &Container) -> [String; 5] {
     } else {
         addresses.join("  ")
     };
-    let mut ports: Vec<_> = container
-        .ports
-        .iter()
-        .map(|port| match port.protocol {
-            Protocol::Tcp => port.port.to_string(),
-            other => format!("{}/{other}", port.port),
-        })
-        .collect();
-    ports.dedup();
+    let ports = match place {
+        // What would be dialled, not what cannot be.
+        EnginePlace::Elsewhere { .. } => {
+            container.ports.iter().filter_map(|port| Some(offer::offer(container, port, place)?.target())).collect()
+        }
+        _ => offer::exposed(container),
+    };
     let ports = if ports.is_empty() { "-".to_owned() } else { ports.join(" ") };
     let state = if container.is_running() || !container.addresses.is_empty() {
         container.state.to_string()
