@@ -1,6 +1,6 @@
 //! Bound sockets without connections of their own, such as those of UDP, and who holds a socket.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -44,7 +44,7 @@ pub fn bound(protocol: Protocol) -> io::Result<Vec<Bound>> {
 }
 
 /// Who holds each of these sockets, as far as this user may see it.
-pub fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Holder> {
-    let owners = owners(inodes).into_iter();
+pub fn holders(inodes: impl IntoIterator<Item = u64>) -> HashMap<u64, Holder> {
+    let owners = owners(&inodes.into_iter().collect()).into_iter();
     owners.map(|(inode, process)| (inode, Holder { pid: process.pid, name: process.name })).collect()
 }

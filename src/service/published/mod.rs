@@ -112,16 +112,15 @@ impl Service {
         let published = &mut self.published;
         published.is_looking = false;
         let mut pause = EVERY;
-        match looked {
-            Some((tracker, view, took)) => {
-                published.tracker = Some(tracker);
-                if *published.view != view {
-                    published.view = Arc::new(view);
-                }
-                pause = (took * SHARE).clamp(EVERY, AT_LEAST);
+        if let Some((tracker, view, took)) = looked {
+            published.tracker = Some(tracker);
+            if *published.view != view {
+                published.view = Arc::new(view);
             }
+            pause = (took * SHARE).clamp(EVERY, AT_LEAST);
+        } else {
             // What it knew is lost with it; the next look begins anew.
-            None => tracing::error!("a look at published ports has failed"),
+            tracing::error!("a look at published ports has failed");
         }
         published.next_look = Instant::now() + pause;
     }

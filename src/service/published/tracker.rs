@@ -81,31 +81,31 @@ pub(super) struct Tracker {
 
 /// TCP sockets of a look, found by what they are asked for.
 struct Sockets<'a> {
-    by_cookie: HashMap<u64, &'a TcpSocket>,
-    by_port: HashMap<u16, Vec<&'a TcpSocket>>,
-    by_inode: HashMap<u64, &'a TcpSocket>,
+    cookies: HashMap<u64, &'a TcpSocket>,
+    ports: HashMap<u16, Vec<&'a TcpSocket>>,
+    inodes: HashMap<u64, &'a TcpSocket>,
 }
 
 impl<'a> Sockets<'a> {
     fn of(look: &'a Look) -> Self {
-        let mut by_port: HashMap<u16, Vec<&TcpSocket>> = HashMap::new();
+        let mut ports: HashMap<u16, Vec<&TcpSocket>> = HashMap::new();
         for socket in &look.tcp {
-            by_port.entry(socket.local.port()).or_default().push(socket);
+            ports.entry(socket.local.port()).or_default().push(socket);
         }
         Self {
-            by_cookie: look.tcp.iter().map(|socket| (socket.cookie, socket)).collect(),
-            by_port,
-            by_inode: look.tcp.iter().filter(|socket| socket.inode != 0).map(|socket| (socket.inode, socket)).collect(),
+            cookies: look.tcp.iter().map(|socket| (socket.cookie, socket)).collect(),
+            ports,
+            inodes: look.tcp.iter().filter(|socket| socket.inode != 0).map(|socket| (socket.inode, socket)).collect(),
         }
     }
 
     /// One that still says something.
     fn alive(&self, cookie: u64) -> Option<&'a TcpSocket> {
-        self.by_cookie.get(&cookie).copied().filter(|socket| socket.state != TcpState::TimeWait)
+        self.cookies.get(&cookie).copied().filter(|socket| socket.state != TcpState::TimeWait)
     }
 
     fn is_leftover(&self, cookie: u64) -> bool {
-        self.by_cookie.get(&cookie).is_some_and(|socket| socket.state == TcpState::TimeWait)
+        self.cookies.get(&cookie).is_some_and(|socket| socket.state == TcpState::TimeWait)
     }
 }
 
@@ -236,7 +236,7 @@ impl Tracker {
                     }
                 }
         };
-        let at_port = sockets.by_port.get(&proxy.host.port()).into_iter().flatten();
+        let at_port = sockets.ports.get(&proxy.host.port()).into_iter().flatten();
         let clients: Vec<u64> = at_port.filter(|socket| is_client(socket)).map(|socket| socket.cookie).collect();
         for cookie in clients {
             let session = self.session(Key::Client(cookie), mapping, Protocol::Tcp, Way::Proxy, now, over);
@@ -426,7 +426,7 @@ impl Carried {
         self.legs.retain(|inode, _| held.contains(inode));
         let mut listeners = 0;
         for inode in held {
-            let Some(socket) = sockets.by_inode.get(inode) else { continue };
+            let Some(socket) = sockets.inodes.get(inode) else { continue };
             if socket.state == TcpState::Listen {
                 listeners += 1;
                 continue;
@@ -446,7 +446,7 @@ impl Carried {
             .map(|(inode, (cookie, end))| Leg {
                 id: *cookie,
                 end: *end,
-                reading: sockets.by_inode.get(inode).and_then(|socket| reading(socket, *end)),
+                reading: sockets.inodes.get(inode).and_then(|socket| reading(socket, *end)),
             })
             .collect();
         let is_whole = is_steady && legs.len() + listeners == held.len();
