@@ -31,6 +31,13 @@ pub struct Holder {
     pub name: SafeText,
 }
 
+impl Holder {
+    /// Whether it is this program itself.
+    pub fn is_this_program(&self) -> bool {
+        self.pid == std::process::id()
+    }
+}
+
 /// Listeners of TCP; every bound socket of other protocols.
 pub fn bound(protocol: Protocol) -> io::Result<Vec<Bound>> {
     let sockets = list(protocol, Which::Holding, None)?.into_iter();

@@ -300,5 +300,4 @@ fn walk(
 }
 
 #[cfg(test)]
-#[path = "joining_tests.rs"]
 mod tests;
