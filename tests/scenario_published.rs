@@ -20,6 +20,7 @@ use common::{Need, Running, SOON, require, wait_until};
 use docker_fake::{FakeDocker, container};
 use portolan::model::event::{CloseReason, MappingState};
 use portolan::model::mapping::Family;
+use portolan::model::untrusted::SafeText;
 use portolan::model::update::{ConnectionRow, MappingRow, Owner, Way};
 use serde_json::json;
 
@@ -162,7 +163,7 @@ fn published(world: &World) -> Option<&MappingRow> {
 
 fn unseen(row: &MappingRow) -> Vec<&str> {
     match &row.owner {
-        Owner::Docker { unseen } => unseen.iter().map(|text| text.as_str()).collect(),
+        Owner::Docker { unseen } => unseen.iter().map(SafeText::as_str).collect(),
         Owner::Portolan => panic!("{row:?}"),
     }
 }
@@ -332,9 +333,9 @@ fn an_ordinary_user_sees_the_clients_and_what_it_cannot_see() {
     assert_eq!((row.state, row.connections), (MappingState::Up, 20));
     assert_eq!(unseen(row), ["which connection to the container is whose: not visible without root"]);
     for row in observer.world.sessions() {
-        let observed = row.observed.as_ref().expect("a session");
-        assert_eq!((observed.client_leg, observed.bytes, row.connection.source), (true, true, None));
-        assert_eq!(observed.states[1].as_str(), "??");
+        let known = row.observed.as_ref().expect("a session");
+        assert_eq!((known.client_leg, known.bytes, row.connection.source), (true, true, None));
+        assert_eq!(known.states[1].as_str(), "??");
     }
 }
 
@@ -368,8 +369,8 @@ fn udp_through_docker_proxy_shows_the_containers_side_alone() {
         world.sessions().iter().any(|row| row.connection.source == Some(source))
     });
     let sessions = observer.world.sessions();
-    let observed = sessions[0].observed.clone().expect("a session");
-    assert_eq!((sessions.len(), observed.way, observed.client_leg, observed.bytes), (1, Way::Proxy, false, false));
+    let known = sessions[0].observed.as_ref().expect("a session");
+    assert_eq!((sessions.len(), known.way, known.client_leg, known.bytes), (1, Way::Proxy, false, false));
     let row = published(&observer.world).expect("the row");
     assert_eq!((row.state, row.connections), (MappingState::Up, 1));
     assert_eq!(unseen(row), ["UDP clients through docker-proxy: known to it alone"]);

@@ -1,6 +1,6 @@
 //! Bound sockets without connections of their own, such as those of UDP, and who holds a socket.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 
@@ -31,6 +31,13 @@ pub struct Holder {
     pub name: SafeText,
 }
 
+impl Holder {
+    /// Whether it is this program itself.
+    pub fn is_this_program(&self) -> bool {
+        self.pid == std::process::id()
+    }
+}
+
 /// Listeners of TCP; every bound socket of other protocols.
 pub fn bound(protocol: Protocol) -> io::Result<Vec<Bound>> {
     let sockets = list(protocol, Which::Holding, None)?.into_iter();
@@ -44,7 +51,7 @@ pub fn bound(protocol: Protocol) -> io::Result<Vec<Bound>> {
 }
 
 /// Who holds each of these sockets, as far as this user may see it.
-pub fn holders(inodes: &HashSet<u64>) -> HashMap<u64, Holder> {
-    let owners = owners(inodes).into_iter();
+pub fn holders(inodes: impl IntoIterator<Item = u64>) -> HashMap<u64, Holder> {
+    let owners = owners(&inodes.into_iter().collect()).into_iter();
     owners.map(|(inode, process)| (inode, Holder { pid: process.pid, name: process.name })).collect()
 }

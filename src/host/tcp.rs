@@ -290,7 +290,7 @@ mod tests {
             let mut client = TcpStream::connect(at).expect("connect");
             let (mut server, _) = listener.accept().expect("accept");
             let (near, far) = (client.local_addr().expect("local"), client.peer_addr().expect("peer"));
-            server.write_all(&[2; 80_000]).expect("write");
+            server.write_all(&vec![2; 80_000]).expect("write");
             server.shutdown(Shutdown::Write).expect("shutdown");
             client.write_all(&[1; 3]).expect("write");
             let mut rest = Vec::new();

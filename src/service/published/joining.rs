@@ -288,20 +288,16 @@ fn walk(
     }
     let mut path = vec![(start, 0)];
     while let Some((at, next)) = path.last_mut() {
-        match (*next..count).find(|to| !seen[*to] && has_edge(*at, *to)) {
-            Some(to) => {
-                *next = to + 1;
-                seen[to] = true;
-                path.push((to, 0));
-            }
-            None => {
-                left.push(*at);
-                path.pop();
-            }
+        if let Some(to) = (*next..count).find(|to| !seen[*to] && has_edge(*at, *to)) {
+            *next = to + 1;
+            seen[to] = true;
+            path.push((to, 0));
+        } else {
+            left.push(*at);
+            path.pop();
         }
     }
 }
 
 #[cfg(test)]
-#[path = "joining_tests.rs"]
 mod tests;

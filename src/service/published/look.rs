@@ -141,8 +141,8 @@ impl Eyes {
         });
         self.proxies.retain(|proxy| proxy.sockets().is_none_or(|held| inodes.iter().any(|inode| held.contains(inode))));
         self.holders.retain(|inode, _| inodes.contains(inode));
-        let unknown: HashSet<u64> = inodes.iter().copied().filter(|inode| !self.holders.contains_key(inode)).collect();
-        let mut found = bound::holders(&unknown);
+        let unknown: Vec<u64> = inodes.iter().copied().filter(|inode| !self.holders.contains_key(inode)).collect();
+        let mut found = bound::holders(unknown.iter().copied());
         self.holders.extend(unknown.into_iter().map(|inode| (inode, found.remove(&inode))));
         self.listeners = inodes;
     }

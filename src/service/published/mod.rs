@@ -1,13 +1,15 @@
 //! The ports that Docker publishes, as they live: looked at, never touched.
 //!
 //! [`ports`] says what is published, [`look`] reads the kernel's tables, [`tracker`] follows the [`session`]s from one
-//! look to the next, [`joining`] finds which two legs belong together, [`rows`] and [`view`] are what clients see.
-//! A look is taken beside the owner, one at a time, only while a client wants it and something is published.
+//! look to the next, [`carried`] those of one process of docker-proxy, [`joining`] finds which two legs belong
+//! together, [`rows`] and [`view`] are what clients see. A look is taken beside the owner, one at a time, only while a
+//! client wants it and something is published.
 //!
 //! Sessions are counted from the first look that saw them, so their age is how long they have been seen, and one that
 //! lived between two looks is not seen at all. Those of docker-proxy are counted in payload, out of TCP's own counters;
 //! those that the packet filter rewrites are not, since it counts packets.
 
+mod carried;
 mod joining;
 mod look;
 mod ports;
@@ -112,16 +114,15 @@ impl Service {
         let published = &mut self.published;
         published.is_looking = false;
         let mut pause = EVERY;
-        match looked {
-            Some((tracker, view, took)) => {
-                published.tracker = Some(tracker);
-                if *published.view != view {
-                    published.view = Arc::new(view);
-                }
-                pause = (took * SHARE).clamp(EVERY, AT_LEAST);
+        if let Some((tracker, view, took)) = looked {
+            published.tracker = Some(tracker);
+            if *published.view != view {
+                published.view = Arc::new(view);
             }
+            pause = (took * SHARE).clamp(EVERY, AT_LEAST);
+        } else {
             // What it knew is lost with it; the next look begins anew.
-            None => tracing::error!("a look at published ports has failed"),
+            tracing::error!("a look at published ports has failed");
         }
         published.next_look = Instant::now() + pause;
     }

@@ -93,7 +93,7 @@ fn served_by(port: &Port, host: SocketAddr, look: &Look) -> Served {
     if let Some((_, socket)) = at_host.next() {
         let holder = look.holders.get(&socket.inode);
         return match holder {
-            Some(Holder { pid, .. }) if *pid == std::process::id() => Served::Not("in use by this program".to_owned()),
+            Some(holder) if holder.is_this_program() => Served::Not("in use by this program".to_owned()),
             Some(Holder { pid, name }) if !OF_DOCKER.contains(&name.as_str()) => {
                 Served::Not(format!("in use by {name} (pid {pid}), not by Docker"))
             }

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
-use super::joining::{End, Joiner, Leg, Reading};
+use super::carried::{Carried, Sockets};
+use super::joining::End;
 use super::look::{Eyes, Look, SeenProxy};
 use super::ports::{Port, PortKey, is_at, ports};
 use super::rows;
@@ -60,14 +61,6 @@ pub(super) struct Totals {
     pub(super) bytes: (u64, u64),
 }
 
-/// Legs of one process of docker-proxy.
-#[derive(Debug, Default)]
-struct Carried {
-    joiner: Joiner,
-    /// Which leg each of its sockets is, so that one that the kernel no longer lists is still known.
-    legs: HashMap<u64, (u64, End)>,
-}
-
 /// Everything that is remembered between looks.
 #[derive(Debug)]
 pub(super) struct Tracker {
@@ -77,36 +70,6 @@ pub(super) struct Tracker {
     sessions: BTreeMap<Key, Session>,
     carried: HashMap<(u32, u64), Carried>,
     ended: VecDeque<ConnectionRow>,
-}
-
-/// TCP sockets of a look, found by what they are asked for.
-struct Sockets<'a> {
-    by_cookie: HashMap<u64, &'a TcpSocket>,
-    by_port: HashMap<u16, Vec<&'a TcpSocket>>,
-    by_inode: HashMap<u64, &'a TcpSocket>,
-}
-
-impl<'a> Sockets<'a> {
-    fn of(look: &'a Look) -> Self {
-        let mut by_port: HashMap<u16, Vec<&TcpSocket>> = HashMap::new();
-        for socket in &look.tcp {
-            by_port.entry(socket.local.port()).or_default().push(socket);
-        }
-        Self {
-            by_cookie: look.tcp.iter().map(|socket| (socket.cookie, socket)).collect(),
-            by_port,
-            by_inode: look.tcp.iter().filter(|socket| socket.inode != 0).map(|socket| (socket.inode, socket)).collect(),
-        }
-    }
-
-    /// One that still says something.
-    fn alive(&self, cookie: u64) -> Option<&'a TcpSocket> {
-        self.by_cookie.get(&cookie).copied().filter(|socket| socket.state != TcpState::TimeWait)
-    }
-
-    fn is_leftover(&self, cookie: u64) -> bool {
-        self.by_cookie.get(&cookie).is_some_and(|socket| socket.state == TcpState::TimeWait)
-    }
 }
 
 impl Tracker {
@@ -236,7 +199,7 @@ impl Tracker {
                     }
                 }
         };
-        let at_port = sockets.by_port.get(&proxy.host.port()).into_iter().flatten();
+        let at_port = sockets.ports.get(&proxy.host.port()).into_iter().flatten();
         let clients: Vec<u64> = at_port.filter(|socket| is_client(socket)).map(|socket| socket.cookie).collect();
         for cookie in clients {
             let session = self.session(Key::Client(cookie), mapping, Protocol::Tcp, Way::Proxy, now, over);
@@ -397,69 +360,6 @@ impl Tracker {
             }
         }
     }
-}
-
-impl Carried {
-    /// Whether one of its legs has no partner yet.
-    fn is_waiting(&self) -> bool {
-        let targets = self.joiner.joined_targets();
-        self.legs.values().any(|(cookie, end)| match end {
-            End::Client => self.joiner.target_of(*cookie).is_none(),
-            End::Target => !targets.contains(cookie),
-        })
-    }
-
-    /// The legs that the process holds.
-    fn cookies(&self) -> HashSet<u64> {
-        self.legs.values().map(|(cookie, _)| *cookie).collect()
-    }
-
-    /// Tells the joiner what the process holds.
-    fn look(
-        &mut self,
-        host: SocketAddr,
-        container: SocketAddr,
-        held: &HashSet<u64>,
-        is_steady: bool,
-        sockets: &Sockets<'_>,
-    ) {
-        self.legs.retain(|inode, _| held.contains(inode));
-        let mut listeners = 0;
-        for inode in held {
-            let Some(socket) = sockets.by_inode.get(inode) else { continue };
-            if socket.state == TcpState::Listen {
-                listeners += 1;
-                continue;
-            }
-            let (is_client, is_target) = (is_at(host, socket.local), socket.remote == container);
-            // What could be either is neither, and then nothing is joined.
-            let end = match (is_client, is_target) {
-                (true, false) => End::Client,
-                (false, true) => End::Target,
-                _ => continue,
-            };
-            self.legs.insert(*inode, (socket.cookie, end));
-        }
-        let legs: Vec<Leg> = self
-            .legs
-            .iter()
-            .map(|(inode, (cookie, end))| Leg {
-                id: *cookie,
-                end: *end,
-                reading: sockets.by_inode.get(inode).and_then(|socket| reading(socket, *end)),
-            })
-            .collect();
-        let is_whole = is_steady && legs.len() + listeners == held.len();
-        self.joiner.look(&legs, is_whole);
-    }
-}
-
-fn reading(socket: &TcpSocket, end: End) -> Option<Reading> {
-    Some(Reading {
-        sent: socket.sent(end == End::Target)?,
-        received: socket.received()?,
-        may_count_end: socket.state.has_sent_end() && !socket.state.is_end_acked(),
-    })
 }
 
 fn carries(seen: &SeenProxy, port: &Port) -> bool {
