@@ -52,10 +52,11 @@ impl Cli {
     fn command_with_help() -> clap::Command {
         let mut command = Self::command();
         command.build();
-        let unused: [(&str, &[&str]); 5] = [
+        let unused: [(&str, &[&str]); 6] = [
             ("try", &["profile", "file", "mappings"]),
             ("run", &["ascii", "light"]),
             ("check", &["ascii", "light"]),
+            ("doctor", &["ascii", "light"]),
             ("keys", &["profile", "file", "mappings", "ascii", "light"]),
             ("schema", &["profile", "file", "mappings", "ascii", "light"]),
         ];
@@ -130,6 +131,18 @@ pub enum Command {
     Run(Run),
     /// Parse and validate; print every problem; open no port
     Check,
+    /// Why does a mapping not work? Every step of a connection, the cause, and what to try
+    #[command(after_help = "\
+The target is connected to once for each of its addresses. Root sees more: steps that cannot be seen say what they need.
+Exit status: 0 nothing wrong, as far as can be seen; 1 a cause was found; 2 the command line or a file is wrong.")]
+    Doctor {
+        /// A mapping as text, or the name of one of the profile; every one of the profile when left out
+        #[arg(value_name = "MAPPING|NAME")]
+        which: Option<String>,
+        /// As JSON: an array of reports
+        #[arg(long)]
+        json: bool,
+    },
     /// Print every key binding that works now
     Keys {
         /// As JSON

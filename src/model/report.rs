@@ -209,10 +209,11 @@ impl Verdict {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}  {}", self.name, self.mapping)?;
+        let digits = self.steps.len().to_string().len();
         for (number, step) in self.steps.iter().enumerate() {
             let family = step.family.map(|family| format!(" {family}")).unwrap_or_default();
             let what = format!("{}{family}", step.kind.word());
-            writeln!(f, " {} {} {what:<12} {}", step.verdict.mark(), number + 1, step.text)?;
+            writeln!(f, " {} {:>digits$} {what:<12} {}", step.verdict.mark(), number + 1, step.text)?;
         }
         for cause in &self.causes {
             writeln!(f, " CAUSE  {}", cause.text)?;

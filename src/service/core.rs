@@ -253,6 +253,11 @@ impl Service {
         resolved.addresses
     }
 
+    /// The container that a target was last found to mean.
+    pub(super) fn kept(&self, host: &TargetHost) -> Option<String> {
+        self.kept.get(host).cloned()
+    }
+
     /// Whether the resolver has looked a name up.
     pub(super) fn knows_name(&self, name: &str) -> bool {
         self.dns.borrow().0.contains_key(name)

@@ -2,7 +2,8 @@
 //!
 //! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
 //! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
-//! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables.
+//! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables,
+//! [`why`] asks the doctor.
 
 mod changes;
 mod core;
@@ -17,7 +18,9 @@ mod reconcile;
 mod requests;
 pub mod resolve;
 mod subscribers;
+mod why;
 
 pub use core::{Options, Running};
 pub use handle::{Handle, Incoming, ServiceCall, Subscription};
 pub use profile::{OpenError, OpenedProfile, ReadProfile, log_folder};
+pub use why::examine;
