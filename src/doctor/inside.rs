@@ -96,6 +96,11 @@ impl Seen<'_> {
             at_port.iter().filter(|one| takes(&one.listener, self.address).is_none()).collect();
         if let Some(one) = open.first() {
             let text = format!("listens on {}; whether it takes IPv4 is not seen without root", one.listener.address);
+            if !is_reached && outcome == Some(&Outcome::TimedOut) && is_full {
+                // Its queue is met, so it does take them.
+                add(Verdict::Bad, &format!("listens on {}, and its queue is full", one.listener.address));
+                return self.backlog(one, finding);
+            }
             let verdict = if is_reached { Verdict::Ok } else { Verdict::Unknown };
             return add(verdict, &text);
         }

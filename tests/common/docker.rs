@@ -27,11 +27,28 @@ impl Engine {
     /// Runs a busybox program as a container.
     #[track_caller]
     pub fn start(&self, name: &str, command: &[&str]) -> Container {
+        self.start_with(name, &[], command)
+    }
+
+    /// As [`Engine::start`], with more options of `docker run`.
+    #[track_caller]
+    pub fn start_with(&self, name: &str, options: &[&str], command: &[&str]) -> Container {
         let container = Container { engine: self.clone(), name: name.to_owned() };
         // Of a run that was killed between start and end.
         let _ = self.docker(&["rm", "--force", name]).output();
-        output(self.docker(&["run", "--detach", "--name", name, "portolan-test"]).args(command));
+        output(self.docker(&["run", "--detach", "--name", name]).args(options).arg("portolan-test").args(command));
         container
+    }
+
+    /// Where its socket is, as `DOCKER_HOST`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The full id of a container.
+    #[track_caller]
+    pub fn id(&self, name: &str) -> String {
+        output(&mut self.docker(&["inspect", "--format", "{{.Id}}", name])).trim().to_owned()
     }
 
     /// `docker ARGUMENTS` with this engine.
