@@ -1,7 +1,7 @@
 //! The way from clients to the listener: who can come, and who sends them elsewhere before.
 
 use super::finding::{Finding, listed};
-use super::firewall::{self, from_clients, redirect};
+use super::firewall::{self, from_clients, may_redirect, redirect};
 use super::listener;
 use super::subject::Subject;
 use crate::host::addresses::{OwnAddress, Reach};
@@ -27,7 +27,7 @@ pub(super) fn judge(
     }
     let mut is_bad = by_rule(subject, rules, &mut finding);
     is_bad = is_bad || by_publication(subject, listen, rules, &mut finding);
-    is_bad = is_bad || by_tracking(subject, tracked, &mut finding);
+    is_bad = is_bad || by_tracking(subject, rules, tracked, &mut finding);
     if !is_bad {
         let ips = addresses(subject, |own| own.reach == Reach::Global);
         let unread = tracked.as_ref().and_then(|tracked| tracked.as_ref().err());
@@ -122,13 +122,17 @@ fn shadowed(subject: &Subject, finding: &mut Finding, to: &str) {
 }
 
 /// The kernel still sends a flow of before to where it went then.
-fn by_tracking(subject: &Subject, tracked: &Tracked, finding: &mut Finding) -> bool {
+fn by_tracking(subject: &Subject, rules: &firewall::Facts, tracked: &Tracked, finding: &mut Finding) -> bool {
     let Some(Ok(flows)) = tracked else { return false };
     let ours = addresses(subject, |_| true);
     let is_ours = |flow: &&Redirected| ours.iter().any(|own| own.ip == flow.dialled.ip());
     let Some(flow) = flows.iter().filter(is_ours).find(|flow| !subject.own.contains(flow.sent_to.ip())) else {
         return false;
     };
+    // A rule that stands may send it there, and then nothing is stale.
+    if !rules.rules.unseen.is_empty() || from_clients(subject).iter().any(|packet| may_redirect(rules, packet)) {
+        return false;
+    }
     let Redirected { client, dialled, sent_to } = flow;
     let text = format!("{client} to {dialled} is still sent to {sent_to}");
     finding.add(StepKind::Clients, Some(Family::of(dialled.ip())), Verdict::Bad, &text);

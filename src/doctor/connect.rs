@@ -116,7 +116,8 @@ pub(super) fn judge(subject: &Subject, attempts: &[Attempt]) -> Finding {
             Outcome::TimedOut => {
                 (Verdict::Bad, format!("{address} has not answered within {} s{tally}", PATIENCE.as_secs_f32()))
             }
-            Outcome::Failed(why) => (Verdict::Bad, format!("{address}: {why}")),
+            // It says nothing of the target.
+            Outcome::Failed(why) => (Verdict::Unknown, format!("{address} could not be tried: {why}")),
         };
         // Addresses are tried in turn, so one that answers is enough.
         let mut text = text;
@@ -152,8 +153,8 @@ pub(super) fn bare_cause(subject: &Subject, attempts: &[Attempt], finding: &mut 
             &format!("{target} does not answer ({address})."),
             &["see that its host is up and that no firewall between drops packets"],
         );
-    } else if let Some(Attempt { address, outcome: Outcome::Unreachable(why) | Outcome::Failed(why), .. }) =
-        of(|outcome| matches!(outcome, Outcome::Unreachable(_) | Outcome::Failed(_)))
+    } else if let Some(Attempt { address, outcome: Outcome::Unreachable(why), .. }) =
+        of(|outcome| matches!(outcome, Outcome::Unreachable(_)))
     {
         finding.cause(
             CauseKind::TargetUnreachable,

@@ -97,10 +97,7 @@ pub(super) fn observe(trial: &Trial) -> Observed {
             let of = |reading: &'_ Reading| -> Vec<(String, String, Option<u64>)> {
                 let rules = if is_inside { &reading.rules_inside } else { &reading.rules };
                 let suspects = walk(rules, hooks, packet).suspects;
-                suspects
-                    .into_iter()
-                    .map(|suspect: Suspect<'_>| (suspect.place, suspect.text, suspect.packets))
-                    .collect()
+                suspects.into_iter().map(|suspect: Suspect| (suspect.place, suspect.text, suspect.packets)).collect()
             };
             let (first, second) = (of(&before), of(&middle));
             for (place, text, packets) in of(&after) {

@@ -167,6 +167,17 @@ pub(super) fn may_reject(facts: &Facts, trial: &Trial) -> bool {
     })
 }
 
+/// Whether a rule sends clients elsewhere, or may.
+pub(super) fn may_redirect(facts: &Facts, packet: &Packet) -> bool {
+    walk(&facts.rules, &IN[..1], packet).may_redirect
+}
+
+/// Whether connections of ours to the target are sent elsewhere by a rule, or may be; `None` where rules are not seen.
+pub(super) fn may_be_sent_on(facts: &Facts, trial: &Trial) -> Option<bool> {
+    let [(_, [(hooks, there), _]), _] = packets(trial);
+    facts.rules.unseen.is_empty().then(|| walk(&facts.rules, hooks, &there).may_redirect)
+}
+
 /// The rule that sends clients elsewhere before they reach the listener, with the interface.
 pub(super) fn redirect<'a>(facts: &'a Facts, packet: &'a Packet) -> Option<(String, String)> {
     match walk(&facts.rules, &IN[..1], packet).end {

@@ -36,12 +36,13 @@ pub(super) fn judge(
     places: &[(SocketAddr, Place)],
     attempts: &[Attempt],
     observed: &[Observed],
+    sent_on: Vec<Option<bool>>,
 ) -> Finding {
     let mut finding = Finding::default();
     let is_reached = attempts.iter().any(|attempt| attempt.outcome == Outcome::Connected);
     // Several addresses of one container, or of this host, have one and the same inside.
     let mut told: Option<&Place> = None;
-    for (address, place) in places {
+    for ((address, place), sent_on) in places.iter().zip(sent_on) {
         let outcome = attempts.iter().find(|attempt| attempt.address == *address).map(|attempt| &attempt.outcome);
         if told == Some(place) && is_reached {
             continue;
@@ -58,7 +59,7 @@ pub(super) fn judge(
             Place::Hidden { needs } => finding.add(StepKind::Inside, None, Verdict::Unknown, needs),
             Place::Seen { container, listening } => {
                 let full = observed.iter().any(|observed| observed.address == *address && observed.full_queue);
-                let seen = Seen { subject, address: *address, container: container.as_deref(), listening };
+                let seen = Seen { subject, address: *address, container: container.as_deref(), listening, sent_on };
                 seen.judge(outcome, is_reached, full, &mut finding);
             }
         }
@@ -71,6 +72,8 @@ struct Seen<'a> {
     address: SocketAddr,
     container: Option<&'a str>,
     listening: &'a [Listening],
+    /// Of this host: a rule sends what is sent there elsewhere, or may; `None`: not seen.
+    sent_on: Option<bool>,
 }
 
 impl Seen<'_> {
@@ -117,6 +120,19 @@ impl Seen<'_> {
         if is_reached {
             // Something that is not a socket answers, such as a rule that sends it on.
             return add(Verdict::Ok, &text);
+        }
+        // Nobody has to listen on an address of this host whose packets go elsewhere. Loopback's do not.
+        if self.container.is_none() && !self.address.ip().is_loopback() {
+            match self.sent_on {
+                Some(true) => return add(Verdict::Skipped, "a rule sends it elsewhere, or may"),
+                None if self.subject.protocol() == Protocol::Udp => {
+                    return add(
+                        Verdict::Unknown,
+                        &format!("{text}; cannot see without root whether a rule sends it on"),
+                    );
+                }
+                _ => {}
+            }
         }
         add(Verdict::Bad, &text);
         let is_explained = match self.subject.protocol() {

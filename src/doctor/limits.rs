@@ -37,7 +37,8 @@ pub(super) fn judge(subject: &Subject) -> Finding {
             if used + needed > most {
                 finding.add(StepKind::Limits, None, Verdict::Bad, &text);
                 out_of_descriptors(&mut finding, &text);
-            } else if most_connections.is_some_and(|most| connections >= u64::from(most)) {
+            // A new UDP flow takes the place of an old one.
+            } else if needed > 1 && most_connections.is_some_and(|most| connections >= u64::from(most)) {
                 finding.add(StepKind::Limits, None, Verdict::Bad, &text);
                 let name = &subject.config.name;
                 finding.cause(

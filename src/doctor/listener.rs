@@ -17,8 +17,8 @@ use crate::model::request::PortConflict;
 pub(super) struct Facts {
     pub(super) has_ipv6: bool,
     pub(super) has_protocol: bool,
-    /// The kernel lets addresses be bound that are not there.
-    pub(super) binds_foreign: bool,
+    /// The kernel lets addresses be bound that are not there: of IPv4, of IPv6.
+    pub(super) binds_foreign: [bool; 2],
     /// Ports that this process may not bind.
     pub(super) privileged: Option<u16>,
     /// Who is in the way; of a mapping that runs, nobody is asked.
@@ -44,7 +44,7 @@ impl Facts {
         Self {
             has_ipv6: has_ipv6(),
             has_protocol: has_protocol(subject.protocol()),
-            binds_foreign: is_set("/proc/sys/net/ipv4/ip_nonlocal_bind"),
+            binds_foreign: ["ipv4", "ipv6"].map(|of| is_set(&format!("/proc/sys/net/{of}/ip_nonlocal_bind"))),
             privileged,
             conflicts,
             listening: listeners::here(subject.protocol()).unwrap_or_default(),
@@ -152,7 +152,7 @@ fn from_outside(finding: &mut Finding, subject: &Subject, facts: &Facts, scoped:
         }
         return;
     }
-    if !subject.own.contains(scoped.ip) && !facts.binds_foreign {
+    if !subject.own.contains(scoped.ip) && !facts.binds_foreign[usize::from(family == Family::V6)] {
         let text = format!("{} is not an address of this host", scoped.ip);
         add(finding, Verdict::Bad, &text);
         return not_local(finding, &text);

@@ -136,7 +136,8 @@ pub async fn examine(subject: Subject) -> Report {
         found.push(firewall::judge(&subject, &tables.rules, &tables.trials, &attempts, &observed));
         if is_known {
             found.push(connect::judge(&subject, &attempts));
-            found.push(inside::judge(&subject, &tables.places, &attempts, &observed));
+            let sent_on = tables.trials.iter().map(|trial| firewall::may_be_sent_on(&tables.rules, trial)).collect();
+            found.push(inside::judge(&subject, &tables.places, &attempts, &observed, sent_on));
             found.push(speech::judge(&subject, evidence, answer));
         }
         found.push(limits::judge(&subject));
@@ -254,6 +255,15 @@ fn report(subject: &Subject, found: Vec<Finding>, attempts: &[Attempt], started:
     if !is_reached && !whole.causes.iter().any(|cause| explains_target(cause.kind)) {
         connect::bare_cause(subject, attempts, &mut whole);
     }
+    // What explains the other takes its place: who holds the port publishes it, too, and a firewall that keeps
+    // neighbours from being found makes them look dead.
+    let has = |kind: CauseKind| whole.causes.iter().any(|cause| cause.kind == kind);
+    let (is_held, is_dropped) = (has(CauseKind::PortHeldByContainer), has(CauseKind::Firewall));
+    whole.causes.retain(|cause| match cause.kind {
+        CauseKind::ShadowedByDnat => !is_held,
+        CauseKind::TargetUnreachable => !is_dropped,
+        _ => true,
+    });
     // It works for everybody else: told only where nothing else is wrong.
     if whole.causes.len() > 1 {
         whole.causes.retain(|cause| cause.kind != CauseKind::NoGlobalIpv6);

@@ -16,7 +16,9 @@ pub(super) struct Walk<'a> {
     /// It certainly comes to its end here: by a rule, or by the policy of a chain.
     pub(super) end: Option<End<'a>>,
     /// Whatever may drop or refuse it, certainly or not: what to look at when it gets lost.
-    pub(super) suspects: Vec<Suspect<'a>>,
+    pub(super) suspects: Vec<Suspect>,
+    /// A rule sends it elsewhere, or may.
+    pub(super) may_redirect: bool,
 }
 
 /// How a packet certainly comes to its end.
@@ -30,7 +32,7 @@ pub(super) enum End<'a> {
 
 /// What may drop a packet, with its counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Suspect<'a> {
+pub(super) struct Suspect {
     /// Which: told apart by its place, and the same in another reading of the same rules.
     pub(super) place: String,
     /// As it is shown.
@@ -39,7 +41,6 @@ pub(super) struct Suspect<'a> {
     pub(super) packets: Option<u64>,
     /// It answers with a refusal.
     pub(super) rejects: bool,
-    rule: Option<&'a Rule>,
 }
 
 /// What a chain comes to.
@@ -83,6 +84,7 @@ pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> 
             let walker = Walker { packet, table, is_open: false, rules_left: MOST_RULES, walk: Walk::default() };
             let walked = walker.enter(name, chain);
             whole.suspects.extend(walked.suspects);
+            whole.may_redirect |= walked.may_redirect;
             if walked.end.is_some() {
                 whole.end = walked.end;
                 return whole;
@@ -102,7 +104,6 @@ impl<'a> Walker<'a> {
                 text: text.clone(),
                 packets: chain.policy_packets,
                 rejects: false,
-                rule: None,
             });
             if !self.is_open {
                 self.walk.end = Some(End::Policy(text));
@@ -131,7 +132,9 @@ impl<'a> Walker<'a> {
                 Action::Accept if certain => return Fate::Accepted,
                 Action::Accept | Action::Unknown => self.is_open = true,
                 Action::Drop | Action::Reject | Action::Redirect { .. } => {
-                    if !matches!(rule.action, Action::Redirect { .. }) {
+                    if matches!(rule.action, Action::Redirect { .. }) {
+                        self.walk.may_redirect = true;
+                    } else {
                         self.suspect(name, number, rule);
                     }
                     if certain {
@@ -168,7 +171,6 @@ impl<'a> Walker<'a> {
             text: rule.text.to_string(),
             packets: rule.packets,
             rejects: rule.action == Action::Reject,
-            rule: Some(rule),
         });
     }
 }

@@ -166,6 +166,13 @@ fn published(table: &mut Table, engine: &Engine, docker: &Namespace, looker: &Lo
         Some(CauseKind::PortHeldByContainer),
         &AsUser::Same,
     );
+    table.row_of(
+        "the same, for a mapping that is exposed",
+        looker,
+        "any:8090:why_target:7",
+        Some(CauseKind::PortHeldByContainer),
+        &AsUser::Unseen(Some(CauseKind::PortHeldByContainer)),
+    );
     let names_it = report.causes.iter().any(|cause| cause.text.as_str().contains("the container why_published"));
     table.check("the container is named", names_it, &report);
 

@@ -36,8 +36,8 @@ pub struct Rules {
     pub tables: Vec<Table>,
     /// What could not be read, and what that needs.
     pub unseen: Vec<SafeText>,
-    /// A table of the newer filter holds what the tools of the older one cannot list.
-    is_incompatible: bool,
+    /// Families of which the tools of the older filter could not list every table of the newer one; why.
+    unlisted: Vec<(Family, SafeText)>,
 }
 
 /// A table.
@@ -142,25 +142,29 @@ impl Rules {
         }
         let natives = tables_of_the_newer_filter();
         // On a kernel that has had none, each tool would answer with as many empty tables.
-        let newer = natives.as_ref().map_or(true, |natives| natives.iter().any(|name| COMMON.contains(&name.as_str())));
+        let newer = natives.as_ref().map_or(true, |natives| natives.iter().any(Native::is_common));
         let older = has_older("/proc/thread-self/net/ip_tables_names");
         let older6 = has_older("/proc/thread-self/net/ip6_tables_names");
         rules.by_save("iptables", &["iptables-nft-save"], newer, Family::V4);
         rules.by_save("ip6tables", &["ip6tables-nft-save"], newer, Family::V6);
         rules.by_save("iptables-legacy", &["iptables-legacy-save", "iptables-save"], older, Family::V4);
         rules.by_save("ip6tables-legacy", &["ip6tables-legacy-save", "ip6tables-save"], older6, Family::V6);
-        let is_foreign = |natives: &Vec<String>| natives.iter().any(|name| !COMMON.contains(&name.as_str()));
         match natives {
-            Ok(natives) if !is_foreign(&natives) && !rules.is_incompatible => {}
+            Ok(natives) if natives.iter().all(Native::is_common) && rules.unlisted.is_empty() => {}
             Ok(_) => match run("nft", &["-j", "list", "ruleset"]) {
-                Ok(text) => match nft::tables(&text) {
-                    Some(tables) => rules.tables.extend(tables),
+                Ok(text) => match nft::tables(&text, &rules.unlisted) {
+                    Some(tables) => {
+                        rules.tables.extend(tables);
+                        rules.unlisted.clear();
+                    }
                     None => rules.unseen.push("the list of nft is of an unknown form".into()),
                 },
                 Err(error) => rules.unseen.push(SafeText::new(&format!("rules of nftables: {error}"))),
             },
             Err(error) => rules.unseen.push(SafeText::new(&format!("cannot list tables: {error}"))),
         }
+        let unlisted = std::mem::take(&mut rules.unlisted);
+        rules.unseen.extend(unlisted.into_iter().map(|(_, why)| why));
         rules
     }
 
@@ -173,14 +177,21 @@ impl Rules {
         for tool in tools {
             match run(tool, &["-c"]) {
                 Ok(text) => {
-                    self.is_incompatible |= text.lines().any(|line| line.ends_with("use 'nft' tool."));
+                    if text.lines().any(|line| line.ends_with("use 'nft' tool.")) {
+                        self.unlisted.push((family, SafeText::new(&format!("{tool} cannot list every table"))));
+                    }
                     return self.tables.extend(save::tables(&text, source, family));
                 }
                 Err(error) => missing = missing.or(Some(error)),
             }
         }
         if let Some(error) = missing {
-            self.unseen.push(SafeText::new(&format!("rules of {source}: {error}")));
+            let why = SafeText::new(&format!("rules of {source}: {error}"));
+            match tools {
+                // Another tool may list them.
+                [_] => self.unlisted.push((family, why)),
+                _ => self.unseen.push(why),
+            }
         }
     }
 
@@ -242,8 +253,27 @@ fn find(tool: &str, path: &str) -> Option<std::path::PathBuf> {
     std::env::split_paths(path).map(|folder| folder.join(tool)).find(|file| file.is_absolute() && file.is_file())
 }
 
-/// The names of the tables of the newer filter, in this thread's network namespace.
-fn tables_of_the_newer_filter() -> std::io::Result<Vec<String>> {
+/// A table of the newer filter.
+struct Native {
+    family: u8,
+    name: String,
+}
+
+impl Native {
+    /// The tools of the older filter list it too.
+    fn is_common(&self) -> bool {
+        let family = i32::from(self.family);
+        (family == libc::NFPROTO_IPV4 || family == libc::NFPROTO_IPV6) && COMMON.contains(&self.name.as_str())
+    }
+
+    /// It is about packets of IP; filters of bridges and devices are another matter.
+    fn is_of_ip(&self) -> bool {
+        [libc::NFPROTO_INET, libc::NFPROTO_IPV4, libc::NFPROTO_IPV6].contains(&i32::from(self.family))
+    }
+}
+
+/// The tables of the newer filter, in this thread's network namespace.
+fn tables_of_the_newer_filter() -> std::io::Result<Vec<Native>> {
     const NFNL_SUBSYS_NFTABLES: u16 = 10;
     const NFT_MSG_GETTABLE: u16 = 1;
     const NFTA_TABLE_NAME: u16 = 1;
@@ -252,8 +282,12 @@ fn tables_of_the_newer_filter() -> std::io::Result<Vec<String>> {
     match netlink.ask(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, Ask::All, &[0; 4]) {
         Ok(messages) => Ok(messages
             .iter()
-            .filter_map(|message| attribute(message.get(4..)?, NFTA_TABLE_NAME))
-            .map(|name| String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned())
+            .filter_map(|message| Some((*message.first()?, attribute(message.get(4..)?, NFTA_TABLE_NAME)?)))
+            .map(|(family, name)| {
+                let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+                Native { family, name }
+            })
+            .filter(Native::is_of_ip)
             .collect()),
         // A kernel without the newer filter.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),

@@ -11,8 +11,9 @@ use crate::model::untrusted::SafeText;
 /// Most objects that are read.
 const MOST: usize = 50_000;
 
-/// The tables in `text`, without those that the tools of the older filter list; `None` for what is no such list.
-pub(super) fn tables(text: &str) -> Option<Vec<Table>> {
+/// The tables in `text`, without those that the tools of the older filter list (all but those of the families in
+/// `unlisted`); `None` for what is no such list.
+pub(super) fn tables(text: &str, unlisted: &[(Family, SafeText)]) -> Option<Vec<Table>> {
     let listed: Value = serde_json::from_str(text).ok()?;
     let mut tables: Vec<Table> = Vec::new();
     for object in listed.get("nftables")?.as_array()?.iter().take(MOST) {
@@ -32,10 +33,9 @@ pub(super) fn tables(text: &str) -> Option<Vec<Table>> {
             table.chains.entry(name).or_default().rules.push(rule);
         }
     }
-    // The tools of the older filter count in them, so they are read from there.
     let is_foreign = |table: &Table| {
-        let has_other = table.chains.values().flat_map(|chain| &chain.rules).any(|rule| rule.packets.is_none());
-        table.family.is_none() || has_other || !COMMON.contains(&table.name.as_str())
+        let is_unlisted = |family| unlisted.iter().any(|(of, _)| *of == family);
+        table.family.is_none_or(is_unlisted) || !COMMON.contains(&table.name.as_str())
     };
     tables.retain(is_foreign);
     Some(tables)
@@ -100,8 +100,8 @@ fn rule(table: &Table, chain: &str, written: &Value) -> Rule {
             _ => rule.action = Action::Unknown,
         }
     }
-    let expressions = written.get("expr").map(ToString::to_string).unwrap_or_default();
-    rule.text = SafeText::new(&format!("{} {} {chain}: {expressions}", table.source, table.name));
+    let handle = written.get("handle").map(ToString::to_string).unwrap_or_default();
+    rule.text = SafeText::new(&format!("{} {} {chain} handle {handle}", table.source, table.name));
     rule
 }
 
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_nft_lists_is_read() {
-        let tables = tables(LISTED).expect("a list");
+        let tables = tables(LISTED, &[]).expect("a list");
         let [fw] = &tables[..] else { panic!("{tables:?}") };
         assert_eq!((fw.family, fw.name.as_str()), (None, "fw"));
         let input = &fw.chains["input"];
@@ -235,7 +235,7 @@ mod tests {
         let range = What::DestinationPort(vec![(22, 22), (8000, 8010)]);
         assert_eq!(ports.conditions, [is(What::Protocol(Protocol::Tcp)), is(range)]);
         assert_eq!(refused.conditions, [is(What::Source("192.0.2.0".parse().expect("address"), 24))]);
-        assert_eq!(refused.action, Action::Reject);
+        assert_eq!((refused.text.as_str(), &refused.action), ("nft inet fw input handle 9", &Action::Reject));
         assert_eq!(blocked.conditions, [is(What::Unknown)]);
         let pre = &fw.chains["pre"];
         assert_eq!(pre.rules[0].conditions[0], Condition { what: What::In("docker0".into()), is_negated: true });
@@ -248,9 +248,9 @@ mod tests {
     #[test]
     fn nonsense_is_no_list_or_an_empty_one() {
         for text in ["", "{}", "[]", r#"{"nftables": 1}"#] {
-            assert_eq!(tables(text), None, "{text}");
+            assert_eq!(tables(text, &[]), None, "{text}");
         }
         let odd = r#"{"nftables": [1, {}, {"rule": 1}, {"chain": {}}, {"table": {"family": "bridge", "name": "x"}}]}"#;
-        assert_eq!(tables(odd), Some(Vec::new()));
+        assert_eq!(tables(odd, &[]), Some(Vec::new()));
     }
 }
