@@ -2,76 +2,19 @@
 
 #[path = "common/docker_fake.rs"]
 mod docker_fake;
+#[path = "common/docker_watched.rs"]
+mod docker_watched;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use docker_fake::{Answer, FakeDocker, container, until};
-use portolan::docker::{DockerView, Endpoint, Timing, watch_with};
+use docker_watched::{TIMING, address_of, reason, start};
+use portolan::docker::{Endpoint, Timing};
 use portolan::model::container::{Container, DockerState};
 use portolan::model::untrusted::acts_on_a_terminal;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// As in the program, but impatient.
-const TIMING: Timing = Timing {
-    answer: Duration::from_millis(400),
-    between_lists: Duration::from_millis(50),
-    settle: [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(300)],
-    first_retry: Duration::from_millis(20),
-    last_retry: Duration::from_millis(80),
-};
-
-struct Watched {
-    view: watch::Receiver<DockerView>,
-    cancel: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-fn start(endpoint: Endpoint, timing: Timing) -> Watched {
-    let cancel = CancellationToken::new();
-    let (view, run) = watch_with(Ok(endpoint), timing, cancel.clone());
-    Watched { view, cancel, task: tokio::spawn(run) }
-}
-
-impl Watched {
-    async fn until(&mut self, what: &str, holds: impl FnMut(&DockerView) -> bool) -> DockerView {
-        let found = tokio::time::timeout(Duration::from_secs(10), self.view.wait_for(holds)).await;
-        let found = found.map(|found| found.expect("it ended").clone());
-        found.unwrap_or_else(|_| panic!("never came true: {what}; it is {:?}", self.view.borrow().state))
-    }
-
-    async fn until_at(&mut self, name: &str, address: &str) -> DockerView {
-        self.until(&format!("{name} at {address}"), |view| {
-            view.state == DockerState::Connected && address_of(view, name).as_deref() == Some(address)
-        })
-        .await
-    }
-
-    async fn until_lost(&mut self) -> String {
-        let view = self.until("lost", |view| matches!(view.state, DockerState::Unavailable { .. })).await;
-        reason(&view)
-    }
-
-    async fn end(self) {
-        self.cancel.cancel();
-        tokio::time::timeout(Duration::from_secs(5), self.task).await.expect("ends when told").expect("no panic");
-    }
-}
-
-fn address_of(view: &DockerView, name: &str) -> Option<String> {
-    let container = view.containers.iter().find(|container| container.name.as_str() == name)?;
-    container.addresses.first().map(ToString::to_string)
-}
-
-fn reason(view: &DockerView) -> String {
-    match &view.state {
-        DockerState::Unavailable { reason } => reason.to_string(),
-        other => panic!("{other:?}"),
-    }
-}
 
 #[tokio::test]
 async fn a_container_that_comes_back_elsewhere_is_seen_within_a_second() {
@@ -103,7 +46,10 @@ async fn only_get_is_sent_and_the_event_stream_is_opened_before_the_list() {
     assert!(requests.iter().all(|request| request.starts_with("GET ")), "{requests:?}");
     assert_eq!(requests[0], "GET /version");
     assert!(requests[1].starts_with("GET /v1.41/events?filters="), "{requests:?}");
-    assert_eq!(requests[2], "GET /v1.41/containers/json?all=1");
+    let first: Vec<&str> = requests[2..5].iter().map(String::as_str).collect();
+    for path in ["/containers/json?all=1", "/info", "/networks"] {
+        assert!(first.contains(&format!("GET /v1.41{path}").as_str()), "{requests:?}");
+    }
     watched.end().await;
 }
 
@@ -426,7 +372,8 @@ async fn two_hundred_hostile_texts_in_every_field_act_nowhere() {
         })
         .collect();
     let fake = FakeDocker::unix();
-    let mut watched = start(fake.endpoint(), TIMING);
+    // The list has 1.5 MB, which a busy machine does not read in a moment.
+    let mut watched = start(fake.endpoint(), Timing { answer: Duration::from_secs(5), ..TIMING });
     fake.change(hostile);
     let view = watched.until("all of them", |view| view.containers.len() == texts.len()).await;
     for container in view.containers.iter() {

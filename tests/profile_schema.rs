@@ -65,6 +65,7 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     // To a schema this is the integer 1000.
     "max-connections-1e3",
     "names-twice",
+    "network-of-no-container",
     "overlapping-listeners",
     "same-listener-twice",
 ];

@@ -1,17 +1,17 @@
 //! `/containers/json` as model types.
 //!
-//! Only what is used is kept, field by field as it is parsed, and every list has an end, so that 16 MiB of the
-//! most ill-meant JSON do not become gigabytes (bollard's own types would: an empty object of three bytes takes
-//! hundreds). Words that are not known, such as a new state, are kept as words instead of failing the whole list.
+//! Words that are not known, such as a new state, are kept as words instead of failing the whole list. Podman's
+//! answers differ in what they leave out: how the container is networked, and the address of a publication that is
+//! at all of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::bounded::{Few, SafeWord, ips, text};
 use crate::model::container::{ComposeLabel, Container, ContainerNetwork, ContainerPort, Publication};
 use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
@@ -24,14 +24,43 @@ const MAX_NETWORKS: usize = 32;
 /// How far `network_mode: container:…` is followed, against a circle.
 const MAX_SHARED: usize = 4;
 
-/// The containers of an answer, running ones first, then by name; and how many were left out.
-pub(super) fn containers(answer: &[u8]) -> Result<(Vec<Container>, usize), serde_json::Error> {
-    let listed: Few<Listed, MAX_CONTAINERS> = serde_json::from_slice(answer)?;
+/// How containers are networked (`host`, `container:ID`, …), by their ids, where the list itself did not tell.
+pub(super) type Modes = BTreeMap<SafeText, SafeText>;
+
+/// What a list says.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Running ones first, then by name.
+    pub(super) containers: Vec<Container>,
+    /// How many more there were.
+    pub(super) left_out: usize,
+    /// Ids of those that run, of which neither the list nor `modes` tells how they are networked.
+    pub(super) untold: Vec<SafeText>,
+}
+
+/// The containers of an answer.
+pub(super) fn containers(answer: &[u8], modes: &Modes) -> Result<Listing, serde_json::Error> {
+    let mut listed: Few<Listed, MAX_CONTAINERS> = serde_json::from_slice(answer)?;
+    for one in &mut listed.kept {
+        one.learn_mode(modes);
+    }
+    let untold = listed.kept.iter().filter_map(Listed::untold).collect();
     let modes: Vec<SafeText> = listed.kept.iter().map(Listed::network_mode).collect();
     let mut containers: Vec<Container> = listed.kept.into_iter().map(Listed::into_container).collect();
     share_networks(&mut containers, &modes);
     containers.sort_by(|a, b| (!a.is_running(), &a.name, &a.id).cmp(&(!b.is_running(), &b.name, &b.id)));
-    Ok((containers, listed.dropped))
+    Ok(Listing { containers, left_out: listed.dropped, untold })
+}
+
+/// How a container is networked, out of the answer to `/containers/ID/json`.
+pub(super) fn mode_of(answer: &[u8]) -> Result<SafeText, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inspected {
+        host_config: Option<HostConfig>,
+    }
+    let inspected: Inspected = serde_json::from_slice(answer)?;
+    Ok(text(inspected.host_config.and_then(|config| config.network_mode)))
 }
 
 /// A container that joined another one's network (`--network container:ID` or its name) has that one's addresses.
@@ -125,6 +154,20 @@ struct Port {
 }
 
 impl Listed {
+    fn learn_mode(&mut self, modes: &Modes) {
+        if let Some(mode) = self.id.as_ref().and_then(|id| modes.get(&id.0)) {
+            self.host_config = Some(HostConfig { network_mode: Some(SafeWord(mode.clone())) });
+        }
+    }
+
+    /// Its id, if it runs on no network and nothing says why.
+    fn untold(&self) -> Option<SafeText> {
+        let runs = self.state.as_ref().is_some_and(|state| state.0.as_str() == "running");
+        let networks = self.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+        let is_untold = self.host_config.is_none() && networks.is_none_or(|networks| networks.0.is_empty());
+        self.id.as_ref().filter(|_| runs && is_untold).map(|id| id.0.clone())
+    }
+
     fn network_mode(&self) -> SafeText {
         self.host_config
             .as_ref()
@@ -157,10 +200,6 @@ impl Listed {
     }
 }
 
-fn text(word: Option<SafeWord>) -> SafeText {
-    word.map(|word| word.0).unwrap_or_default()
-}
-
 /// Docker writes `/web`, and for each link to it `/other/alias`: its own name is the one with one slash.
 fn name(names: &[SafeWord]) -> SafeText {
     let bare = |name: &SafeWord| name.0.as_str().trim_start_matches('/').to_owned();
@@ -182,7 +221,8 @@ impl Port {
 /// Every address at which a port is published.
 fn publications(listed: &[Port]) -> Vec<Publication> {
     let one = |port: &Port| {
-        let ip: IpAddr = port.host.as_ref()?.0.as_str().parse().ok()?;
+        // Podman names no address where it publishes at all of them.
+        let ip = port.host.as_ref().map_or(Ok(Ipv4Addr::UNSPECIFIED.into()), |word| word.0.as_str().parse()).ok()?;
         let (inside, published) = (port.inside.filter(|port| *port != 0)?, port.published.filter(|port| *port != 0)?);
         Some(Publication { host: SocketAddr::new(ip, published), port: inside, protocol: port.protocol()? })
     };
@@ -235,9 +275,6 @@ impl Networks {
             name if name.ends_with("_default") => 1,
             _ => 2,
         });
-        let ips = |words: [Option<SafeWord>; 2]| -> Vec<IpAddr> {
-            words.into_iter().flatten().filter_map(|word| word.0.as_str().parse().ok()).collect()
-        };
         networks
             .into_iter()
             .map(|(name, network)| ContainerNetwork {
@@ -294,73 +331,12 @@ impl<'de> Deserialize<'de> for Networks {
     }
 }
 
-/// A string of the daemon, made safe before it is kept.
-struct SafeWord(SafeText);
-
-impl<'de> Deserialize<'de> for SafeWord {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Word;
-        impl Visitor<'_> for Word {
-            type Value = SafeWord;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-
-            fn visit_str<E>(self, raw: &str) -> Result<SafeWord, E> {
-                Ok(SafeWord(SafeText::new(raw)))
-            }
-        }
-        deserializer.deserialize_str(Word)
-    }
-}
-
-/// The first `N` elements of an array, and how many more there were.
-struct Few<T, const N: usize> {
-    kept: Vec<T>,
-    dropped: usize,
-}
-
-impl<T, const N: usize> Default for Few<T, N> {
-    fn default() -> Self {
-        Self { kept: Vec::new(), dropped: 0 }
-    }
-}
-
-impl<'de, T: Deserialize<'de>, const N: usize> Deserialize<'de> for Few<T, N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Array<T, const N: usize>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Array<T, N> {
-            type Value = Few<T, N>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an array")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Few<T, N>, A::Error> {
-                let mut few = Few::default();
-                while few.kept.len() < N {
-                    match array.next_element()? {
-                        Some(element) => few.kept.push(element),
-                        None => return Ok(few),
-                    }
-                }
-                while array.next_element::<IgnoredAny>()?.is_some() {
-                    few.dropped += 1;
-                }
-                Ok(few)
-            }
-        }
-        deserializer.deserialize_seq(Array(PhantomData))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn decoded(json: &str) -> Vec<Container> {
-        containers(json.as_bytes()).expect(json).0
+        containers(json.as_bytes(), &Modes::new()).expect(json).containers
     }
 
     fn addresses(networks: &str) -> Vec<String> {
@@ -465,16 +441,42 @@ mod tests {
     fn what_is_no_list_of_containers_is_refused() {
         for json in ["", "{}", "null", "[", "[{]", "[1]", r#"[{"Id":5}]"#, r#"[{"Ports":[{"PrivatePort":-1}]}]"#, "[]x"]
         {
-            assert!(containers(json.as_bytes()).is_err(), "{json}");
+            assert!(containers(json.as_bytes(), &Modes::new()).is_err(), "{json}");
         }
         let deep = format!("[{{\"New\":{}}}]", "[".repeat(100_000));
-        assert!(containers(deep.as_bytes()).is_err());
+        assert!(containers(deep.as_bytes(), &Modes::new()).is_err());
+    }
+
+    /// As Podman 4.3 lists them.
+    #[test]
+    fn how_a_container_is_networked_is_asked_where_the_list_does_not_tell() {
+        let json = r#"[{"Id":"aa","Names":["/host"],"State":"running","NetworkSettings":{"Networks":null}},
+            {"Id":"bb","Names":["/web"],"State":"running","Ports":[{"PrivatePort":80,"PublicPort":8080,"Type":"tcp"}],
+             "NetworkSettings":{"Networks":{"podman":{"IPAddress":"10.88.0.2","Gateway":"10.88.0.1"}}}},
+            {"Id":"cc","Names":["/off"],"State":"exited","NetworkSettings":{"Networks":null}},
+            {"Id":"dd","Names":["/none"],"State":"running","HostConfig":{"NetworkMode":"none"}}]"#;
+        let listing = containers(json.as_bytes(), &Modes::new()).expect(json);
+        assert_eq!(listing.untold, ["aa".into()]);
+        let published: Vec<String> =
+            listing.containers.iter().flat_map(|one| &one.publications).map(|one| one.host.to_string()).collect();
+        assert_eq!(published, ["0.0.0.0:8080"]);
+
+        let mode = mode_of(br#"{"Id":"aa","HostConfig":{"NetworkMode":"host","Binds":[1]},"Mounts":[{}]}"#);
+        let modes = Modes::from([("aa".into(), mode.expect("an answer"))]);
+        let listing = containers(json.as_bytes(), &modes).expect(json);
+        assert!(listing.untold.is_empty());
+        let host = listing.containers.iter().find(|one| one.name.as_str() == "host").expect("listed");
+        assert!(host.host_network && host.addresses.len() == 2, "{host:?}");
+        for nonsense in ["", "[]", r#"{"HostConfig":5}"#, r#"{"HostConfig":{"NetworkMode":[]}}"#] {
+            assert!(mode_of(nonsense.as_bytes()).is_err(), "{nonsense}");
+        }
     }
 
     #[test]
     fn every_list_has_an_end() {
-        let (all, left_out) = containers(format!("[{}{{}}]", "{},".repeat(10_004)).as_bytes()).expect("a list");
-        assert_eq!((all.len(), left_out), (MAX_CONTAINERS, 5));
+        let long = format!("[{}{{}}]", "{},".repeat(10_004));
+        let listing = containers(long.as_bytes(), &Modes::new()).expect("a list");
+        assert_eq!((listing.containers.len(), listing.left_out), (MAX_CONTAINERS, 5));
         let ports = r#"{"PrivatePort":1,"PublicPort":7,"Type":"tcp"},"#.repeat(1_000_000 / 50);
         let many = format!(r#"[{{"Ports":[{ports}{{}}],"Names":[{}"x"]}}]"#, r#""x","#.repeat(100_000));
         assert_eq!(decoded(&many)[0].ports.len(), 1);

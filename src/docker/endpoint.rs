@@ -1,7 +1,8 @@
-//! Where the Docker engine listens, from `DOCKER_HOST`, and how to connect there.
+//! Where the Docker engine listens, and how to connect there.
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::environment::Environment;
 use crate::model::untrusted::SafeText;
 
-const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+pub(super) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 const DEFAULT_PORT: u16 = 2375;
 /// The event stream of a remote engine may be silent for days; this notices that its host is gone.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -28,9 +30,11 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
+    /// The first of these sockets that opens, looked at anew whenever the engine is looked for.
+    FirstOf(Vec<PathBuf>),
 }
 
-/// Why `DOCKER_HOST` cannot be used.
+/// Why what the environment names cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
     /// Another scheme, or none.
@@ -39,17 +43,37 @@ pub enum EndpointError {
     /// TLS was asked for.
     #[error("DOCKER_TLS_VERIFY is set, but TLS is not supported: use a unix socket or a tunnel to one")]
     Tls,
+    /// A Docker context names what is not supported.
+    #[error("Docker context \"{name}\" is at \"{host}\": only unix:///PATH and tcp://HOST:PORT are supported")]
+    ContextUnsupported {
+        /// Its name.
+        name: SafeText,
+        /// Its host, as written.
+        host: SafeText,
+    },
+    /// A Docker context wants TLS.
+    #[error("Docker context \"{name}\" uses TLS, which is not supported: use a unix socket or a tunnel to one")]
+    ContextTls {
+        /// Its name.
+        name: SafeText,
+    },
+    /// There is no such Docker context, or it cannot be read.
+    #[error("Docker context \"{name}\" cannot be used: {problem}")]
+    Context {
+        /// Its name.
+        name: SafeText,
+        /// Such as `not found in /home/me/.docker/contexts`.
+        problem: SafeText,
+    },
 }
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Endpoint {
-    /// As the environment says; without `DOCKER_HOST`, `/var/run/docker.sock`.
+    /// As the environment says: `DOCKER_HOST`, else a Docker context, else the first of the usual sockets that opens.
     pub fn from_env() -> Result<Self, EndpointError> {
-        let host = std::env::var_os("DOCKER_HOST").unwrap_or_default();
-        let tls = std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty());
-        Self::parse(&host.to_string_lossy(), tls)
+        Environment::read().endpoint()
     }
 
     /// The value of `DOCKER_HOST`, empty when it is not set, and whether `DOCKER_TLS_VERIFY` is.
@@ -57,50 +81,84 @@ impl Endpoint {
         if host.is_empty() {
             return Ok(Self::Unix(DEFAULT_SOCKET.into()));
         }
-        let unsupported = || EndpointError::Unsupported(SafeText::quoted(host));
-        if let Some(path) = host.strip_prefix("unix://") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(unsupported()) };
+        match Self::of_url(host) {
+            Some(Self::Tcp { .. }) if tls => Err(EndpointError::Tls),
+            Some(endpoint) => Ok(endpoint),
+            None => Err(EndpointError::Unsupported(SafeText::quoted(host))),
         }
-        let authority = host.strip_prefix("tcp://").ok_or_else(unsupported)?.trim_end_matches('/');
-        if tls {
-            return Err(EndpointError::Tls);
+    }
+
+    /// `unix:///PATH` or `tcp://HOST[:PORT]`.
+    pub(super) fn of_url(url: &str) -> Option<Self> {
+        if let Some(path) = url.strip_prefix("unix://") {
+            return path.starts_with('/').then(|| Self::Unix(path.into()));
         }
+        let authority = url.strip_prefix("tcp://")?.trim_end_matches('/');
         let (name, port) = match authority.rsplit_once(':') {
             // The last colon of an address in brackets without a port is one of its own.
-            Some((name, port)) if !port.ends_with(']') => (name, port.parse().map_err(|_| unsupported())?),
+            Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()?),
             _ => (authority, DEFAULT_PORT),
         };
         let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         let name = match bare {
             Some(v6) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
             None if !name.is_empty() && !name.contains([':', '/', '@', '[', ']', '?', '#']) => name,
-            _ => return Err(unsupported()),
+            _ => return None,
         };
-        if port == 0 || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return Err(unsupported());
-        }
-        Ok(Self::Tcp { host: name.to_owned(), port })
+        let is_usable = port != 0 && !name.chars().any(|c| c.is_whitespace() || c.is_control());
+        is_usable.then(|| Self::Tcp { host: name.to_owned(), port })
     }
 
     /// What stands in the `Host` header.
     pub(super) fn authority(&self) -> String {
         match self {
-            Self::Unix(_) => "docker".to_owned(),
+            Self::Unix(_) | Self::FirstOf(_) => "docker".to_owned(),
             Self::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
             Self::Tcp { host, port } => format!("{host}:{port}"),
         }
     }
 
-    pub(super) async fn connect(&self) -> io::Result<Box<dyn Stream>> {
+    /// A connection, and the address that answered where it has one.
+    pub(super) async fn connect(&self) -> io::Result<(Box<dyn Stream>, Option<IpAddr>)> {
         match self {
-            Self::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Self::Unix(path) => Ok((Box::new(UnixStream::connect(path).await?), None)),
             Self::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3);
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-                Ok(Box::new(stream))
+                let peer = stream.peer_addr()?.ip();
+                Ok((Box::new(stream), Some(peer)))
+            }
+            Self::FirstOf(_) => match self.choose().await {
+                Ok(chosen) => Box::pin(chosen.connect()).await,
+                Err((_, error)) => Err(error),
+            },
+        }
+    }
+
+    /// The one place that is meant now: of several sockets the first that opens. If none does, the one that says
+    /// most about why, and its error: a socket that is there but forbidden says more than one that is not there.
+    pub(super) async fn choose(&self) -> Result<Self, (Self, io::Error)> {
+        let Self::FirstOf(sockets) = self else { return Ok(self.clone()) };
+        let mut failure: Option<(Self, io::Error)> = None;
+        for socket in sockets {
+            let this = Self::Unix(socket.clone());
+            let error = match UnixStream::connect(socket).await {
+                Ok(_) => return Ok(this),
+                Err(error) => error,
+            };
+            let rank = |error: &io::Error| match error.kind() {
+                io::ErrorKind::PermissionDenied => 0,
+                io::ErrorKind::NotFound => 2,
+                _ => 1,
+            };
+            let says_more = failure.as_ref().is_none_or(|(_, known)| rank(&error) < rank(known));
+            if says_more {
+                let names = if rank(&error) == 2 { self.clone() } else { this };
+                failure = Some((names, error));
             }
         }
+        Err(failure.unwrap_or_else(|| (self.clone(), io::ErrorKind::NotFound.into())))
     }
 }
 
@@ -110,6 +168,11 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => SafeText::new(&path.to_string_lossy()).fmt(f),
             Self::Tcp { .. } => write!(f, "tcp://{}", SafeText::new(&self.authority())),
+            Self::FirstOf(sockets) => {
+                let first = sockets.first().map(|path| path.to_string_lossy()).unwrap_or_default();
+                write!(f, "{}", SafeText::new(&first))?;
+                if sockets.len() > 1 { f.write_str(" or a socket of rootless Docker or Podman") } else { Ok(()) }
+            }
         }
     }
 }

@@ -5,11 +5,19 @@
 //! mapping is decided by [`lookup`], a pure function; [`watch`] keeps the list current by the event stream, without
 //! polling. Nothing here resolves names, dials containers or knows of mappings.
 
+mod ask;
+mod bounded;
 mod decode;
+mod ended;
 mod endpoint;
+mod engine;
+mod environment;
 pub mod lookup;
+mod lost;
 mod transport;
 mod watch;
 
 pub use endpoint::{Endpoint, EndpointError};
+pub use engine::{EngineFacts, Network};
+pub use environment::Environment;
 pub use watch::{DockerView, Timing, watch, watch_with};

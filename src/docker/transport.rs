@@ -6,9 +6,10 @@
 //! joined by [`Transport::close`].
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use http_body_util::{BodyExt, Empty};
@@ -46,6 +47,8 @@ pub(super) enum TransportError {
 /// Requests to one engine.
 pub(super) struct Transport {
     endpoint: Endpoint,
+    /// The address that answered first; a name may have several.
+    peer: OnceLock<IpAddr>,
     /// Drives the connections. One for the event stream and one or two for lists, so it stays small.
     connections: Mutex<JoinSet<()>>,
     /// What the event stream may still send before its next event.
@@ -58,10 +61,16 @@ impl Transport {
     pub(super) fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
+            peer: OnceLock::new(),
             connections: Mutex::default(),
             event_allowance: Arc::new(AtomicU64::new(MAX_EVENT)),
             events_open: Notify::new(),
         }
+    }
+
+    /// The address that answered; `None` on a unix socket.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.peer.get().copied()
     }
 
     /// An event has come: the next one may be as long again.
@@ -96,7 +105,7 @@ impl Transport {
     }
 
     /// The whole answer to a GET of `path`.
-    pub(super) async fn get(&self, path: &'static str, version: &str) -> Result<Vec<u8>, TransportError> {
+    pub(super) async fn get(&self, path: &str, version: &str) -> Result<Vec<u8>, TransportError> {
         let uri: Uri = format!("{version}{path}").parse().unwrap_or_default();
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.uri_mut() = uri;
@@ -139,7 +148,10 @@ impl Transport {
         if let Ok(host) = HeaderValue::from_str(&self.endpoint.authority()) {
             request.headers_mut().insert(HOST, host);
         }
-        let inner = self.endpoint.connect().await.map_err(TransportError::CannotOpen)?;
+        let (inner, peer) = self.endpoint.connect().await.map_err(TransportError::CannotOpen)?;
+        if let Some(peer) = peer {
+            let _ = self.peer.set(peer);
+        }
         let stream = TokioIo::new(Limited { inner, allowance });
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
         {

@@ -1,35 +1,39 @@
 //! Keeps the list of containers current: the event stream says when, a fresh list says what.
 //!
-//! The event stream is opened before the first list, so no change falls between the two. Events are not
-//! interpreted: each that could matter leads to a new list, so a lost or unknown one does no harm. When the
-//! engine is lost, the last known containers stay (they mostly run on through a restart of the engine), and the
+//! The event stream is opened before the first list, so no change falls between the two. Events are hardly
+//! interpreted: each that could matter leads to a new list, so a lost or unknown one does no harm; only the end of a
+//! container is believed at once ([`super::ended`]). The engine's
+//! networks and what it says of itself are asked for beside the lists, and where it does not tell, the lists go on
+//! without. When the engine is lost, the last known containers stay (they mostly run on through a restart of the engine), and the
 //! state says that they are not current.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::errors::Error as ApiError;
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker};
+use bollard::{BollardRequest, ClientVersion, Docker};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::decode::{self, MAX_CONTAINERS};
+use super::ask::{self, Ask};
+use super::decode::Modes;
+use super::ended::Ended;
 use super::endpoint::{Endpoint, EndpointError};
+use super::engine::{self, EngineFacts, Network};
+use super::lost::{Lost, reason};
 use super::transport::{Transport, TransportError};
 use crate::model::container::{Container, DockerState};
 use crate::model::untrusted::SafeText;
 
-/// Lists up to this size are decoded in place; longer ones would hold a worker of the data path up.
-const DECODE_IN_PLACE: usize = 32 * 1024;
+/// So long an engine that was lost is waited for before another one is taken instead.
+const LOYALTY: Duration = Duration::from_secs(60);
 
 /// What is known of Docker now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +42,10 @@ pub struct DockerView {
     pub state: DockerState,
     /// Its containers, running ones first, then by name. While the engine is out of reach: as last seen.
     pub containers: Arc<Vec<Container>>,
+    /// Its networks, as far as it has told of them.
+    pub networks: Arc<Vec<Network>>,
+    /// What it says of itself; empty where it has not.
+    pub engine: EngineFacts,
 }
 
 /// How long things may take.
@@ -98,25 +106,19 @@ pub fn watch_with(
     })
 }
 
-/// Why the engine counts as lost.
-#[derive(Debug, thiserror::Error)]
-enum Lost {
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    #[error("events")]
-    Events(#[from] ApiError),
-    #[error("the event stream ended")]
-    Ended,
-    #[error("no answer")]
-    Stalled,
-    #[error("not what Docker would say")]
-    Nonsense(#[from] serde_json::Error),
-}
-
 struct Watcher {
     endpoint: Endpoint,
     timing: Timing,
     view: watch::Sender<DockerView>,
+}
+
+/// What one engine has said in one session.
+#[derive(Default)]
+struct Said {
+    engine: Option<EngineFacts>,
+    networks: Option<Arc<Vec<Network>>>,
+    containers: Option<Vec<Container>>,
+    ended: Ended,
 }
 
 /// The lists that follow one event, while no other comes.
@@ -143,20 +145,31 @@ impl Settling {
 impl Watcher {
     async fn run(self, cancel: &CancellationToken) {
         let mut pause = self.timing.first_retry;
+        let mut last: Option<(Endpoint, Instant)> = None;
         while !cancel.is_cancelled() {
-            let transport = Arc::new(Transport::new(self.endpoint.clone()));
             let began = Instant::now();
-            let lost = tokio::select! {
-                lost = self.session(&transport) => Some(lost),
-                () = cancel.cancelled() => None,
+            let (endpoint, lost) = match self.choose(last.as_ref()).await {
+                Err((endpoint, error)) => (endpoint, TransportError::CannotOpen(error).into()),
+                Ok(endpoint) => {
+                    let transport = Arc::new(Transport::new(endpoint.clone()));
+                    let is_same = last.as_ref().is_some_and(|(known, _)| *known == endpoint);
+                    let lost = tokio::select! {
+                        lost = self.session(&transport, is_same) => Some(lost),
+                        () = cancel.cancelled() => None,
+                    };
+                    transport.close().await;
+                    let Some(lost) = lost else { return };
+                    (endpoint, lost)
+                }
             };
-            transport.close().await;
-            let Some(lost) = lost else { return };
-            // An engine that is found and lost again in a moment is not found: the pause goes on growing.
-            if self.is_connected() && began.elapsed() >= self.timing.last_retry {
-                pause = self.timing.first_retry;
+            if self.is_connected() {
+                // An engine that is found and lost again in a moment is not found: the pause goes on growing.
+                if began.elapsed() >= self.timing.last_retry {
+                    pause = self.timing.first_retry;
+                }
+                last = Some((endpoint.clone(), Instant::now()));
             }
-            self.tell_unavailable(&lost);
+            self.tell_unavailable(&endpoint, &lost);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = cancel.cancelled() => return,
@@ -165,16 +178,25 @@ impl Watcher {
         }
     }
 
-    /// From the first request until the engine is lost.
-    async fn session(&self, transport: &Arc<Transport>) -> Lost {
-        match self.follow(transport).await {
+    /// Where to look now. An engine that was lost a moment ago is mostly being restarted: another one that happens
+    /// to be there would know none of its containers.
+    async fn choose(&self, last: Option<&(Endpoint, Instant)>) -> Result<Endpoint, (Endpoint, io::Error)> {
+        match last {
+            Some((endpoint, lost)) if lost.elapsed() < LOYALTY => Ok(endpoint.clone()),
+            _ => self.endpoint.choose().await,
+        }
+    }
+
+    /// From the first request until the engine is lost. What `is_same` has said before holds until it says it anew.
+    async fn session(&self, transport: &Arc<Transport>, is_same: bool) -> Lost {
+        match self.follow(transport, is_same).await {
             Ok(never) => match never {},
             Err(lost) => lost,
         }
     }
 
-    async fn follow(&self, transport: &Arc<Transport>) -> Result<std::convert::Infallible, Lost> {
-        let version = self.in_time(api_version(transport)).await?;
+    async fn follow(&self, transport: &Arc<Transport>, is_same: bool) -> Result<std::convert::Infallible, Lost> {
+        let (version, is_podman) = self.in_time(ask::version(transport)).await?;
         let prefix = format!("/v{}.{}", version.major_version, version.minor_version);
         let docker = client(transport, self.timing.answer, &version, prefix.clone())?;
         let types = HashMap::from([("type", vec!["container", "network"])]);
@@ -185,11 +207,23 @@ impl Watcher {
             () = sleep(self.timing.answer) => return Err(Lost::Stalled),
         }
 
-        let mut is_due = true;
+        let ask = Ask { transport, prefix: &prefix, is_podman, patience: self.timing.answer };
+        let mut said = if is_same { self.said_before() } else { Said::default() };
+        // Whether the list, the networks are to be asked for.
+        let (mut is_due, mut networks_due) = (true, true);
         let mut not_before = Instant::now();
+        let mut asked = not_before;
         let mut settling = Settling::from(not_before);
-        let mut listing = pin!(None);
+        let mut modes = Modes::new();
+        // What the engine is decides whether its addresses mean anything here: that comes first, if it comes.
+        let mut has_answered = said.engine.is_some();
+        let (mut listing, mut networks, mut info) = (pin!(None), pin!(None), pin!(Some(ask.info())));
         loop {
+            if networks_due && networks.is_none() {
+                networks_due = false;
+                networks.set(Some(ask.networks()));
+            }
+            let mut is_news = true;
             tokio::select! {
                 event = events.next() => {
                     let event = match event.ok_or(Lost::Ended)? {
@@ -198,23 +232,38 @@ impl Watcher {
                         Err(error) => return Err(error.into()),
                     };
                     transport.event_received();
+                    networks_due |= event.typ == Some(EventMessageTypeEnum::NETWORK);
+                    is_news = said.ended.hear(&event, Instant::now());
                     if may_move_a_container(&event) {
                         is_due = true;
                         settling = Settling::from(Instant::now());
                     }
                 }
                 () = sleep_until(not_before), if is_due && listing.is_none() => {
-                    is_due = false;
-                    listing.set(Some(self.in_time(list(transport, &prefix))));
+                    (is_due, is_news, asked) = (false, false, Instant::now());
+                    listing.set(Some(self.in_time(ask.containers(std::mem::take(&mut modes)))));
                 }
-                listed = async { listing.as_mut().as_pin_mut().expect("guarded by is_some").await },
-                    if listing.is_some() =>
-                {
-                    listing.set(None);
-                    self.tell_containers(listed?);
+                listed = answer(listing.as_mut()) => {
+                    let (containers, learned) = listed?;
+                    modes = learned;
+                    // What could not be told before may be told now.
+                    networks_due |= said.lacks_networks_of(&containers);
+                    if said.engine.is_none() && info.is_none() {
+                        info.set(Some(ask.info()));
+                    }
+                    said.containers = Some(containers);
+                    said.ended.believe(asked, self.timing.settle[2]);
                     not_before = Instant::now() + self.timing.between_lists;
                 }
-                () = settling.next(&self.timing.settle) => is_due = true,
+                told = answer(networks.as_mut()) => said.networks = told.map(Arc::new).or(said.networks.take()),
+                told = answer(info.as_mut()) => {
+                    said.engine = told.or(said.engine.take());
+                    has_answered = true;
+                }
+                () = settling.next(&self.timing.settle) => (is_due, is_news) = (true, false),
+            }
+            if has_answered && is_news {
+                self.tell(&said, &ask);
             }
         }
     }
@@ -233,18 +282,34 @@ impl Watcher {
         self.view.borrow().state == DockerState::Connected
     }
 
-    fn tell_containers(&self, containers: Vec<Container>) {
+    fn said_before(&self) -> Said {
+        let view = self.view.borrow();
+        let (engine, networks) = (view.engine.clone(), Arc::clone(&view.networks));
+        Said { engine: Some(engine), networks: Some(networks), ..Said::default() }
+    }
+
+    fn tell(&self, said: &Said, ask: &Ask<'_>) {
+        let Some(containers) = &said.containers else { return };
+        let mut containers = containers.clone();
+        let networks = said.networks.clone().unwrap_or_default();
+        engine::tell_networks(&mut containers, &networks);
+        said.ended.tell(&mut containers);
+        let engine = said.engine.clone().unwrap_or_else(|| ask.nothing_said());
         self.view.send_if_modified(|view| {
-            let is_news = view.state != DockerState::Connected || *view.containers != containers;
+            let is_news = view.state != DockerState::Connected
+                || *view.containers != containers
+                || *view.networks != *networks
+                || view.engine != engine;
             if is_news {
-                *view = DockerView { state: DockerState::Connected, containers: Arc::new(containers) };
+                let containers = Arc::new(containers);
+                *view = DockerView { state: DockerState::Connected, containers, networks, engine };
             }
             is_news
         });
     }
 
-    fn tell_unavailable(&self, lost: &Lost) {
-        let reason = SafeText::new(&reason(&self.endpoint, lost, self.timing.answer));
+    fn tell_unavailable(&self, endpoint: &Endpoint, lost: &Lost) {
+        let reason = SafeText::new(&reason(endpoint, lost, self.timing.answer));
         let state = DockerState::Unavailable { reason };
         self.view.send_if_modified(|view| {
             let is_news = view.state != state;
@@ -254,23 +319,28 @@ impl Watcher {
     }
 }
 
-/// The API version to speak: the engine's newest, or the newest that bollard knows. Asked without a version,
-/// since an engine refuses one that it does not have, at either end.
-async fn api_version(transport: &Transport) -> Result<ClientVersion, Lost> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Version {
-        api_version: String,
+impl Said {
+    /// Whether a container is on a network that the engine has not told of.
+    fn lacks_networks_of(&self, containers: &[Container]) -> bool {
+        let Some(networks) = &self.networks else { return true };
+        let mut names: Vec<&SafeText> =
+            containers.iter().flat_map(|container| &container.networks).map(|network| &network.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.iter().any(|name| Network::find(networks, name.as_str()).is_none())
     }
-    let answer = transport.get("/version", "").await?;
-    let Version { api_version } = serde_json::from_slice(&answer)?;
-    let engine = api_version.split_once('.').and_then(|(major, minor)| {
-        Some(ClientVersion { major_version: major.parse().ok()?, minor_version: minor.parse().ok()? })
-    });
-    let engine =
-        engine.ok_or_else(|| serde::de::Error::custom(format!("API version \"{}\"", SafeText::quoted(&api_version))));
-    let engine: ClientVersion = engine.map_err(Lost::Nonsense)?;
-    Ok(if &engine < API_DEFAULT_VERSION { engine } else { *API_DEFAULT_VERSION })
+}
+
+/// The answer to what was asked, once; for ever without one where nothing was.
+async fn answer<F: Future>(mut asked: Pin<&mut Option<F>>) -> F::Output {
+    match asked.as_mut().as_pin_mut() {
+        Some(asking) => {
+            let answer = asking.await;
+            asked.set(None);
+            answer
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// bollard over our transport.
@@ -293,23 +363,6 @@ fn client(
     Ok(Docker::connect_with_custom_transport(send, Some("http://docker"), patience.as_secs().max(1), version)?)
 }
 
-async fn list(transport: &Transport, prefix: &str) -> Result<Vec<Container>, Lost> {
-    let answer = transport.get("/containers/json?all=1", prefix).await?;
-    let decoded = if answer.len() <= DECODE_IN_PLACE {
-        decode::containers(&answer)
-    } else {
-        match tokio::task::spawn_blocking(move || decode::containers(&answer)).await {
-            Ok(decoded) => decoded,
-            Err(panicked) => return Err(serde_json::Error::io(io::Error::other(panicked)).into()),
-        }
-    };
-    let (containers, left_out) = decoded?;
-    if left_out > 0 {
-        tracing::warn!("Docker lists {left_out} containers more than the {MAX_CONTAINERS} that are kept");
-    }
-    Ok(containers)
-}
-
 /// Whether an event can change where a container is. Health checks alone make three others of every run.
 fn may_move_a_container(event: &EventMessage) -> bool {
     const NEVER: [&str; 11] = [
@@ -326,71 +379,4 @@ fn may_move_a_container(event: &EventMessage) -> bool {
         "top",
     ];
     event.action.as_deref().is_none_or(|action| !NEVER.iter().any(|never| action.starts_with(never)))
-}
-
-/// Why the engine cannot be reached, for people.
-fn reason(endpoint: &Endpoint, lost: &Lost, patience: Duration) -> String {
-    let unlike_docker = |error: &(dyn Error + 'static)| {
-        let chain = chain(error);
-        if chain.iter().any(|error| is_end(*error)) {
-            return format!("{endpoint} has closed the connection");
-        }
-        let innermost = chain.last().map(ToString::to_string).unwrap_or_default();
-        format!("{endpoint} does not answer as Docker does: {}", SafeText::quoted(&innermost))
-    };
-    match lost {
-        Lost::Transport(TransportError::CannotOpen(error)) => cannot_open(endpoint, error),
-        // An error number can come only from opening the connection: all later ones are wrapped.
-        Lost::Events(ApiError::IOError { err }) if err.raw_os_error().is_some() => cannot_open(endpoint, err),
-        // bollard keeps only the words of what ends the stream; whatever they are, it has ended.
-        Lost::Events(ApiError::IOError { err }) if !is_of_the_transport(err) => {
-            format!("{endpoint} has closed the connection")
-        }
-        Lost::Stalled => format!("{endpoint} has not answered for {} s", patience.as_secs_f32()),
-        Lost::Ended => format!("{endpoint} has closed the connection"),
-        Lost::Transport(TransportError::Status { status, message }) => {
-            format!("{endpoint} answers {status}: {}", SafeText::quoted(message))
-        }
-        Lost::Events(ApiError::DockerResponseServerError { status_code, message }) => {
-            format!("{endpoint} answers {status_code}: {}", SafeText::quoted(message))
-        }
-        Lost::Transport(error) => unlike_docker(error),
-        Lost::Events(error) => unlike_docker(error),
-        Lost::Nonsense(error) => unlike_docker(error),
-    }
-}
-
-fn is_of_the_transport(error: &io::Error) -> bool {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<TransportError>()).is_some()
-}
-
-fn cannot_open(endpoint: &Endpoint, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!("cannot open {endpoint}: not running"),
-        io::ErrorKind::PermissionDenied => format!("cannot open {endpoint}: permission denied"),
-        _ => format!("cannot open {endpoint}: {error}"),
-    }
-}
-
-/// An error that was wrapped again and again, layer by layer, what happened last.
-fn chain<'a>(error: &'a (dyn Error + 'static)) -> Vec<&'a (dyn Error + 'static)> {
-    let mut chain = vec![error];
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
-        chain.extend(next);
-    }
-    chain
-}
-
-/// Whether the other side simply went away, as an engine does that is restarted.
-fn is_end(error: &(dyn Error + 'static)) -> bool {
-    let by_http = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message);
-    let by_socket = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    by_http
-        || matches!(
-            by_socket,
-            Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
-        )
 }

@@ -76,7 +76,9 @@ fn outcome_of(error: &io::Error) -> Outcome {
             | libc::EPERM
             | libc::EAFNOSUPPORT
             | libc::EADDRNOTAVAIL
-            | libc::ENODEV,
+            | libc::ENODEV
+            // A route that swallows.
+            | libc::EINVAL,
         ) => Outcome::Unreachable(plain(error)),
         // It has accepted, and then reset: somebody is there.
         Some(libc::ECONNRESET) => Outcome::Connected,

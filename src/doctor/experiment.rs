@@ -81,43 +81,46 @@ pub(super) fn observe(trial: &Trial) -> Observed {
     sleep(MOMENT);
     let after = Reading::new(trial);
     drop(begun);
-    let grew = |counts: [Option<u64>; 3]| grew_by_burst(counts);
     let drop_counts = |of: fn(&Reading) -> Option<Drops>, which: fn(Drops) -> u64| {
         [&before, &middle, &after].map(|reading| of(reading).map(which))
     };
     let mut observed = Observed {
         address: trial.address,
-        reverse_path: grew(drop_counts(|reading| reading.here, |drops| drops.reverse_path)),
-        full_queue: grew(drop_counts(|reading| reading.inside, |drops| drops.full_queue)),
+        reverse_path: grew_by_burst(drop_counts(|reading| reading.here, |drops| drops.reverse_path)),
+        full_queue: grew_by_burst(drop_counts(|reading| reading.inside, |drops| drops.full_queue)),
         rules: Vec::new(),
         refused_by: refusals.as_mut().and_then(|refusals| refusals.of(trial.address)),
     };
-    for (is_inside, packets) in packets(trial) {
-        for (hooks, packet) in &packets {
-            let of = |reading: &'_ Reading| -> Vec<(String, String, Option<u64>)> {
-                let rules = if is_inside { &reading.rules_inside } else { &reading.rules };
-                let suspects = walk(rules, hooks, packet).suspects;
-                suspects.into_iter().map(|suspect: Suspect| (suspect.place, suspect.text, suspect.packets)).collect()
-            };
-            let (first, second) = (of(&before), of(&middle));
-            for (place, text, packets) in of(&after) {
-                let at = |list: &[(String, String, Option<u64>)]| {
-                    list.iter().find(|(same, ..)| *same == place).and_then(|(.., packets)| *packets)
-                };
-                if grew([at(&first), at(&second), packets]) {
-                    observed.rules.push((text, is_inside));
-                }
+    for Passage { is_inside, hooks, packet } in passages(trial) {
+        let of = |reading: &'_ Reading| -> Vec<Suspect> {
+            let rules = if is_inside { &reading.rules_inside } else { &reading.rules };
+            walk(rules, hooks, &packet).suspects
+        };
+        let (first, second) = (of(&before), of(&middle));
+        for suspect in of(&after) {
+            let at = |list: &[Suspect]| list.iter().find(|same| same.place == suspect.place)?.packets;
+            if grew_by_burst([at(&first), at(&second), suspect.packets]) {
+                observed.rules.push((suspect.text, is_inside));
             }
         }
     }
     observed
 }
 
-/// The packets of a connection to the target: as this host sends and gets them, and as the target does.
-pub(super) fn packets(trial: &Trial) -> [(bool, [(&'static [Hook], Packet); 2]); 2] {
+/// A packet of a connection to the target, and where it meets rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Passage {
+    /// In the network namespace of the target.
+    pub(super) is_inside: bool,
+    pub(super) hooks: &'static [Hook],
+    pub(super) packet: Packet,
+}
+
+/// The packets of a connection to the target: as this host sends and gets them, and as the target does. What goes out
+/// comes first.
+pub(super) fn passages(trial: &Trial) -> [Passage; 4] {
     let source = trial.route.as_ref().and_then(|route| route.source);
     let interface = trial.route.as_ref().map(|route| route.interface.to_string());
-    let ours = source.unwrap_or(trial.address.ip());
     let there = Packet {
         protocol: trial.protocol,
         source,
@@ -132,9 +135,9 @@ pub(super) fn packets(trial: &Trial) -> [(bool, [(&'static [Hook], Packet); 2]);
     let back = Packet {
         source: Some(trial.address.ip()),
         source_port: Some(trial.address.port()),
-        destination: ours,
+        destination: source.unwrap_or(trial.address.ip()),
         destination_port: None,
-        // It may come in by another one.
+        // What is of this host itself comes in as it went out; anything else may come in by another one.
         came_in: if there.is_for_this_host { interface } else { None },
         goes_out: Some(String::new()),
         is_for_this_host: true,
@@ -143,16 +146,16 @@ pub(super) fn packets(trial: &Trial) -> [(bool, [(&'static [Hook], Packet); 2]);
     };
     let arriving = Packet { came_in: None, goes_out: Some(String::new()), is_for_this_host: true, ..there.clone() };
     let answering = Packet { came_in: Some(String::new()), goes_out: None, is_for_this_host: false, ..back.clone() };
-    // What is of this host itself comes in as it went out.
-    let host: [(&'static [Hook], Packet); 2] = [(&OUT, there.clone()), (&IN, back)];
-    let inside: [(&'static [Hook], Packet); 2] = [(&IN, arriving), (&OUT, answering)];
-    [(false, host), (true, inside)]
+    let here = |hooks, packet| Passage { is_inside: false, hooks, packet };
+    let inside = |hooks, packet| Passage { is_inside: true, hooks, packet };
+    [here(&OUT, there), here(&IN, back), inside(&IN, arriving), inside(&OUT, answering)]
 }
 
 fn grew_by_burst([before, middle, after]: [Option<u64>; 3]) -> bool {
     let (Some(before), Some(middle), Some(after)) = (before, middle, after) else { return false };
     let (idle, busy) = (middle.saturating_sub(before), after.saturating_sub(middle));
-    busy >= BURST && busy - BURST >= idle / 2 && busy > idle
+    // What grows much by itself tells nothing.
+    idle <= BURST && busy >= idle + BURST
 }
 
 /// Begins connections, and does not wait for them.
@@ -176,6 +179,7 @@ mod tests {
         let grew = |before, middle, after| grew_by_burst([Some(before), Some(middle), Some(after)]);
         assert!(grew(10, 10, 14));
         assert!(grew(10, 10, 18));
+        assert!(grew(10, 11, 16));
         assert!(!grew(10, 10, 13));
         assert!(!grew(10, 10, 10));
         assert!(!grew(10, 50, 92));

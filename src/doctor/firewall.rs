@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::connect::{Attempt, Outcome};
-use super::experiment::{IN, Observed, Trial, packets};
+use super::experiment::{IN, Observed, Trial, passages};
 use super::finding::Finding;
 use super::subject::Subject;
 use super::walk::{End, walk};
@@ -119,12 +119,10 @@ fn for_target(
         let grown = observed.iter().find(|observed| observed.address == trial.address);
         let grown = grown.and_then(|observed| observed.rules.first()).cloned();
         let certain = || {
-            packets(trial).iter().find_map(|(is_inside, packets)| {
-                let rules = if *is_inside { &facts.inside } else { &facts.rules };
-                packets.iter().find_map(|(hooks, packet)| {
-                    let end = walk(rules, hooks, packet).end?;
-                    (end.redirects_to().is_none() && fits(end.rejects())).then(|| (end.text(), *is_inside))
-                })
+            passages(trial).iter().find_map(|passage| {
+                let rules = if passage.is_inside { &facts.inside } else { &facts.rules };
+                let end = walk(rules, passage.hooks, &passage.packet).end?;
+                (end.redirects_to().is_none() && fits(end.rejects())).then(|| (end.text(), passage.is_inside))
             })
         };
         let Some((text, is_inside)) = grown.or_else(certain) else {
@@ -161,9 +159,9 @@ fn remedy(text: &str) -> String {
 
 /// Whether a rule may answer a connection to the target with a refusal.
 pub(super) fn may_reject(facts: &Facts, trial: &Trial) -> bool {
-    packets(trial).iter().any(|(is_inside, packets)| {
-        let rules = if *is_inside { &facts.inside } else { &facts.rules };
-        packets.iter().any(|(hooks, packet)| walk(rules, hooks, packet).suspects.iter().any(|one| one.rejects))
+    passages(trial).iter().any(|passage| {
+        let rules = if passage.is_inside { &facts.inside } else { &facts.rules };
+        walk(rules, passage.hooks, &passage.packet).suspects.iter().any(|one| one.rejects)
     })
 }
 
@@ -174,8 +172,8 @@ pub(super) fn may_redirect(facts: &Facts, packet: &Packet) -> bool {
 
 /// Whether connections of ours to the target are sent elsewhere by a rule, or may be; `None` where rules are not seen.
 pub(super) fn may_be_sent_on(facts: &Facts, trial: &Trial) -> Option<bool> {
-    let [(_, [(hooks, there), _]), _] = packets(trial);
-    facts.rules.unseen.is_empty().then(|| walk(&facts.rules, hooks, &there).may_redirect)
+    let [out, ..] = passages(trial);
+    facts.rules.unseen.is_empty().then(|| walk(&facts.rules, out.hooks, &out.packet).may_redirect)
 }
 
 /// The rule that sends clients elsewhere before they reach the listener, with the interface.

@@ -83,10 +83,7 @@ pub async fn examine(subject: Subject) -> Report {
     };
     let mut attempts = Vec::new();
     let _ = timeout(SUSPICIOUS, gather(&mut connecting, &mut attempts)).await;
-    let tables = match timeout(TABLES, tables).await {
-        Ok(Ok(tables)) => tables,
-        _ => return unread(&subject, &target, started),
-    };
+    let Ok(Ok(tables)) = timeout(TABLES, tables).await else { return unread(&subject, &target, started) };
     // Nobody has answered so far: what loses the packets is looked at while the rest of the time goes by.
     let is_reached = attempts.iter().any(|attempt| attempt.outcome == Outcome::Connected);
     let mut trying = JoinSet::new();
@@ -113,7 +110,7 @@ pub async fn examine(subject: Subject) -> Report {
     let ((), observed, answer) = tokio::join!(
         async {
             if !is_reached {
-                gather(&mut connecting, &mut attempts).await
+                gather(&mut connecting, &mut attempts).await;
             }
         },
         observations(trying),

@@ -79,7 +79,7 @@ pub(super) fn judge(
                 }
             }
             Err(NoRoute::Unreadable(error)) => {
-                add(Verdict::Unknown, &format!("cannot look the route to {ip} up: {error}"))
+                add(Verdict::Unknown, &format!("cannot look the route to {ip} up: {error}"));
             }
             Err(none) => {
                 let word = match none {

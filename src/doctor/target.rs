@@ -3,9 +3,10 @@
 use super::finding::{Finding, listed};
 use super::subject::{Subject, Whereabouts};
 use crate::docker::lookup::{self, LookupError};
-use crate::model::container::{Container, DockerState, EnginePlace};
+use crate::model::container::{Container, ContainerNetwork, DockerState, EnginePlace, Publication};
 use crate::model::mapping::TargetHost;
 use crate::model::report::{CauseKind, StepKind, Verdict};
+use crate::model::untrusted::SafeText;
 
 /// The step, and what is wrong.
 pub(super) fn judge(subject: &Subject) -> Finding {
@@ -102,9 +103,6 @@ fn missing(error: &LookupError) -> Finding {
             let remedies = ["docker network connect NETWORK CONTAINER"];
             finding.cause(CauseKind::ContainerWithoutAddress, &sentence, &remedies);
         }
-        // Other releases of the look-up may know more.
-        #[allow(unreachable_patterns, reason = "the look-up may learn of more")]
-        _ => finding.cause(CauseKind::NetworkUnreachable, &sentence, &["docker inspect shows its networks"]),
     }
     finding
 }
@@ -115,7 +113,9 @@ fn standing(subject: &Subject, container: &Container) -> Finding {
     match (&subject.target, &subject.place) {
         (Whereabouts::Nowhere(reason), EnginePlace::Elsewhere { reason: why, published_at }) => {
             let mut finding = Finding::step(StepKind::Target, None, Verdict::Bad, reason.as_str());
-            let published = container.publications.first().zip(published_at.as_ref());
+            let (port, protocol) = (subject.config.mapping.target.ports.first(), subject.protocol());
+            let of_port = |publication: &&Publication| publication.port == port && publication.protocol == protocol;
+            let published = container.publications.iter().find(of_port).zip(published_at.as_ref());
             let remedy = published.map_or_else(
                 || format!("publish the port of {name} (docker run -p), and map to where it is published"),
                 |(publication, at)| {
@@ -128,7 +128,16 @@ fn standing(subject: &Subject, container: &Container) -> Finding {
         }
         (Whereabouts::Nowhere(reason), _) => {
             let mut finding = Finding::step(StepKind::Target, None, Verdict::Bad, reason.as_str());
-            network(subject, container, &mut finding);
+            match subject.config.network.as_deref() {
+                Some(asked) if !container.networks.iter().any(|network| network.name.as_str() == asked) => {
+                    let asked = SafeText::quoted(asked);
+                    let connect = format!("docker network connect {asked} {name}");
+                    let text = format!("{name} has no address on the network {asked}, which the mapping asks for.");
+                    let remedies = [connect.as_str(), "e: another network, or none"];
+                    finding.cause(CauseKind::ContainerWithoutAddress, &text, &remedies);
+                }
+                _ => network(subject, container, &mut finding),
+            }
             finding
         }
         (Whereabouts::Known(addresses), _) if container.state.as_str() == "paused" => {
@@ -151,7 +160,11 @@ fn standing(subject: &Subject, container: &Container) -> Finding {
 pub(super) fn network(subject: &Subject, container: &Container, finding: &mut Finding) {
     let name = &container.name;
     let of_ours = |ip: &std::net::IpAddr| subject.own.contains(*ip);
-    let foreign: Vec<_> = container.networks.iter().filter(|network| !network.gateways.iter().any(of_ours)).collect();
+    let is_asked = |network: &&ContainerNetwork| {
+        subject.config.network.as_deref().is_none_or(|asked| network.name.as_str() == asked)
+    };
+    let asked = container.networks.iter().filter(is_asked);
+    let foreign: Vec<_> = asked.filter(|network| !network.gateways.iter().any(of_ours)).collect();
     let names = listed(foreign.iter().map(|network| &network.name));
     let add = format!("docker network connect bridge {name}");
     if !foreign.is_empty() && foreign.iter().all(|network| network.is_internal) {

@@ -81,8 +81,8 @@ pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> 
             if table.name == "nat" && packet.state == crate::host::packet_filter::State::Answer {
                 continue;
             }
-            let walker = Walker { packet, table, is_open: false, rules_left: MOST_RULES, walk: Walk::default() };
-            let walked = walker.enter(name, chain);
+            let way = Walker { packet, table, is_open: false, rules_left: MOST_RULES, walk: Walk::default() };
+            let walked = way.enter(name, chain);
             whole.suspects.extend(walked.suspects);
             whole.may_redirect |= walked.may_redirect;
             if walked.end.is_some() {
@@ -218,7 +218,8 @@ mod tests {
             ("other".to_owned(), Chain { policy: Policy::Accept, ..chain(None, other) }),
         ]);
         let table = Table { source: "t".into(), name: "filter".into(), family: Some(Family::V4), chains };
-        let rules = Rules { tables: vec![table], ..Rules::default() };
+        let mut rules = Rules::default();
+        rules.tables.push(table);
         let packet = Packet {
             protocol: Protocol::Tcp,
             source: None,
@@ -234,6 +235,9 @@ mod tests {
         (walked.end.map(|end| end.text()), walked.suspects.len())
     }
 
+    /// The rules of INPUT and of another chain, the policy, and what comes of it.
+    type Case = (Vec<Rule>, Vec<Rule>, Policy, (Option<String>, usize));
+
     #[test]
     fn a_packet_is_lost_only_where_nothing_could_have_let_it_pass() {
         use Action::{Accept, Continue, Drop, Goto, Jump, Reject, Return, Unknown};
@@ -242,7 +246,7 @@ mod tests {
         let open = |suspects: usize| (None, suspects);
         let other = || vec![rule(None, Drop)];
         let jump = || Jump("other".into());
-        let cases: Vec<(Vec<Rule>, Vec<Rule>, Policy, (Option<String>, usize))> = vec![
+        let cases: Vec<Case> = vec![
             (vec![rule(yes.clone(), Drop)], vec![], Policy::Accept, sure("Drop")),
             (vec![rule(no.clone(), Drop)], vec![], Policy::Accept, open(0)),
             (vec![rule(maybe.clone(), Drop)], vec![], Policy::Accept, open(1)),

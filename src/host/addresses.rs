@@ -32,6 +32,23 @@ pub struct OwnAddress {
     pub interface: SafeText,
     /// The interface's index: the scope id of a link-local address.
     pub index: u32,
+    /// Bits of the network part: what else is said to be on the interface's segment.
+    pub prefix: u8,
+}
+
+impl OwnAddress {
+    /// Whether `ip` is on the same subnet: the kernel looks for it on this interface.
+    pub fn has_on_its_subnet(&self, ip: IpAddr) -> bool {
+        let same = |a: u128, b: u128, bits: u32| {
+            let host_bits = bits.saturating_sub(u32::from(self.prefix));
+            a.checked_shr(host_bits).unwrap_or(0) == b.checked_shr(host_bits).unwrap_or(0)
+        };
+        match (self.ip, ip.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(ip)) => same(own.to_bits().into(), ip.to_bits().into(), 32),
+            (IpAddr::V6(own), IpAddr::V6(ip)) => same(own.to_bits(), ip.to_bits(), 128),
+            _ => false,
+        }
+    }
 }
 
 /// The addresses of this machine at one moment.
@@ -61,8 +78,15 @@ impl OwnAddresses {
                 (_, Some(v6)) => IpAddr::V6(v6.ip()),
                 _ => continue,
             };
+            let mask = entry.netmask.and_then(|mask| match (mask.as_sockaddr_in(), mask.as_sockaddr_in6()) {
+                (Some(v4), _) => Some(v4.ip().to_bits().leading_ones()),
+                (_, Some(v6)) => Some(v6.ip().to_bits().leading_ones()),
+                _ => None,
+            });
+            let host_route = if ip.is_ipv4() { 32 } else { 128 };
             own.push(OwnAddress {
                 ip,
+                prefix: mask.and_then(|bits| u8::try_from(bits).ok()).unwrap_or(host_route),
                 reach: Reach::of(ip),
                 index: interface_index(&entry.interface_name).unwrap_or(0),
                 interface: SafeText::new(&entry.interface_name),
@@ -145,7 +169,7 @@ mod tests {
 
     fn own(ip: &str) -> OwnAddress {
         let ip = ip.parse().expect("address");
-        OwnAddress { ip, reach: Reach::of(ip), interface: SafeText::new("eth0"), index: 7 }
+        OwnAddress { ip, reach: Reach::of(ip), interface: SafeText::new("eth0"), index: 7, prefix: 24 }
     }
 
     fn listen(address: ListenAddress) -> Listen {
@@ -162,6 +186,8 @@ mod tests {
         assert!(own.0.iter().any(|own| own.ip == IpAddr::from([127, 0, 0, 1]) && own.index != 0), "{own:?}");
         assert_eq!(interface_index("lo"), own.0.iter().find(|own| own.ip.is_loopback()).map(|own| own.index));
         assert_eq!(interface_index("no such interface"), None);
+        let prefixes = own.0.iter().filter(|own| own.ip.is_loopback()).map(|own| (own.ip.is_ipv4(), own.prefix));
+        assert!(prefixes.into_iter().all(|known| matches!(known, (true, 8) | (false, 128))), "{own:?}");
     }
 
     #[test]
@@ -178,6 +204,17 @@ mod tests {
         assert_eq!(texts(&own.will_be_at(&listen(v4))), ["127.0.0.1:8080", "192.0.2.7:8080"]);
         let auto = Listen { address: ListenAddress::Any, port: HostPort::Auto };
         assert!(own.will_be_at(&auto).is_empty());
+    }
+
+    #[test]
+    fn a_subnet_ends_where_its_prefix_says() {
+        let on = |own: &str, prefix, ip: &str| {
+            OwnAddress { prefix, ..self::own(own) }.has_on_its_subnet(ip.parse().expect("address"))
+        };
+        assert!(on("172.17.0.1", 16, "172.17.255.9") && !on("172.17.0.1", 16, "172.18.0.2"));
+        assert!(on("10.0.0.1", 0, "192.0.2.1") && !on("10.0.0.1", 32, "10.0.0.2") && on("10.0.0.1", 32, "10.0.0.1"));
+        assert!(on("fd00::1", 64, "fd00::ffff") && !on("fd00::1", 64, "fd00:0:0:1::2") && on("fd00::1", 0, "2001::1"));
+        assert!(!on("10.0.0.1", 0, "fd00::1") && on("10.0.0.1", 8, "::ffff:10.9.9.9"));
     }
 
     #[test]

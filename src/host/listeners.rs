@@ -145,10 +145,9 @@ pub fn takes(listener: &InsideListener, target: SocketAddr) -> Option<bool> {
     let (theirs, ip) = (listener.address.ip(), target.ip());
     match (Family::of(theirs), Family::of(ip)) {
         (Family::V4, Family::V4) | (Family::V6, Family::V6) => Some(theirs.is_unspecified() || theirs == ip),
-        (Family::V4, Family::V6) => Some(false),
         (Family::V6, Family::V4) if theirs.to_canonical() != theirs => Some(theirs.to_canonical() == ip),
         (Family::V6, Family::V4) if theirs.is_unspecified() => listener.is_v6_only.map(|only| !only),
-        (Family::V6, Family::V4) => Some(false),
+        (Family::V4, Family::V6) | (Family::V6, Family::V4) => Some(false),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod holders;
 pub mod inside;
 pub mod limits;
 pub mod listeners;
+pub mod machine;
 pub mod namespace;
 mod netlink;
 pub mod packet_filter;

@@ -65,7 +65,7 @@ fn v4(packet: &[u8], target: SocketAddr) -> Option<IpAddr> {
     (is_refusal && IpAddr::from(to) == target.ip() && port(payload) == Some(target.port())).then(|| from.into())
 }
 
-/// A message of ICMPv6 that holds the start of the packet that was refused.
+/// A message of ICMP for IPv6 that holds the start of the packet that was refused.
 fn v6(message: &[u8], target: SocketAddr) -> bool {
     // Unreachable: prohibited, failed a policy, or a route that rejects.
     let is_refusal = message.first() == Some(&1) && matches!(message.get(1), Some(1 | 5 | 6));

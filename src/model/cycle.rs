@@ -31,12 +31,12 @@ impl fmt::Display for Cycle {
     }
 }
 
-/// Finds the first cycle. `own_addresses` are this host's beside loopback; `resolved` gives the addresses
-/// that a container or DNS name has now, as far as that is known.
+/// Finds the first cycle. `own_addresses` are this host's beside loopback; `resolved` gives the addresses that a
+/// mapping's container or DNS name, by the mapping's place in the list, has now, as far as that is known.
 pub fn find_cycle(
     mappings: &[&Mapping],
     own_addresses: &[IpAddr],
-    resolved: impl Fn(&TargetHost) -> Vec<IpAddr>,
+    resolved: impl Fn(usize) -> Vec<IpAddr>,
 ) -> Option<Cycle> {
     let search = Search::new(mappings, own_addresses, resolved);
     let mut seen = HashMap::new();
@@ -47,7 +47,7 @@ pub fn find_cycle(
 pub fn find_cycles(
     mappings: &[&Mapping],
     own_addresses: &[IpAddr],
-    resolved: impl Fn(&TargetHost) -> Vec<IpAddr>,
+    resolved: impl Fn(usize) -> Vec<IpAddr>,
 ) -> Vec<Cycle> {
     let search = Search::new(mappings, own_addresses, resolved);
     let (mut seen, mut cycles) = (HashMap::new(), Vec::<Cycle>::new());
@@ -84,7 +84,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(mappings: &'a [&'a Mapping], own: &[IpAddr], resolved: impl Fn(&TargetHost) -> Vec<IpAddr>) -> Self {
+    fn new(mappings: &'a [&'a Mapping], own: &[IpAddr], resolved: impl Fn(usize) -> Vec<IpAddr>) -> Self {
         let mut own = own.to_vec();
         let mut listeners: HashMap<_, Vec<_>> = HashMap::new();
         for (index, mapping) in mappings.iter().enumerate() {
@@ -102,7 +102,8 @@ impl<'a> Search<'a> {
         }
         own.sort_unstable();
         own.dedup();
-        let targets = mappings.iter().map(|mapping| target_addresses(&mapping.target.host, &resolved)).collect();
+        let hosts = mappings.iter().map(|mapping| &mapping.target.host).enumerate();
+        let targets = hosts.map(|(index, host)| target_addresses(host, || resolved(index))).collect();
         Self { mappings, targets, own, listeners }
     }
 
@@ -218,7 +219,7 @@ impl<'a> Search<'a> {
 }
 
 /// Where a connection to a target goes, in the kernel's terms: to no address at all means to loopback.
-fn target_addresses(host: &TargetHost, resolved: &impl Fn(&TargetHost) -> Vec<IpAddr>) -> Vec<ScopedIp> {
+fn target_addresses(host: &TargetHost, resolved: impl FnOnce() -> Vec<IpAddr>) -> Vec<ScopedIp> {
     let loopback = || vec![IpAddr::from(Ipv4Addr::LOCALHOST).into(), IpAddr::from(Ipv6Addr::LOCALHOST).into()];
     let dialled = |scoped: ScopedIp| match scoped.ip {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST).into(),
@@ -230,7 +231,7 @@ fn target_addresses(host: &TargetHost, resolved: &impl Fn(&TargetHost) -> Vec<Ip
         TargetHost::Localhost => loopback(),
         TargetHost::Dns(name) if is_localhost(name) => loopback(),
         TargetHost::Dns(_) | TargetHost::Container { .. } | TargetHost::Compose { .. } => {
-            resolved(host).into_iter().map(|ip| dialled(ip.into())).collect()
+            resolved().into_iter().map(|ip| dialled(ip.into())).collect()
         }
     }
 }
@@ -248,7 +249,7 @@ mod tests {
     fn search(texts: &[&str]) -> Vec<String> {
         let mappings: Vec<Mapping> = texts.iter().map(|text| text.parse().unwrap()).collect();
         let own = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
-        let resolved = |host: &TargetHost| match host {
+        let resolved = |index: usize| match &mappings[index].target.host {
             TargetHost::Container { name, .. } if name == "hostnet" => vec!["127.0.0.1".parse().unwrap()],
             TargetHost::Dns(name) if name == "me.example" => vec!["192.0.2.7".parse().unwrap()],
             _ => vec!["172.17.0.2".parse().unwrap()],

@@ -52,7 +52,7 @@ pub struct WrittenMapping {
     pub protocol: Option<Protocol>,
     /// Of a container on several networks: the one by which it is reached. Left out, one that this host can reach.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String", length(min = 1, max = MAX_NETWORK_NAME))]
+    #[schemars(with = "String", length(min = 1, max = MAX_NETWORK_NAME), regex(pattern = r"^\S+$"))]
     pub network: Option<String>,
     /// Whether it listens; true by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,14 +19,14 @@ use super::handle::{Handle, Incoming, ServiceCall};
 use super::known::{Holders, Known};
 use super::lookups::Lookups;
 use super::profile::OpenedProfile;
-use super::resolve::addresses_for;
+use super::resolve::{Sight, Wanted, addresses_for};
 use super::subscribers::{Processes, Snapshot, Subscriber};
-use crate::docker::{Endpoint, EndpointError};
+use super::surroundings::{InSight, Surroundings};
+use crate::docker::{DockerView, Endpoint, EndpointError};
 use crate::forward::context::Addresses;
 use crate::forward::engine::{self, Engine};
 use crate::forward::registry::Registry;
 use crate::host::addresses::OwnAddresses;
-use crate::model::container::EnginePlace;
 use crate::model::event::EventKind;
 use crate::model::id::MappingId;
 use crate::model::mapping::TargetHost;
@@ -75,10 +75,12 @@ pub(super) struct Service {
     pub(super) docker: DockerWatch,
     pub(super) resolver: Resolver,
     dns: watch::Receiver<Arc<DnsTable>>,
-    /// The container that a target by name was last found to mean; a Compose service keeps its replica.
-    kept: HashMap<TargetHost, String>,
-    /// Addresses of this machine, read again with each change of the desired state.
+    /// The container that a target by name was last found to mean, by the network that was asked for; a Compose
+    /// service keeps its replica.
+    pub(super) kept: HashMap<(TargetHost, Option<String>), String>,
+    /// Addresses of this machine, read again with each change of the desired state and of Docker.
     pub(super) own: OwnAddresses,
+    pub(super) surroundings: Surroundings,
     pub(super) jobs: JoinSet<Job>,
     subscribers: Vec<Subscriber>,
     has_begun: bool,
@@ -97,6 +99,8 @@ pub(super) enum Job {
     Holders(Holders),
     /// Processes of local clients.
     Processes(Processes),
+    /// Processes of containers.
+    Sought(InSight),
 }
 
 impl Running {
@@ -157,6 +161,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         resolver,
         kept: HashMap::new(),
         own: OwnAddresses::default(),
+        surroundings: Surroundings::default(),
         jobs: JoinSet::new(),
         subscribers: Vec::new(),
         has_begun: false,
@@ -194,7 +199,10 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
             () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
                 service.sample();
             }
-            _ = look_again.tick() => service.look_again(),
+            _ = look_again.tick() => {
+                service.look_around();
+                service.look_again();
+            }
             Some(job) = service.jobs.join_next() => service.job_done(job).await,
             Ok(()) = drain_asked.changed(), if stopping.is_empty() => {
                 let drain = drain_asked.borrow_and_update().unwrap_or_default();
@@ -240,22 +248,21 @@ impl Service {
     }
 
     /// Addresses of a target as they are known now.
-    pub(super) fn addresses(&mut self, host: &TargetHost) -> Addresses {
+    pub(super) fn addresses(&mut self, wanted: &Wanted) -> Addresses {
+        let host = &wanted.target.host;
         if matches!(host, TargetHost::Container { .. } | TargetHost::Compose { .. }) {
             self.docker.need();
         }
-        let view = self.docker.view();
-        let names = Arc::clone(&self.dns.borrow());
-        let resolved = addresses_for(host, &view, &names, self.kept.get(host).map(String::as_str));
+        // Until the first look at this machine is done, nobody is led to what may be somebody else's.
+        let docker = if self.surroundings.is_open() { DockerView::default() } else { self.docker.view() };
+        let dns = Arc::clone(&self.dns.borrow());
+        let sight = Sight { docker: &docker, place: &self.surroundings.place, dns: &dns, own: &self.own };
+        let key = (host.clone(), wanted.network.clone());
+        let resolved = addresses_for(wanted, &sight, self.kept.get(&key).map(String::as_str));
         if let Some(id) = resolved.container {
-            self.kept.insert(host.clone(), id);
+            self.kept.insert(key, id);
         }
         resolved.addresses
-    }
-
-    /// The container that a target was last found to mean.
-    pub(super) fn kept(&self, host: &TargetHost) -> Option<String> {
-        self.kept.get(host).cloned()
     }
 
     /// Whether the resolver has looked a name up.
@@ -264,8 +271,10 @@ impl Service {
     }
 
     fn docker_changed(&mut self) {
-        let state = self.docker.state();
-        self.registry.tell(|| EventKind::Docker { docker: state });
+        if let Some(state) = self.docker.new_state() {
+            self.registry.tell(|| EventKind::Docker { docker: state });
+        }
+        self.look_at_this_machine();
         self.addresses_changed();
     }
 
@@ -275,6 +284,7 @@ impl Service {
             Ok(Job::Prepared(prepared)) => self.prepared(*prepared).await,
             Ok(Job::Holders(found)) => self.holders_found(&found),
             Ok(Job::Processes(found)) => self.processes_found(found),
+            Ok(Job::Sought(found)) => self.processes_sought(found),
             Err(error) => {
                 tracing::error!(%error, "a job of the service has failed");
                 self.job_failed(error.id());
@@ -322,7 +332,7 @@ impl Service {
                 profile: self.profile.as_ref().map(OpenedProfile::status),
                 order: self.desired.entries().iter().map(|entry| entry.id).collect(),
                 docker: self.docker.state(),
-                engine_place: EnginePlace::Unknown,
+                engine_place: self.surroundings.place.clone(),
                 undo: self.desired.undo_label().cloned(),
                 descriptors: self.engine.as_ref().map(Engine::descriptors),
                 is_ready: self.is_ready,

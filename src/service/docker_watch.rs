@@ -13,6 +13,8 @@ pub(super) struct DockerWatch {
     pub(super) view: watch::Receiver<DockerView>,
     /// Keeps `view` open until there is somebody to write it.
     nobody: Option<watch::Sender<DockerView>>,
+    /// What clients were told of it.
+    told: DockerState,
     cancel: CancellationToken,
     task: JoinSet<()>,
 }
@@ -24,6 +26,7 @@ impl DockerWatch {
             endpoint: Some(endpoint),
             view,
             nobody: Some(nobody),
+            told: DockerState::default(),
             cancel: CancellationToken::new(),
             task: JoinSet::new(),
         }
@@ -44,6 +47,13 @@ impl DockerWatch {
 
     pub(super) fn state(&self) -> DockerState {
         self.view.borrow().state.clone()
+    }
+
+    /// The state, if it was not told before.
+    pub(super) fn new_state(&mut self) -> Option<DockerState> {
+        let state = self.state();
+        (self.told != state).then(|| self.told.clone_from(&state))?;
+        Some(state)
     }
 
     pub(super) async fn stop(&mut self) {

@@ -3,7 +3,8 @@
 //! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
 //! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
 //! [`subscribers`] tells each client what changed since it last looked. [`lookups`] reads this machine's tables,
-//! [`why`] asks the doctor.
+//! [`why`] asks the doctor. Where a target is, [`resolve`] says, by what [`reach`] knows of networks and [`place`] of
+//! the engine.
 
 mod changes;
 mod core;
@@ -13,11 +14,14 @@ mod docker_watch;
 mod handle;
 mod known;
 mod lookups;
+mod place;
 mod profile;
+mod reach;
 mod reconcile;
 mod requests;
 pub mod resolve;
 mod subscribers;
+mod surroundings;
 mod why;
 
 pub use core::{Options, Running};

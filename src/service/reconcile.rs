@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::core::Service;
 use super::desired::Entry;
 use super::known::Known;
+use super::resolve::Wanted;
 use crate::forward::context::Addresses;
 use crate::forward::engine::Notice;
-use crate::host::addresses::OwnAddresses;
 use crate::model::cycle;
 use crate::model::event::{EventKind, MappingState};
 use crate::model::id::MappingId;
@@ -20,10 +20,10 @@ use crate::model::update::MappingRow;
 impl Service {
     /// Makes the engine run the desired state. What is the same in both is not touched.
     pub(super) async fn reconcile(&mut self) {
-        if let Ok(own) = OwnAddresses::read() {
-            self.own = own;
-        }
+        self.look_at_this_machine();
         let entries = self.desired.entries().to_vec();
+        let hosts: HashSet<_> = entries.iter().map(|entry| &entry.config.mapping.target.host).collect();
+        self.kept.retain(|(host, _), _| hosts.contains(host));
         let wanted: HashSet<_> = entries.iter().map(|entry| entry.id).collect();
         // Listeners that go make room for those that come.
         let gone: Vec<MappingId> = self.known.keys().filter(|id| !wanted.contains(id)).copied().collect();
@@ -86,22 +86,27 @@ impl Service {
     /// Where each mapping's connections go now; refused where they would come back to it.
     fn routes(&mut self) -> HashMap<MappingId, Addresses> {
         let entries = self.desired.entries().to_vec();
-        let mut by_host: HashMap<TargetHost, Addresses> = HashMap::new();
+        let mut found: HashMap<Wanted, Addresses> = HashMap::new();
+        let mut routes: HashMap<MappingId, Addresses> = HashMap::new();
         for entry in &entries {
-            let host = &entry.config.mapping.target.host;
-            if !by_host.contains_key(host) {
-                let addresses = self.addresses(host);
-                by_host.insert(host.clone(), addresses);
-            }
+            let wanted = Wanted::from(&*entry.config);
+            let addresses = match found.get(&wanted) {
+                Some(addresses) => addresses.clone(),
+                None => {
+                    let addresses = self.addresses(&wanted);
+                    found.insert(wanted, addresses.clone());
+                    addresses
+                }
+            };
+            routes.insert(entry.id, addresses);
         }
         let enabled: Vec<&Entry> = entries.iter().filter(|entry| entry.config.enabled).collect();
         let mappings: Vec<&Mapping> = enabled.iter().map(|entry| &entry.config.mapping).collect();
-        let resolved = |host: &TargetHost| by_host.get(host).map(Addresses::ips).unwrap_or_default();
+        let resolved = |index: usize| {
+            let id = enabled.get(index).map(|entry| entry.id);
+            id.and_then(|id| routes.get(&id)).map(Addresses::ips).unwrap_or_default()
+        };
         let cycles = cycle::find_cycles(&mappings, &self.own_ips(), resolved);
-        let mut routes: HashMap<MappingId, Addresses> = entries
-            .iter()
-            .filter_map(|entry| Some((entry.id, by_host.get(&entry.config.mapping.target.host)?.clone())))
-            .collect();
         for cycle in cycles {
             for member in &cycle.members {
                 if let Some(entry) = enabled.get(*member) {

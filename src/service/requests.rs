@@ -11,7 +11,7 @@ use super::core::{Job, Service};
 use super::desired::{Entry, checked};
 use super::dns::{self, DnsTable};
 use super::profile::{OpenError, OpenedProfile};
-use super::resolve::by_dns;
+use super::resolve::{Wanted, by_dns};
 use crate::forward::context::Addresses;
 use crate::forward::tcp::dial;
 use crate::host;
@@ -295,7 +295,7 @@ impl Service {
     }
 
     fn probe(&mut self, target: Target, protocol: Protocol, reply: ReplyTo) {
-        let known = self.addresses(&target.host);
+        let known = self.addresses(&Wanted { target: target.clone(), protocol, network: None });
         // A name that no mapping has yet, such as one in the form, is not kept current.
         let stranger = match &target.host {
             TargetHost::Dns(name) if !self.knows_name(name) => Some(name.clone()),

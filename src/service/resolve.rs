@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::dns::DnsTable;
+use super::reach::{Reach, reach};
 use crate::docker::{DockerView, lookup};
 use crate::forward::context::Addresses;
-use crate::host::addresses::interface_index;
-use crate::model::container::DockerState;
-use crate::model::mapping::{ScopedIp, TargetHost};
+use crate::host::addresses::{OwnAddresses, interface_index};
+use crate::model::container::{Container, DockerState, EnginePlace};
+use crate::model::mapping::{Protocol, ScopedIp, Target, TargetHost};
+use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 
 /// Where a target is now.
@@ -19,32 +21,160 @@ pub struct Resolved {
     pub container: Option<String>,
 }
 
-/// The addresses of `host`, in the order of trying, or why there is none. `kept` is the container that was chosen
-/// last time; a Compose service stays with it while it runs. While Docker is out of reach, containers are where
-/// they were last seen: most of them run on through a restart of the engine.
-pub fn addresses_for(host: &TargetHost, docker: &DockerView, dns: &DnsTable, kept: Option<&str>) -> Resolved {
-    if let Some(found) = lookup::find(&docker.containers, host, kept) {
+/// What is to be resolved: mappings that want the same are led to the same addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// The target.
+    pub target: Target,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The network by which a container is to be reached.
+    pub network: Option<String>,
+}
+
+/// What is known of the world.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// Docker.
+    pub docker: &'a DockerView,
+    /// Where its engine's network is.
+    pub place: &'a EnginePlace,
+    /// Names.
+    pub dns: &'a DnsTable,
+    /// This machine's addresses.
+    pub own: &'a OwnAddresses,
+}
+
+impl From<&MappingConfig> for Wanted {
+    fn from(config: &MappingConfig) -> Self {
+        Self {
+            target: config.mapping.target.clone(),
+            protocol: config.mapping.protocol,
+            network: config.network.clone(),
+        }
+    }
+}
+
+/// The addresses of what is wanted, in the order of trying, or why there is none. `kept` is the container that was
+/// chosen last time; a Compose service stays with it while it runs. While Docker is out of reach, containers are
+/// where they were last seen: most of them run on through a restart of the engine.
+pub fn addresses_for(wanted: &Wanted, sight: &Sight<'_>, kept: Option<&str>) -> Resolved {
+    let host = &wanted.target.host;
+    if let Some(found) = lookup::find(&sight.docker.containers, host, kept) {
         return match found {
             Ok(found) => Resolved {
-                addresses: known(found.addresses.iter().copied()),
+                addresses: of_container(found.container, wanted, sight),
                 container: Some(found.container.id.to_string()),
             },
             // A container that is away for a moment is waited for, so the choice stays.
             Err(error) => Resolved {
-                addresses: waiting(&why_without_container(&docker.state, &error)),
+                addresses: waiting(&why_without_container(&sight.docker.state, &error)),
                 container: kept.map(str::to_owned),
             },
         };
     }
     let addresses = match host {
         TargetHost::Ip(scoped) => scoped_address(scoped),
-        TargetHost::Dns(name) => by_dns(name, dns),
+        TargetHost::Dns(name) => by_dns(name, sight.dns),
         // `find` has answered for containers; of what is left only loopback needs nobody's answer.
         TargetHost::Localhost | TargetHost::Container { .. } | TargetHost::Compose { .. } => {
             known([IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)])
         }
     };
     Resolved { addresses, container: None }
+}
+
+/// The addresses of a container that this host reaches: those that certainly lead to it first, then those against
+/// which nothing speaks, in the order of its networks. An explicit network decides alone. An address that may be
+/// somebody else's here is none.
+fn of_container(container: &Container, wanted: &Wanted, sight: &Sight<'_>) -> Addresses {
+    if let EnginePlace::Elsewhere { reason, published_at } = sight.place {
+        let instead = published(container, wanted, *published_at);
+        let name = SafeText::quoted(container.name.as_str());
+        return waiting(&format!("{name} is on an engine whose network is not this host's ({reason}); {instead}"));
+    }
+    // Containers without networks of their own: the host's network, and fields that an engine left out.
+    if wanted.network.is_none() && container.networks.is_empty() {
+        return known(container.addresses.iter().copied());
+    }
+    let what = format!("container \"{}\"", SafeText::quoted(container.name.as_str()));
+    let asked = wanted.network.as_deref();
+    let is_asked = |name: &SafeText| asked.is_none_or(|asked| *name == SafeText::new(asked));
+    let networks: Vec<_> = container.networks.iter().filter(|network| is_asked(&network.name)).collect();
+    if let (Some(asked), []) = (asked, &networks[..]) {
+        return waiting(&format!("{what} is not on network \"{}\" ({})", SafeText::quoted(asked), its(container)));
+    }
+    let mut ways: Vec<(Reach, IpAddr)> = Vec::new();
+    let mut hindrance = None;
+    for network in &networks {
+        for ip in &network.addresses {
+            let way = match reach(*ip, network, &sight.docker.networks, sight.own) {
+                // The user's word: a way that is not to be seen from here may be there all the same.
+                Reach::Never { is_foreign: false, .. } if asked.is_some() => Reach::Unknown,
+                Reach::Never { why, .. } => {
+                    hindrance.get_or_insert((network, why));
+                    continue;
+                }
+                way => way,
+            };
+            if !ways.iter().any(|(_, known)| known == ip) {
+                ways.push((way, *ip));
+            }
+        }
+    }
+    if !ways.is_empty() {
+        ways.sort_by(|(a, _), (b, _)| a.cmp(b));
+        return known(ways.into_iter().map(|(_, ip)| ip));
+    }
+    match (hindrance, asked) {
+        (Some((network, why)), _) => {
+            let driver = Some(network.driver.as_str()).filter(|driver| !driver.is_empty());
+            let driver = driver.map(|driver| format!(" ({driver})")).unwrap_or_default();
+            let name = &network.name;
+            waiting(&format!("{what} is on network \"{name}\"{driver}, which this host cannot reach: {why}"))
+        }
+        (None, Some(asked)) => waiting(&format!("{what} has no address on network \"{}\"", SafeText::quoted(asked))),
+        (None, None) => waiting(&format!("{what} has no network address")),
+    }
+}
+
+/// `it is on: a, b`.
+fn its(container: &Container) -> String {
+    if container.host_network {
+        return "it is on the host's".to_owned();
+    }
+    let names: Vec<&str> = container.networks.iter().map(|network| network.name.as_str()).collect();
+    if names.is_empty() { "it is on none".to_owned() } else { format!("it is on: {}", names.join(", ")) }
+}
+
+/// What leads to a container whose own addresses mean nothing here: the choice is the user's.
+fn published(container: &Container, wanted: &Wanted, at: Option<IpAddr>) -> String {
+    let port = wanted.target.ports.first();
+    let of_port = |publication: &&crate::model::container::Publication| {
+        publication.port == port && publication.protocol == wanted.protocol
+    };
+    let mut publications = container.publications.iter().filter(of_port);
+    let reached = at.and_then(|at| {
+        publications.clone().find_map(|publication| {
+            let (host, published) = (publication.host.ip(), publication.host.port());
+            let place = match host {
+                host if host.is_unspecified() => at,
+                // Of another host, its loopback is nobody's here.
+                host if host.is_loopback() && !at.is_loopback() => return None,
+                host => host,
+            };
+            Some(match place {
+                place if place.is_loopback() => format!("localhost:{published}"),
+                place => SocketAddr::new(place, published).to_string(),
+            })
+        })
+    });
+    match (reached, publications.next()) {
+        (Some(address), _) => format!("its port {port} is published: use {address}"),
+        (None, Some(publication)) => format!("its port {port} is published there, at {}", publication.host),
+        (None, None) if container.host_network => format!("its port {port} is on that engine's own host"),
+        (None, None) => format!("publish its port {port}, and use that"),
+    }
 }
 
 fn why_without_container(docker: &DockerState, error: &lookup::LookupError) -> String {
@@ -93,7 +223,9 @@ mod tests {
 
     use super::super::dns::DnsAnswer;
     use super::*;
-    use crate::model::container::Container;
+    use crate::docker::Network;
+    use crate::host::addresses::{OwnAddress, Reach as HowFar};
+    use crate::model::container::{ContainerNetwork, Publication};
 
     fn docker(state: DockerState, web: &str, addresses: &[&str]) -> DockerView {
         let container = Container {
@@ -108,7 +240,7 @@ mod tests {
             publications: vec![],
             compose: None,
         };
-        DockerView { state, containers: Arc::new(vec![container]) }
+        DockerView { state, containers: Arc::new(vec![container]), ..DockerView::default() }
     }
 
     fn lost() -> DockerState {
@@ -116,7 +248,24 @@ mod tests {
     }
 
     fn told(host: &TargetHost, docker: &DockerView, dns: &DnsTable) -> String {
-        match addresses_for(host, docker, dns, None).addresses {
+        let sight = Sight { docker, place: &EnginePlace::Unknown, dns, own: &OwnAddresses::default() };
+        shown(&addresses_for(&wanted(host, None), &sight, None).addresses)
+    }
+
+    fn wanted(host: &TargetHost, network: Option<&str>) -> Wanted {
+        let ports = crate::model::mapping::PortRange::single(80).expect("a port");
+        let target = Target { host: host.clone(), ports };
+        Wanted { target, protocol: Protocol::Tcp, network: network.map(str::to_owned) }
+    }
+
+    fn resolved(host: &TargetHost, docker: &DockerView, kept: Option<&str>) -> Resolved {
+        let (dns, own) = (DnsTable::default(), OwnAddresses::default());
+        let sight = Sight { docker, place: &EnginePlace::Here, dns: &dns, own: &own };
+        addresses_for(&wanted(host, None), &sight, kept)
+    }
+
+    fn shown(addresses: &Addresses) -> String {
+        match addresses {
             Addresses::Known(addresses) => {
                 addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(" ")
             }
@@ -145,14 +294,142 @@ mod tests {
         assert_eq!(told(&web, &DockerView::default(), &none), "Docker has not answered yet");
     }
 
+    /// A container on several networks of this host with two bridges.
+    fn on_networks(networks: Vec<ContainerNetwork>) -> DockerView {
+        let mut view = docker(DockerState::Connected, "running", &[]);
+        let mut container = view.containers[0].clone();
+        container.addresses = networks.iter().flat_map(|network| network.addresses.clone()).collect();
+        container.networks = networks;
+        let publication =
+            |host: &str, port, protocol| Publication { host: host.parse().expect("an address"), port, protocol };
+        container.publications = vec![
+            publication("127.0.0.1:9999", 81, Protocol::Tcp),
+            publication("0.0.0.0:5353", 80, Protocol::Udp),
+            publication("0.0.0.0:32768", 80, Protocol::Tcp),
+        ];
+        view.containers = Arc::new(vec![container]);
+        let lan =
+            Network { name: "lan".into(), driver: "macvlan".into(), parent: Some("eth0".into()), ..Network::default() };
+        view.networks = Arc::new(vec![lan]);
+        view
+    }
+
+    fn network(name: &str, driver: &str, addresses: &[&str], gateway: &str) -> ContainerNetwork {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        ContainerNetwork {
+            name: name.into(),
+            driver: driver.into(),
+            addresses: addresses.iter().map(|text| ip(text)).collect(),
+            gateways: gateway.parse().into_iter().collect(),
+            is_internal: false,
+        }
+    }
+
+    fn own() -> OwnAddresses {
+        let one = |(interface, ip): (&str, &str)| {
+            let ip: IpAddr = ip.parse().expect("an address");
+            OwnAddress { ip, reach: HowFar::of(ip), interface: interface.into(), index: 1, prefix: 24 }
+        };
+        OwnAddresses([("docker0", "10.1.0.1"), ("br-shop", "10.2.0.1"), ("eth0", "192.168.1.7")].map(one).to_vec())
+    }
+
+    fn on(docker: &DockerView, place: &EnginePlace, network: Option<&str>) -> String {
+        let web = TargetHost::Container { name: "web_1".into(), explicit: false };
+        let (dns, own) = (DnsTable::default(), own());
+        shown(&addresses_for(&wanted(&web, network), &Sight { docker, place, dns: &dns, own: &own }, None).addresses)
+    }
+
+    #[test]
+    fn of_several_networks_one_that_this_host_reaches_is_preferred_and_an_explicit_one_decides() {
+        let here = &EnginePlace::Here;
+        let all = on_networks(vec![
+            network("gone", "bridge", &["10.9.0.2"], "10.9.0.1"),
+            network("lan", "macvlan", &["192.168.1.50"], "192.168.1.1"),
+            network("odd", "weave", &["10.8.0.2"], ""),
+            network("bridge", "bridge", &["10.1.0.2"], "10.1.0.1"),
+            network("shop", "bridge", &["10.2.0.2"], "10.2.0.1"),
+            network("empty", "bridge", &[], ""),
+        ]);
+        assert_eq!(on(&all, here, None), "10.1.0.2 10.2.0.2 10.8.0.2");
+        assert_eq!(on(&all, here, Some("shop")), "10.2.0.2");
+        assert_eq!(on(&all, here, Some("odd")), "10.8.0.2");
+        assert_eq!(on(&all, here, Some("lan")), "192.168.1.50", "whoever asks for it has a way of their own");
+        assert_eq!(
+            on(&all, here, Some("gone")),
+            "container \"web_1\" is on network \"gone\" (bridge), which this host cannot reach: \
+             its gateway 10.9.0.1 is not an address of this host"
+        );
+        assert_eq!(
+            on(&all, here, Some("zoo")),
+            "container \"web_1\" is not on network \"zoo\" (it is on: gone, lan, odd, bridge, shop, empty)"
+        );
+        assert_eq!(on(&all, here, Some("empty")), "container \"web_1\" has no address on network \"empty\"");
+
+        let lan = on_networks(vec![network("lan", "macvlan", &["192.168.1.50"], "192.168.1.1")]);
+        assert_eq!(
+            on(&lan, here, None),
+            "container \"web_1\" is on network \"lan\" (macvlan), which this host cannot reach: \
+             macvlan keeps it from the host that it is on"
+        );
+    }
+
+    #[test]
+    fn on_the_hosts_network_a_container_is_at_loopback_and_on_no_other() {
+        let mut view = docker(DockerState::Connected, "running", &["127.0.0.1", "::1"]);
+        let mut host = view.containers[0].clone();
+        host.host_network = true;
+        view.containers = Arc::new(vec![host]);
+        assert_eq!(on(&view, &EnginePlace::Here, None), "127.0.0.1 ::1");
+        assert_eq!(on(&view, &EnginePlace::Unknown, None), "127.0.0.1 ::1");
+        assert_eq!(
+            on(&view, &EnginePlace::Here, Some("shop")),
+            "container \"web_1\" is not on network \"shop\" (it is on the host's)"
+        );
+        let place = EnginePlace::Elsewhere { reason: "rootless".into(), published_at: None };
+        assert_eq!(
+            on(&view, &place, None),
+            "web_1 is on an engine whose network is not this host's (rootless); its port 80 is on that engine's own host"
+        );
+    }
+
+    #[test]
+    fn on_an_engine_elsewhere_nothing_is_dialled_and_the_published_port_is_offered() {
+        let mut view = on_networks(vec![network("bridge", "bridge", &["10.1.0.2"], "10.1.0.1")]);
+        let elsewhere = |at: Option<&str>| EnginePlace::Elsewhere {
+            reason: "rootless: its network is its own".into(),
+            published_at: at.map(|ip| ip.parse().expect("an address")),
+        };
+        let why = "web_1 is on an engine whose network is not this host's (rootless: its network is its own); ";
+        let said = |view: &DockerView, at| {
+            let said = on(view, &elsewhere(at), None);
+            said.strip_prefix(why).unwrap_or_else(|| panic!("{said}")).to_owned()
+        };
+        assert_eq!(said(&view, Some("127.0.0.1")), "its port 80 is published: use localhost:32768");
+        assert_eq!(said(&view, Some("192.0.2.9")), "its port 80 is published: use 192.0.2.9:32768");
+        assert_eq!(said(&view, Some("2001:db8::9")), "its port 80 is published: use [2001:db8::9]:32768");
+        assert_eq!(said(&view, None), "its port 80 is published there, at 0.0.0.0:32768");
+        let mut container = view.containers[0].clone();
+        container.publications = vec![Publication {
+            host: "127.0.0.1:8080".parse().expect("an address"),
+            port: 80,
+            protocol: Protocol::Tcp,
+        }];
+        view.containers = Arc::new(vec![container.clone()]);
+        assert_eq!(said(&view, Some("127.0.0.1")), "its port 80 is published: use localhost:8080");
+        assert_eq!(said(&view, Some("192.0.2.9")), "its port 80 is published there, at 127.0.0.1:8080");
+        container.publications.clear();
+        view.containers = Arc::new(vec![container]);
+        assert_eq!(said(&view, Some("127.0.0.1")), "publish its port 80, and use that");
+    }
+
     #[test]
     fn the_chosen_container_is_remembered_while_it_is_away() {
         let web = TargetHost::Container { name: "web_1".into(), explicit: false };
         let running = docker(DockerState::Connected, "running", &["172.17.0.2"]);
-        let chosen = addresses_for(&web, &running, &DnsTable::default(), None).container;
+        let chosen = resolved(&web, &running, None).container;
         assert_eq!(chosen.as_deref(), Some("f00d"));
         let stopped = docker(DockerState::Connected, "exited", &[]);
-        let still = addresses_for(&web, &stopped, &DnsTable::default(), chosen.as_deref()).container;
+        let still = resolved(&web, &stopped, chosen.as_deref()).container;
         assert_eq!(still, chosen);
     }
 
@@ -164,9 +441,9 @@ mod tests {
         assert_eq!(told(&ip, &nobody, &none), "172.17.0.2");
         let zone =
             |zone: &str| TargetHost::Ip(ScopedIp { ip: "fe80::1".parse().expect("address"), zone: Some(zone.into()) });
-        let resolved = addresses_for(&zone("lo"), &nobody, &none, None).addresses;
+        let known = resolved(&zone("lo"), &nobody, None).addresses;
         let index = interface_index("lo").expect("loopback");
-        assert_eq!(resolved, Addresses::Known(vec![format!("[fe80::1%{index}]:0").parse().expect("address")]));
+        assert_eq!(known, Addresses::Known(vec![format!("[fe80::1%{index}]:0").parse().expect("address")]));
         assert_eq!(told(&zone("none9"), &nobody, &none), "there is no interface none9");
     }
 

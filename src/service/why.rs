@@ -1,6 +1,7 @@
 //! Why a mapping does not work, and who listens inside a container: asked by clients, answered by jobs beside the
 //! owner. What the service knows is handed to the doctor as data.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
@@ -9,13 +10,15 @@ use super::changes::ReplyTo;
 use super::core::{Job, Service};
 use super::dns::{self, DnsTable};
 use super::known::Known;
-use super::resolve::{Resolved, addresses_for};
+use super::place::{Here, engine_place, sought};
+use super::resolve::{Resolved, Sight, Wanted, addresses_for};
 use crate::docker::{self, DockerView, Endpoint, EndpointError};
 use crate::doctor::{self, EngineView, LimitView, ListenProblem, ListenerView, Subject, Whereabouts};
 use crate::forward::context::Addresses;
 use crate::forward::engine::{ListenError, StateReason};
 use crate::forward::pressure::Limit;
 use crate::host::addresses::OwnAddresses;
+use crate::host::machine::{self, Machine};
 use crate::model::container::{DockerState, EnginePlace};
 use crate::model::cycle;
 use crate::model::id::MappingId;
@@ -68,7 +71,7 @@ impl Service {
         let config = MappingConfig::clone(&self.desired.entry(id)?.config);
         let descriptors = self.engine.as_ref().map(crate::forward::engine::Engine::descriptors).unwrap_or_default();
         let view = self.docker.view();
-        let kept = self.kept(&config.mapping.target.host);
+        let kept = self.kept.get(&(config.mapping.target.host.clone(), config.network.clone())).cloned();
         let known = self.known.get(&id)?;
         let circle = match (&known.addresses, &known.status().reason) {
             (Addresses::Refused { reason }, _) => Some(reason.clone()),
@@ -85,7 +88,7 @@ impl Service {
             target: whereabouts(&known.addresses),
             circle,
             docker: view.state,
-            place: EnginePlace::Unknown,
+            place: self.surroundings.place.clone(),
             containers: view.containers,
             kept,
             own: self.own.clone(),
@@ -151,29 +154,44 @@ fn whereabouts(addresses: &Addresses) -> Whereabouts {
 /// to once for each address of its target. `endpoint` is asked only when a target needs Docker, or might be a container's.
 pub async fn examine(configs: Vec<MappingConfig>, endpoint: Result<Endpoint, EndpointError>) -> Vec<Report> {
     let own = spawn_blocking(OwnAddresses::read).await.ok().and_then(Result::ok).unwrap_or_default();
-    let (view, names) = tokio::join!(docker_view(endpoint), names(&configs));
+    let (view, dns) = tokio::join!(docker_view(endpoint), names(&configs));
+    let (view, place, own) = spawn_blocking(move || {
+        let place = place(&view, &own);
+        (view, place, own)
+    })
+    .await
+    .unwrap_or_default();
+    let sight = Sight { docker: &view, place: &place, dns: &dns, own: &own };
     let mut reports = Vec::with_capacity(configs.len());
     // One after the other: what one tries must not be counted for another.
     for config in configs {
-        reports.push(doctor::examine(from_outside(config, &view, &names, &own)).await);
+        reports.push(doctor::examine(from_outside(config, &sight)).await);
     }
     reports
 }
 
-fn from_outside(config: MappingConfig, view: &DockerView, names: &DnsTable, own: &OwnAddresses) -> Subject {
-    let host = config.mapping.target.host.clone();
-    let Resolved { addresses, container } = addresses_for(&host, view, names, None);
-    let ips: Vec<_> = own.0.iter().map(|own| own.ip).collect();
+/// Whether the engine's network is this host's, as far as one look tells. Blocks.
+fn place(view: &DockerView, own: &OwnAddresses) -> EnginePlace {
+    let machine = Machine::read();
+    let by = |processes| engine_place(view, &Here { own, machine: &machine, processes: &processes });
+    let first = by(HashMap::new());
+    let ids = sought(view, own, &first);
+    if ids.is_empty() { first } else { by(machine::networks_of(&ids)) }
+}
+
+fn from_outside(config: MappingConfig, sight: &Sight<'_>) -> Subject {
+    let Resolved { addresses, container } = addresses_for(&Wanted::from(&config), sight, None);
+    let ips: Vec<_> = sight.own.0.iter().map(|own| own.ip).collect();
     let circle = cycle::find_cycles(&[&config.mapping], &ips, |_| addresses.ips());
     Subject {
         engine: None,
         target: whereabouts(&addresses),
         circle: circle.first().map(|circle| SafeText::new(&circle.to_string())),
-        docker: view.state.clone(),
-        place: EnginePlace::Unknown,
-        containers: Arc::clone(&view.containers),
+        docker: sight.docker.state.clone(),
+        place: sight.place.clone(),
+        containers: Arc::clone(&sight.docker.containers),
         kept: container,
-        own: own.clone(),
+        own: sight.own.clone(),
         config,
     }
 }

@@ -44,6 +44,12 @@ pub(crate) enum Answer {
 #[derive(Default)]
 struct State {
     containers: Vec<Value>,
+    networks: Vec<Value>,
+    facts: Value,
+    inspected: Vec<Value>,
+    info: Answer,
+    network_list: Answer,
+    inspect: Answer,
     requests: Vec<String>,
     api_version: String,
     version: Answer,
@@ -83,6 +89,25 @@ pub(crate) fn container(name: &str, state: &str, address: Option<&str>) -> Value
     })
 }
 
+/// The same on other networks: name, address, gateway (empty for none).
+pub(crate) fn container_on(name: &str, networks: &[(&str, &str, &str)]) -> Value {
+    let mut container = container(name, "running", None);
+    let networks: serde_json::Map<String, Value> = networks
+        .iter()
+        .map(|(name, address, gateway)| ((*name).to_owned(), json!({"IPAddress": address, "Gateway": gateway})))
+        .collect();
+    container["NetworkSettings"]["Networks"] = Value::Object(networks);
+    container
+}
+
+/// A network as `/networks` tells of it.
+pub(crate) fn network(name: &str, driver: &str, gateway: &str, options: &Value) -> Value {
+    json!({
+        "Name": name, "Id": "", "Driver": driver, "Internal": false, "Options": options,
+        "IPAM": {"Driver": "default", "Config": [{"Gateway": gateway}]},
+    })
+}
+
 impl FakeDocker {
     /// On a unix socket.
     pub(crate) fn unix() -> Self {
@@ -117,6 +142,7 @@ impl FakeDocker {
         match &self.endpoint {
             Endpoint::Unix(path) => format!("unix://{}", path.display()),
             Endpoint::Tcp { host, port } => format!("tcp://{host}:{port}"),
+            Endpoint::FirstOf(_) => unreachable!("it listens at one place"),
         }
     }
 
@@ -138,6 +164,12 @@ impl FakeDocker {
         );
     }
 
+    /// Says that something happened to a container.
+    pub(crate) fn event_of(&self, container: &Value, action: &str) {
+        let actor = json!({"ID": container["Id"], "Attributes": {}});
+        self.say(json!({"Type": "container", "Action": action, "Actor": actor, "time": 1}).to_string());
+    }
+
     /// Writes a line to the event stream.
     pub(crate) fn say(&self, line: String) {
         let _ = self.events.send(line + "\n");
@@ -149,6 +181,34 @@ impl FakeDocker {
 
     pub(crate) fn answer_list(&self, answer: Answer) {
         self.state().list = answer;
+    }
+
+    pub(crate) fn answer_info(&self, answer: Answer) {
+        self.state().info = answer;
+    }
+
+    pub(crate) fn answer_networks(&self, answer: Answer) {
+        self.state().network_list = answer;
+    }
+
+    /// How `/containers/ID/json` is answered.
+    pub(crate) fn answer_inspect(&self, answer: Answer) {
+        self.state().inspect = answer;
+    }
+
+    /// What `/info` says; an engine on this very machine says its kernel and its memory.
+    pub(crate) fn set_info(&self, facts: Value) {
+        self.state().facts = facts;
+    }
+
+    /// What `/networks` says.
+    pub(crate) fn set_networks(&self, networks: Vec<Value>) {
+        self.state().networks = networks;
+    }
+
+    /// What `/containers/ID/json` says of the containers with these ids.
+    pub(crate) fn set_inspected(&self, inspected: Vec<Value>) {
+        self.state().inspected = inspected;
     }
 
     pub(crate) fn answer_events(&self, answer: Answer) {
@@ -166,7 +226,12 @@ impl FakeDocker {
 
     /// How often the containers were listed.
     pub(crate) fn lists(&self) -> usize {
-        self.state().requests.iter().filter(|request| request.contains("/containers/json")).count()
+        self.asked("/containers/json")
+    }
+
+    /// How often something was asked for.
+    pub(crate) fn asked(&self, path: &str) -> usize {
+        self.state().requests.iter().filter(|request| request.contains(path)).count()
     }
 
     /// Connections open now.
@@ -196,6 +261,7 @@ impl FakeDocker {
                 socket.bind(address).expect("the port again");
                 Listener::Tcp(socket.listen(16).expect("listen"))
             }
+            Endpoint::FirstOf(_) => unreachable!("it listens at one place"),
         };
         self.serve(listener);
     }
@@ -283,6 +349,20 @@ async fn answer(
             None if path.contains("/events") => (state.events.clone(), String::new()),
             None if path.contains("/containers/json") => {
                 (state.list.clone(), Value::Array(state.containers.clone()).to_string())
+            }
+            None if path.ends_with("/info") => {
+                let facts = if state.facts.is_null() { json!({}) } else { state.facts.clone() };
+                (state.info.clone(), facts.to_string())
+            }
+            None if path.ends_with("/networks") => {
+                (state.network_list.clone(), Value::Array(state.networks.clone()).to_string())
+            }
+            None if path.contains("/containers/") => {
+                let asked = |one: &&Value| one["Id"].as_str().is_some_and(|id| path.contains(id));
+                match state.inspected.iter().find(asked) {
+                    Some(one) => (state.inspect.clone(), one.to_string()),
+                    None => (Answer::Status(404, "No such container".into()), String::new()),
+                }
             }
             None => {
                 (state.version.clone(), json!({"Version": "20.10.24", "ApiVersion": state.api_version}).to_string())
@@ -387,6 +467,6 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub(crate) fn socket_path(fake: &FakeDocker) -> Option<PathBuf> {
     match fake.endpoint() {
         Endpoint::Unix(path) => Some(path),
-        Endpoint::Tcp { .. } => None,
+        Endpoint::Tcp { .. } | Endpoint::FirstOf(_) => None,
     }
 }

@@ -11,6 +11,7 @@ pub mod hostile;
 pub mod hosts;
 pub mod netns;
 pub mod peers;
+pub mod podman;
 pub mod program;
 pub mod pty;
 pub mod renamed;
@@ -35,6 +36,8 @@ pub enum Need {
     Namespaces,
     /// The private Docker engine of `tests/run`.
     Docker,
+    /// Podman, with what it takes to run a container without the machine's own networks.
+    Podman,
     /// A terminal to run in.
     Tmux,
     /// A client.
@@ -56,6 +59,11 @@ impl Need {
                 std::env::var("PORTOLAN_TEST_DOCKER_MISSING").unwrap_or_else(|_| "its own Docker engine".to_owned()),
             ),
             Self::Docker => None,
+            Self::Podman => {
+                let netavark = ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark"];
+                let netavark = (!netavark.iter().any(|path| Path::new(path).is_file())).then(|| "netavark".to_owned());
+                ["podman", "crun", "docker", "busybox", "tar"].into_iter().find_map(program).or(netavark)
+            }
             Self::Tmux => program("tmux"),
             Self::Curl => program("curl"),
             Self::Python => program("python3"),

@@ -36,8 +36,12 @@ impl Home {
 
     /// A home that knows the private Docker engine.
     pub fn with_docker() -> Self {
-        let docker_host = std::env::var("PORTOLAN_TEST_DOCKER").expect("Need::Docker was asked for");
-        Self { docker_host, ..Self::new() }
+        Self::with_engine(&std::env::var("PORTOLAN_TEST_DOCKER").expect("Need::Docker was asked for"))
+    }
+
+    /// A home that knows the engine of this `DOCKER_HOST`.
+    pub fn with_engine(docker_host: &str) -> Self {
+        Self { docker_host: docker_host.to_owned(), ..Self::new() }
     }
 
     /// Its folder.

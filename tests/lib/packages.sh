@@ -13,6 +13,9 @@ dockerd:docker.io:the Docker tests are skipped
 docker:docker.io:the Docker tests are skipped
 iptables:iptables:the Docker tests are skipped
 busybox:busybox-static:the Docker tests are skipped
+podman:podman:the Podman tests are skipped
+crun:crun:the Podman tests are skipped
+/usr/lib/podman/netavark:netavark:the Podman tests are skipped
 "
 
 # Lists what is missing, or installs it ($1 is true).
@@ -51,8 +54,9 @@ packages_has() {
 }
 
 packages_install() {
-    local had_docker=true
+    local had_docker=true had_podman=true
     command -v dockerd >/dev/null || had_docker=false
+    command -v podman >/dev/null || had_podman=false
     echo "installing: $*"
     as_root apt-get update -q
     # Newer releases pack the client of docker.io by itself.
@@ -70,6 +74,10 @@ packages_install() {
     # Nor is one to start with the machine, unless it was there before.
     if [ $had_docker = false ] && command -v systemctl >/dev/null; then
         as_root systemctl disable docker.service docker.socket containerd.service >/dev/null 2>&1 || true
+    fi
+    if [ $had_podman = false ] && command -v systemctl >/dev/null; then
+        as_root systemctl disable podman.service podman.socket podman-auto-update.timer podman-restart.service \
+            >/dev/null 2>&1 || true
     fi
     hash -r
 }

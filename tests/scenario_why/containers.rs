@@ -6,7 +6,9 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portolan::host::inside::process_of;
+use portolan::host::listeners;
 use portolan::host::namespace::within;
+use portolan::model::mapping::Protocol;
 use portolan::model::report::CauseKind;
 
 use crate::common::docker::{Container, Engine};
@@ -44,6 +46,7 @@ pub(crate) fn rows(table: &mut Table) {
     stuck(table, &engine, &docker, &looker);
     networks(table, &engine, &docker, &looker);
     published(table, &engine, &docker, &looker);
+    elsewhere(table, &engine);
 }
 
 /// Same for a user in the group `docker`, but for a firewall that might be in the way too.
@@ -112,10 +115,15 @@ fn stuck(table: &mut Table, engine: &Engine, docker: &Namespace, looker: &Looker
     let pid = pid_of(engine, &web);
     kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("root may");
     let mut waiting = Vec::new();
+    let seen = u32::try_from(pid).expect("a pid");
+    let is_full = || {
+        let listening = listeners::of(seen, Protocol::Tcp).expect("root may look");
+        listening.iter().any(|one| one.most_waiting.is_some_and(|most| one.waiting > most))
+    };
     docker.enter(|| {
-        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        while !is_full() {
             assert!(waiting.len() < 5_000, "its queue has no end");
-            waiting.push(stream);
+            waiting.extend(TcpStream::connect_timeout(&address, Duration::from_secs(1)));
         }
     });
     row(table, looker, "inside: the queue is full", "8080:why_stuck:80", CauseKind::BacklogFull);
@@ -198,4 +206,13 @@ fn published(table: &mut Table, engine: &Engine, docker: &Namespace, looker: &Lo
     );
     docker.ip("link delete why-up");
     drop(published);
+}
+
+/// A host that may ask the engine, and whose network is not the engine's.
+fn elsewhere(table: &mut Table, engine: &Engine) {
+    let (host, _peer) = crate::host::pair();
+    let _web = engine.start("why_elsewhere", &ECHO);
+    let looker = Looker::new(&host, Some(engine.host()));
+    let kind = CauseKind::EngineElsewhere;
+    row(table, &looker, "an engine in another network", "8080:why_elsewhere:7", kind);
 }

@@ -7,5 +7,6 @@ mod echo;
 
 mod changes;
 mod file;
+mod place;
 mod rows;
 mod world;

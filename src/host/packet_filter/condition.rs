@@ -112,7 +112,6 @@ impl Packet {
         };
         let truth = match &condition.what {
             What::Protocol(protocol) => sure(*protocol == self.protocol),
-            What::OtherProtocol => Truth::No,
             What::Source(ip, prefix) => known(self.source.map(|source| is_in(source, *ip, *prefix))),
             What::Destination(ip, prefix) => sure(is_in(self.destination, *ip, *prefix)),
             What::SourcePort(ports) => of_ports(ports, self.source_port),
@@ -125,7 +124,7 @@ impl Packet {
                 State::Answer => *established,
             }),
             What::Opens if self.protocol == Protocol::Tcp => sure(self.state == State::New),
-            What::Opens => Truth::No,
+            What::OtherProtocol | What::Opens => Truth::No,
             What::Unknown => Truth::Maybe,
         };
         match (truth, condition.is_negated) {

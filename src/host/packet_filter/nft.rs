@@ -18,8 +18,12 @@ pub(super) fn tables(text: &str, unlisted: &[(Family, SafeText)]) -> Option<Vec<
     let mut tables: Vec<Table> = Vec::new();
     for object in listed.get("nftables")?.as_array()?.iter().take(MOST) {
         if let Some(table) = object.get("table") {
-            let Some(family) = family(word(table, "family")) else { continue };
-            let source = format!("nft {}", word(table, "family"));
+            // Filters of bridges and devices are another matter.
+            let of = word(table, "family");
+            if !["ip", "ip6", "inet"].contains(&of) {
+                continue;
+            }
+            let (family, source) = (family(of), format!("nft {of}"));
             tables.push(Table { source, name: word(table, "name").to_owned(), family, ..Table::default() });
         } else if let Some(declared) = object.get("chain") {
             if let Some(table) = table_of(&mut tables, declared) {
@@ -41,12 +45,11 @@ pub(super) fn tables(text: &str, unlisted: &[(Family, SafeText)]) -> Option<Vec<
     Some(tables)
 }
 
-/// `None` for the filters of bridges and devices, which are another matter.
-fn family(word: &str) -> Option<Option<Family>> {
+/// The family of a table of IP, `None` for both.
+fn family(word: &str) -> Option<Family> {
     match word {
-        "ip" => Some(Some(Family::V4)),
-        "ip6" => Some(Some(Family::V6)),
-        "inet" => Some(None),
+        "ip" => Some(Family::V4),
+        "ip6" => Some(Family::V6),
         _ => None,
     }
 }
@@ -152,13 +155,18 @@ fn conditions(matched: &Value) -> Vec<Condition> {
         }
     } else if left.get("ct").is_some_and(|ct| word(ct, "key") == "state") {
         states(right)
-    } else if left.get("fib").is_some_and(|fib| word(fib, "result") == "type" && fib["flags"] == *"daddr") {
+    } else if left.get("fib").is_some_and(|fib| word(fib, "result") == "type" && is_word(&fib["flags"], "daddr")) {
         (right == "local").then_some(What::ToThisHost)
     } else {
         None
     };
     all.push(Condition { what: what.unwrap_or(What::Unknown), is_negated });
     all
+}
+
+/// That word, alone or as the only one of a list.
+fn is_word(value: &Value, word: &str) -> bool {
+    value == word || value.as_array().is_some_and(|list| list.len() == 1 && list[0] == word)
 }
 
 fn protocol(word: &str) -> Option<What> {

@@ -92,10 +92,10 @@ fn rule(table: &mut Table, line: &str) {
                 rule.action = action(target, word == "-g", words.by_ref());
                 break;
             }
+            "-m" if words.next_if(|name| KNOWN_MATCHES.contains(name)).is_some() => {}
             "-m" => {
-                if !words.next().is_some_and(|name| KNOWN_MATCHES.contains(&name)) {
-                    ask(What::Unknown, false);
-                }
+                words.next();
+                ask(What::Unknown, false);
             }
             "--comment" => drop(words.next()),
             "--syn" => ask(What::Opens, is_negated),
