@@ -161,7 +161,7 @@ async fn a_container_that_has_ended_has_no_address_even_while_it_is_listed_as_ru
     let web = container("web_1", "running", Some("172.17.0.2"));
     fake.set_containers(vec![web.clone()]);
     // The lists that follow an event come late, so that it is the event itself that tells.
-    let late = Timing { settle: [Duration::from_secs(60); 3], ..TIMING };
+    let late = Timing { settle: [Duration::from_mins(1); 3], ..TIMING };
     let mut watched = start(fake.endpoint(), late);
     watched.until_at("web_1", "172.17.0.2").await;
     let lists = fake.lists();
@@ -269,7 +269,7 @@ async fn an_engine_that_stays_away_gives_way_to_another_one() {
     second.set_containers(vec![container("web_1", "running", Some("10.0.0.9"))]);
     let path = |fake: &FakeDocker| docker_fake::socket_path(fake).expect("a path");
     let sockets = Endpoint::FirstOf(vec![path(&first), path(&second)]);
-    let mut watched = start(sockets, Timing { answer: Duration::from_secs(600), ..Timing::default() });
+    let mut watched = start(sockets, Timing { answer: Duration::from_mins(10), ..Timing::default() });
     let until_paused = |address: &'static str, mut view: tokio::sync::watch::Receiver<portolan::docker::DockerView>| async move {
         let at = |view: &portolan::docker::DockerView| docker_watched::address_of(view, "web_1");
         view.wait_for(|view| at(view).as_deref() == Some(address)).await.expect("it runs");

@@ -80,7 +80,8 @@ fn reason(run: &mut Run, mapping: &str, holds: impl Fn(&str) -> bool) -> String 
 /// Where the last connection that ended well went.
 fn dialled(run: &mut Run, mapping: &str, mark: usize) -> String {
     let event = run.event_after(mark, &format!("a connection of {mapping}"), SOON, |event| {
-        event["event"] == "closed" && event["connection"]["mapping"] == mapping
+        let connection = &event["connection"];
+        event["event"] == "closed" && connection["mapping"] == mapping && connection["reason"] == "finished"
     });
     event["connection"]["target_address"].as_str().unwrap_or_default().to_owned()
 }
@@ -97,13 +98,13 @@ fn of_several_networks_a_reachable_one_is_dialled_and_the_mappings_own_decides()
     docker.ip("link set ptl-parent up");
     // By name the one that the host is kept out of comes first.
     let macvlan = ["--driver", "macvlan", "--subnet", "198.51.100.0/24", "--opt", "parent=ptl-parent"];
-    let _lan = Network::new(&engine, "ptl_alpha", &macvlan);
+    let lan = Network::new(&engine, "ptl_alpha", &macvlan);
     let _front = Network::new(&engine, "ptl_front", &["--subnet", "192.0.2.0/25"]);
     let _inner = Network::new(&engine, "ptl_inner", &["--internal", "--subnet", "192.0.2.128/25"]);
     let several = web(&engine, "nets_web", &["--network", "ptl_alpha"], 80);
     output(&mut engine.docker(&["network", "connect", "ptl_front", "nets_web"]));
     output(&mut engine.docker(&["network", "connect", "ptl_inner", "nets_web"]));
-    let _lan_only = web(&engine, "nets_lan", &["--network", "ptl_alpha"], 80);
+    let lan_only = web(&engine, "nets_lan", &["--network", "ptl_alpha"], 80);
 
     let home = Home::with_docker();
     home.write_profile(
@@ -146,7 +147,7 @@ fn of_several_networks_a_reachable_one_is_dialled_and_the_mappings_own_decides()
 
     assert!(run.stop().status.success());
     docker.ip("link del ptl-shim");
-    drop((several, _lan_only, _lan));
+    drop((several, lan_only, lan));
     docker.ip("link del ptl-parent");
 }
 
@@ -260,8 +261,8 @@ fn renaming_and_recreation_are_followed_within_a_second() {
     output(&mut engine.docker(&["rename", "ptlshop-web-1", "0123456789ab_ptlshop-web-1"]));
     output(&mut engine.docker(&["stop", "--time", "0", "0123456789ab_ptlshop-web-1"]));
     let old = Removed(&engine, "0123456789ab_ptlshop-web-1".to_owned());
-    let _taker: Container = engine.start("ptlshop-taker", &["sleep", "600"]);
-    assert_eq!(_taker.address(), old_address, "its old address is somebody else's now");
+    let taker: Container = engine.start("ptlshop-taker", &["sleep", "600"]);
+    assert_eq!(taker.address(), old_address, "its old address is somebody else's now");
     let second = web(&engine, "ptlshop-web-1", &labels, 80);
     let made = Instant::now();
     drop(old);

@@ -143,10 +143,7 @@ impl Endpoint {
         let mut failure: Option<(Self, io::Error)> = None;
         for socket in sockets {
             let this = Self::Unix(socket.clone());
-            let error = match UnixStream::connect(socket).await {
-                Ok(_) => return Ok(this),
-                Err(error) => error,
-            };
+            let Err(error) = UnixStream::connect(socket).await else { return Ok(this) };
             let rank = |error: &io::Error| match error.kind() {
                 io::ErrorKind::PermissionDenied => 0,
                 io::ErrorKind::NotFound => 2,

@@ -3,7 +3,8 @@
 //! Docker's socket is as good as root, and what answers there need not be Docker: only GET is ever sent, an answer
 //! is read up to a limit and no further, and every text is made safe as it enters. What a name means for a
 //! mapping is decided by [`lookup`], a pure function; [`watch`] keeps the list current by the event stream, without
-//! polling. Nothing here resolves names, dials containers or knows of mappings.
+//! polling. Which engine is meant, [`Environment`] says. Nothing here resolves names, dials containers or knows of
+//! mappings.
 
 mod ask;
 mod bounded;

@@ -33,7 +33,7 @@ use crate::model::container::{Container, DockerState};
 use crate::model::untrusted::SafeText;
 
 /// So long an engine that was lost is waited for before another one is taken instead.
-const LOYALTY: Duration = Duration::from_secs(60);
+const LOYALTY: Duration = Duration::from_mins(1);
 
 /// What is known of Docker now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,14 +145,14 @@ impl Settling {
 impl Watcher {
     async fn run(self, cancel: &CancellationToken) {
         let mut pause = self.timing.first_retry;
-        let mut last: Option<(Endpoint, Instant)> = None;
+        let mut before: Option<(Endpoint, Instant)> = None;
         while !cancel.is_cancelled() {
             let began = Instant::now();
-            let (endpoint, lost) = match self.choose(last.as_ref()).await {
+            let (endpoint, lost) = match self.choose(before.as_ref()).await {
                 Err((endpoint, error)) => (endpoint, TransportError::CannotOpen(error).into()),
                 Ok(endpoint) => {
                     let transport = Arc::new(Transport::new(endpoint.clone()));
-                    let is_same = last.as_ref().is_some_and(|(known, _)| *known == endpoint);
+                    let is_same = before.as_ref().is_some_and(|(known, _)| *known == endpoint);
                     let lost = tokio::select! {
                         lost = self.session(&transport, is_same) => Some(lost),
                         () = cancel.cancelled() => None,
@@ -167,7 +167,7 @@ impl Watcher {
                 if began.elapsed() >= self.timing.last_retry {
                     pause = self.timing.first_retry;
                 }
-                last = Some((endpoint.clone(), Instant::now()));
+                before = Some((endpoint.clone(), Instant::now()));
             }
             self.tell_unavailable(&endpoint, &lost);
             tokio::select! {
@@ -180,8 +180,8 @@ impl Watcher {
 
     /// Where to look now. An engine that was lost a moment ago is mostly being restarted: another one that happens
     /// to be there would know none of its containers.
-    async fn choose(&self, last: Option<&(Endpoint, Instant)>) -> Result<Endpoint, (Endpoint, io::Error)> {
-        match last {
+    async fn choose(&self, before: Option<&(Endpoint, Instant)>) -> Result<Endpoint, (Endpoint, io::Error)> {
+        match before {
             Some((endpoint, lost)) if lost.elapsed() < LOYALTY => Ok(endpoint.clone()),
             _ => self.endpoint.choose().await,
         }

@@ -45,9 +45,8 @@ pub(super) fn engine_place(docker: &DockerView, here: &Here<'_>) -> EnginePlace 
     }
     // A container on the engine's own network shows which one that is.
     let on_its_network = running().filter(|container| container.host_network);
-    let shown = on_its_network.filter_map(|container| process(container.id.as_str()));
-    let shown = shown.filter(|network| *network != ProcessNetwork::Unseen).last();
-    let is_here = match shown {
+    let mut shown = on_its_network.filter_map(|container| process(container.id.as_str()));
+    let is_here = match shown.find(|network| *network != ProcessNetwork::Unseen) {
         Some(network) => Some(network == ProcessNetwork::Ours),
         None => bridges_are_here(&docker.containers, &docker.networks, here.own),
     };

@@ -64,15 +64,14 @@ pub(super) fn bridges_are_here(containers: &[Container], networks: &[Network], o
         return Some(true);
     }
     let running = containers.iter().filter(|container| container.is_running());
-    let mut bridges = running
+    let bridges = running
         .flat_map(|container| &container.networks)
         .filter(|network| matches!(network.driver.as_str(), "bridge" | "") && !network.addresses.is_empty())
-        .filter(|network| !network.gateways.is_empty())
-        .peekable();
+        .filter(|network| !network.gateways.is_empty());
     // The driver may not be told: then the gateway can be any machine's.
     let is_told = |network: &ContainerNetwork| !network.driver.as_str().is_empty();
     let (mut is_one_told, mut is_one_here) = (false, false);
-    while let Some(network) = bridges.next() {
+    for network in bridges {
         is_one_told |= is_told(network);
         let listed = Network::find(networks, network.name.as_str());
         is_one_here |= network.gateways.iter().any(|gateway| is_here(*gateway, listed, own));

@@ -90,13 +90,12 @@ impl Service {
         let mut routes: HashMap<MappingId, Addresses> = HashMap::new();
         for entry in &entries {
             let wanted = Wanted::from(&*entry.config);
-            let addresses = match found.get(&wanted) {
-                Some(addresses) => addresses.clone(),
-                None => {
-                    let addresses = self.addresses(&wanted);
-                    found.insert(wanted, addresses.clone());
-                    addresses
-                }
+            let addresses = if let Some(addresses) = found.get(&wanted) {
+                addresses.clone()
+            } else {
+                let addresses = self.addresses(&wanted);
+                found.insert(wanted, addresses.clone());
+                addresses
             };
             routes.insert(entry.id, addresses);
         }

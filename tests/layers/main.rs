@@ -67,12 +67,19 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         module: "docker",
-        ours: &["model"],
+        ours: &["model", "docker::environment"],
         crates: &[
             "std", "bollard", "futures_util", "http_body_util", "hyper", "hyper_util", "jiff", "serde", "serde_json",
             "socket2", "strsim", "thiserror", "tokio", "tokio_util", "tracing",
         ],
         without: &["std::fs", "std::process"],
+    },
+    // The files of Docker's own client say where the engine is; nothing else of Docker's is in a file.
+    Layer {
+        module: "docker::environment",
+        ours: &["model", "docker"],
+        crates: &["std", "serde", "serde_json", "tracing"],
+        without: &["std::net", "std::process"],
     },
     Layer {
         module: "host",
