@@ -220,3 +220,70 @@ pub(super) fn hidden(container: &Container) -> Place {
     let name = &container.name;
     Place::Hidden { needs: format!("the processes of {name} are not seen from here (another host, or hidden)") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::subject::Whereabouts;
+    use crate::host::addresses::OwnAddresses;
+    use crate::model::container::{DockerState, EnginePlace, InsideListener};
+    use crate::model::profile::MappingConfig;
+
+    fn subject(mapping: &str) -> Subject {
+        Subject {
+            config: MappingConfig::new("web", mapping.parse().expect("a mapping")),
+            engine: None,
+            target: Whereabouts::Known(Vec::new()),
+            circle: None,
+            docker: DockerState::Unknown,
+            place: EnginePlace::Unknown,
+            containers: std::sync::Arc::default(),
+            kept: None,
+            own: OwnAddresses::default(),
+        }
+    }
+
+    fn listening(address: &str, is_v6_only: Option<bool>) -> Listening {
+        let address: SocketAddr = address.parse().expect("an address");
+        Listening::new(InsideListener { address, protocol: Protocol::Tcp, is_v6_only, process: None })
+    }
+
+    /// What is told when a container is dialled at `target` with that outcome.
+    fn told(target: &str, outcome: Outcome, sockets: &[(&str, Option<bool>)]) -> (Verdict, Option<CauseKind>) {
+        let address: SocketAddr = target.parse().expect("an address");
+        let listening = sockets.iter().map(|(address, is_v6_only)| listening(address, *is_v6_only)).collect();
+        let place = Place::Seen { container: Some("web_1".into()), listening };
+        let attempt = Attempt { address, outcome, took: std::time::Duration::ZERO, source: None };
+        let finding = judge(&subject("8080:172.17.0.2:80"), &[(address, place)], &[attempt], &[], vec![Some(false)]);
+        (finding.steps[0].verdict, finding.causes.first().map(|cause| cause.kind))
+    }
+
+    /// Who listens, the step, and the cause.
+    type Case = (&'static [(&'static str, Option<bool>)], Verdict, Option<CauseKind>);
+
+    #[test]
+    fn a_refusal_is_explained_by_who_listens_and_nothing_else_is() {
+        use CauseKind::{AppNotListening, AppOnAnotherPort, AppOnIpv6Only, AppOnLoopback};
+        let v4 = "172.17.0.2:80";
+        let cases: [Case; 10] = [
+            (&[], Verdict::Bad, Some(AppNotListening)),
+            (&[("127.0.0.1:80", None)], Verdict::Bad, Some(AppOnLoopback)),
+            (&[("[::1]:8443", None)], Verdict::Bad, Some(AppOnLoopback)),
+            (&[("0.0.0.0:81", None)], Verdict::Bad, Some(AppOnAnotherPort)),
+            (&[("127.0.0.1:80", None), ("0.0.0.0:81", None)], Verdict::Bad, Some(AppOnLoopback)),
+            (&[("127.0.0.1:90", None), ("0.0.0.0:81", None)], Verdict::Bad, Some(AppOnAnotherPort)),
+            (&[("[::]:80", Some(true))], Verdict::Bad, Some(AppOnIpv6Only)),
+            // Whether it takes IPv4 is not known.
+            (&[("[::]:80", None)], Verdict::Unknown, None),
+            // It listens, so something else refuses.
+            (&[("[::]:80", Some(false))], Verdict::Ok, None),
+            (&[("0.0.0.0:80", None)], Verdict::Ok, None),
+        ];
+        for (sockets, verdict, cause) in cases {
+            assert_eq!(told(v4, Outcome::Refused, sockets), (verdict, cause), "{sockets:?}");
+            // An answer is not doubted, and silence is not explained by a closed port.
+            assert_eq!(told(v4, Outcome::Connected, sockets), (Verdict::Ok, None), "{sockets:?}");
+            assert_eq!(told(v4, Outcome::TimedOut, sockets).1, None, "{sockets:?}");
+        }
+    }
+}

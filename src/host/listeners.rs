@@ -34,6 +34,13 @@ pub struct Listening {
     inode: u64,
 }
 
+impl Listening {
+    /// One of which no more is known.
+    pub fn new(listener: InsideListener) -> Self {
+        Self { listener, waiting: 0, most_waiting: None, inode: 0 }
+    }
+}
+
 /// Those of this network namespace. Without process names: [`name`] adds them.
 pub fn here(protocol: Protocol) -> io::Result<Vec<Listening>> {
     match by_netlink(protocol) {
@@ -107,11 +114,9 @@ fn listening(message: &[u8], protocol: Protocol) -> Option<Listening> {
 fn by_proc(pid: u32, protocol: Protocol) -> io::Result<Vec<Listening>> {
     let process = i32::try_from(pid).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
     let process = process.ok_or(io::ErrorKind::NotFound)?;
-    let entry = |address: SocketAddr, waiting: u32, inode: u64| Listening {
-        listener: InsideListener { address, protocol, is_v6_only: None, process: None },
-        waiting,
-        most_waiting: None,
-        inode,
+    let entry = |address: SocketAddr, waiting: u32, inode: u64| {
+        let listener = InsideListener { address, protocol, is_v6_only: None, process: None };
+        Listening { waiting, inode, ..Listening::new(listener) }
     };
     let found = match protocol {
         Protocol::Tcp => {

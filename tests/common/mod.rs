@@ -46,6 +46,8 @@ pub enum Need {
     Python,
     /// The kernel's own list of sockets.
     Ss,
+    /// A certificate for a server of a test's own.
+    Openssl,
 }
 
 impl Need {
@@ -68,6 +70,7 @@ impl Need {
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
             Self::Ss => program("ss"),
+            Self::Openssl => program("openssl"),
         }
     }
 }

@@ -216,16 +216,14 @@ fn tls_server(folder: &std::path::Path) -> (Running, u16) {
             .arg("-out")
             .arg(&certificate),
     );
-    let script = format!(
-        "import http.server as h, ssl
+    let script = "import http.server as h, ssl
 s = h.ThreadingHTTPServer(('127.0.0.1', 0), h.SimpleHTTPRequestHandler)
 c = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-c.load_cert_chain({certificate:?}, {key:?})
+c.load_cert_chain('certificate.pem', 'key.pem')
 s.socket = c.wrap_socket(s.socket, server_side=True, do_handshake_on_connect=False)
 print(s.server_port, flush=True)
-s.serve_forever()"
-    );
-    python(folder, &script)
+s.serve_forever()";
+    python(folder, script)
 }
 
 /// A server of a few lines, which says its port.

@@ -13,7 +13,7 @@ use crate::common::{SOON, wait_until};
 use crate::firewalls::rule;
 use crate::table::{AsUser, Looker, Table};
 
-/// A host and one that it reaches, at 192.0.2.1 and .2, and 2001:db8::1 and ::2.
+/// A host and one that it reaches: .1 and .2 of 192.0.2.0/24, and the same of `2001:db8::/64`.
 pub(crate) fn pair() -> (Namespace, Namespace) {
     let (host, peer) = (Namespace::new("host"), Namespace::new("peer"));
     host.connect("up", &["192.0.2.1/24", "2001:db8::1/64"], &peer, "down", &["192.0.2.2/24", "2001:db8::2/64"]);

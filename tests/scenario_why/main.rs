@@ -23,7 +23,7 @@ use world::World;
 
 #[test]
 fn each_cause_is_told_and_no_other_and_healthy_mappings_have_none() {
-    if !require(&[Need::Namespaces, Need::Docker, Need::Python]) {
+    if !require(&[Need::Namespaces, Need::Docker, Need::Python, Need::Curl, Need::Ss, Need::Openssl]) {
         return;
     }
     let mut table = Table::new();
