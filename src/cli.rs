@@ -58,7 +58,7 @@ impl Cli {
     fn joined(mut self) -> Result<Self, clap::Error> {
         let name = match &mut self.command {
             None => return Ok(self),
-            Some(Command::Run { source, .. } | Command::Check { source }) => {
+            Some(Command::Run { source, .. } | Command::Check { source } | Command::Doctor { source, .. }) => {
                 self.source.join(std::mem::take(source))?;
                 None
             }
@@ -80,7 +80,7 @@ impl Cli {
     fn command_with_help() -> clap::Command {
         let mut command = Self::command();
         command.build();
-        for name in ["run", "check", "keys", "schema"] {
+        for name in ["run", "check", "doctor", "keys", "schema"] {
             command = command.mut_subcommand(name, |subcommand| {
                 subcommand.mut_args(|arg| {
                     if ["ascii", "light"].contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg }
@@ -201,6 +201,21 @@ pub enum Command {
         /// Which mappings.
         #[command(flatten)]
         source: Source,
+    },
+    /// Why does a mapping not work? Every step of a connection, the cause, and what to try
+    #[command(after_help = "\
+The target is connected to once for each of its addresses. Root sees more: steps that cannot be seen say what they need.
+Exit status: 0 nothing wrong, as far as can be seen; 1 a cause was found; 2 the command line or a file is wrong.")]
+    Doctor {
+        /// A mapping as text, or the name of one of the profile; every one of the profile when left out
+        #[arg(value_name = "MAPPING|NAME")]
+        which: Option<String>,
+        /// Which mappings.
+        #[command(flatten)]
+        source: Source,
+        /// As JSON: an array of reports
+        #[arg(long)]
+        json: bool,
     },
     /// Print every key binding that works now
     Keys {

@@ -21,7 +21,8 @@
 //! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model` |
 //! | [`store`] | profile files: found, read, locked, written, watched | `model` |
 //! | [`docker`] | the Docker API as model types | `model` |
-//! | [`host`] | what this machine says of itself: who holds a port, its addresses | `model` |
+//! | [`host`] | what this machine says of itself: who holds a port, its addresses, rules, routes | `model` |
+//! | [`doctor`] | why a mapping does not work: each check a small file | `model`, `docker`, `host` |
 //! | [`service`] | the owner of them all | all of these |
 //! | [`headless`] | `run`: events as lines | `model`, the handle |
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
@@ -35,6 +36,7 @@ pub mod app;
 pub mod cli;
 pub mod demo;
 pub mod docker;
+pub mod doctor;
 pub mod forward;
 pub mod headless;
 pub mod host;

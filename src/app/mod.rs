@@ -3,6 +3,7 @@
 //! Order of an end: the client (screen or printer) by itself or by a signal; then the service, which closes
 //! listeners, drains and sends the last events; then the log. The terminal was restored by the screen itself.
 
+mod doctor;
 mod events;
 mod parts;
 mod screen;
@@ -33,6 +34,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Schema) => print(&format!("{:#}\n", schema())),
         Some(Command::Check { .. }) => match sources::check(&cli.source)? {
             Ok(summary) => print(&summary),
+            Err(problems) => Ok(refuse(&problems)),
+        },
+        Some(Command::Doctor { which, json, .. }) => match sources::chosen(&cli.source, which.as_deref())? {
+            Ok(configs) => doctor::run(parts::runtime()?, configs, *json),
             Err(problems) => Ok(refuse(&problems)),
         },
         Some(Command::Run { options, .. }) => {

@@ -87,6 +87,50 @@ fn no_such_file(path: SafeText) -> Problem {
     Problem { file: Some(path), ..problem }.with_hint("the screen makes it with the first mapping that is added")
 }
 
+/// The mappings that `doctor` is asked about: one as text, one by its name, or all that `open` would open. What
+/// mappings have wrong only together is for the doctor to say.
+pub(super) fn chosen(source: &Source, which: Option<&str>) -> anyhow::Result<Result<Vec<MappingConfig>, Problems>> {
+    // No name has a colon, and no mapping is without.
+    if let Some(text) = which.filter(|which| which.contains(':')) {
+        return Ok(MappingConfig::from_argument(text)
+            .map(|config| vec![named(config)])
+            .map_err(|problem| vec![problem]));
+    }
+    let (session, mut problems) = session(&source.mappings);
+    let mut configs = Vec::new();
+    if let Some(from) = profile_source(source) {
+        match OpenedProfile::read_blocking(from) {
+            Ok(read) if is_named(source) && !read.exists => problems.insert(0, no_such_file(read.path)),
+            Ok(read) => configs = read.mappings,
+            Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
+            Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
+        }
+    }
+    if !problems.is_empty() {
+        return Ok(Err(problems));
+    }
+    configs.extend(session.into_iter().map(|(_, config)| named(config)));
+    let Some(name) = which else { return Ok(Ok(configs)) };
+    let found: Vec<MappingConfig> = configs.iter().filter(|config| config.name == name).cloned().collect();
+    if !found.is_empty() {
+        return Ok(Ok(found));
+    }
+    let hint = match configs.iter().map(|config| config.name.as_str()).collect::<Vec<_>>() {
+        names if names.is_empty() => "the profile has none; a mapping is written [ADDRESS:]PORT:TARGET:PORT".to_owned(),
+        names => format!("there are: {}", names[..names.len().min(8)].join(", ")),
+    };
+    let text = format!("there is no mapping \"{}\"", SafeText::quoted(name));
+    Ok(Err(vec![Problem { hint: Some(hint), ..Problem::new("", &text) }]))
+}
+
+/// A mapping of the command line gets the name that it would have.
+fn named(config: MappingConfig) -> MappingConfig {
+    let origin = Origin::argument(&config.mapping.to_string());
+    let kept = config.clone();
+    let named = Profile::from_located(vec![(origin, config)], &[]).ok().and_then(|mut profile| profile.mappings.pop());
+    named.unwrap_or(kept)
+}
+
 /// Starts the page of `try` and maps it; with the line that says what to run.
 pub(super) fn sample(runtime: &Runtime) -> anyhow::Result<(Sources, SafeText)> {
     let sample = runtime.block_on(Sample::bind()).context("cannot start the sample page on 127.0.0.1")?;

@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use crate::model::id::MappingId;
 use crate::model::profile::MappingConfig;
+use crate::model::speech::Conversation;
 use crate::model::update::{LastOutcome, LastResult};
 
 /// Connect times remembered for the median.
 const CONNECT_TIMES: usize = 64;
 /// Attempts remembered for `refused 3/3`.
 const ATTEMPTS: usize = 3;
+/// Conversations of closed connections remembered: what a misunderstanding is seen by.
+const CONVERSATIONS: usize = 8;
 
 /// What one connection carried. `in` is from the client to the target.
 #[derive(Debug, Default)]
@@ -106,6 +109,7 @@ pub(crate) struct Tally {
     pub(crate) total: u64,
     pub(crate) errors: u64,
     pub(crate) closed: Counts,
+    conversations: VecDeque<Conversation>,
     attempts: VecDeque<(LastOutcome, Duration)>,
     connect_times: VecDeque<Duration>,
 }
@@ -181,6 +185,11 @@ impl MappingMeter {
         })
     }
 
+    /// What both sides of the last closed connections have said first, the newest last.
+    pub fn conversations(&self) -> Vec<Conversation> {
+        self.tally(|tally| tally.conversations.iter().copied().collect())
+    }
+
     /// Median of the last connect times, in microseconds.
     pub fn connect_p50_us(&self) -> Option<u64> {
         let mut times: Vec<_> = self.tally(|tally| tally.connect_times.iter().copied().collect());
@@ -190,5 +199,16 @@ impl MappingMeter {
 
     pub(crate) fn tally<R>(&self, read: impl FnOnce(&mut Tally) -> R) -> R {
         read(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Tally {
+    /// A connection has closed in which this was said.
+    pub(crate) fn remember(&mut self, conversation: Option<Conversation>) {
+        let Some(conversation) = conversation else { return };
+        if self.conversations.len() == CONVERSATIONS {
+            self.conversations.pop_front();
+        }
+        self.conversations.push_back(conversation);
     }
 }

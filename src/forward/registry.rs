@@ -13,11 +13,12 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
-use super::meter::{Counters, Counts, MappingMeter};
+use super::meter::{Counters, Counts, Direction, MappingMeter};
 use super::udp::FlowSources;
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side, to_the_millisecond};
 use crate::model::id::ConnectionId;
 use crate::model::mapping::Protocol;
+use crate::model::speech::{Conversation, Said};
 use crate::model::untrusted::SafeText;
 use crate::model::update::ConnectionRow;
 
@@ -68,6 +69,8 @@ pub struct Record {
     opened_at: Timestamp,
     target_leg: OnceLock<(SocketAddr, SocketAddr)>,
     state: AtomicU8,
+    /// What the client and the target have said first.
+    said: [OnceLock<Said>; 2],
     kill_reason: OnceLock<CloseReason>,
     end: OnceLock<End>,
 }
@@ -129,6 +132,7 @@ impl Registry {
             opened_at: to_the_millisecond(Timestamp::now()),
             target_leg: OnceLock::new(),
             state: AtomicU8::new(0),
+            said: Default::default(),
             kill_reason: OnceLock::new(),
             end: OnceLock::new(),
         });
@@ -248,6 +252,7 @@ impl Registry {
                 tally.open -= 1;
                 tally.errors += u64::from(!reason.is_fine());
                 tally.closed.add(record.counters.read());
+                tally.remember(record.conversation());
             });
             open.remove(&record.id);
         }
@@ -320,6 +325,18 @@ impl Record {
     /// Why it was to be reset.
     pub fn kill_reason(&self) -> Option<CloseReason> {
         self.kill_reason.get().copied()
+    }
+
+    /// One side has said something for the first time.
+    pub fn heard(&self, direction: Direction, said: Said) {
+        let _ = self.said[usize::from(direction == Direction::Out)].set(said);
+    }
+
+    /// What both sides have said first; `None` while the client has said nothing, or the target may yet answer.
+    pub fn conversation(&self) -> Option<Conversation> {
+        let [client, target] = [&self.said[0], &self.said[1]].map(|said| said.get().copied());
+        let is_over = target.is_some() || self.end.get().is_some();
+        (client.is_some() && is_over).then_some(Conversation { client, target })
     }
 
     /// Our address towards the target, once connected.

@@ -4,6 +4,7 @@
 //! is an error and never a panic.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nix::libc;
@@ -15,6 +16,8 @@ pub(super) const HEADER: usize = 16;
 const BUFFER: usize = 64 * 1024;
 /// The kernel answers at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Most messages that are kept of one list.
+const MOST: usize = 65_536;
 /// The two upper bits of an attribute's kind are flags.
 const KIND: u16 = 0x3fff;
 
@@ -58,6 +61,19 @@ impl Netlink {
             Some(Err(error)) => Err(error),
             Some(Ok(Message::Done)) | None => Ok(None),
         }
+    }
+
+    /// A list as it comes, [`MOST`] messages of it at most.
+    pub(super) fn table(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        let mut table = Vec::new();
+        self.dump(kind, body, |message| {
+            if table.len() == MOST {
+                return Err(io::Error::other("more than can be read"));
+            }
+            table.push(message.to_vec());
+            Ok(())
+        })?;
+        Ok(table)
     }
 
     fn send(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
@@ -117,6 +133,30 @@ impl<'a> Iterator for Attributes<'a> {
         let content = self.0.get(4..length)?;
         self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind, content))
+    }
+}
+
+/// The value of the first attribute of that number.
+pub(super) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    Attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// An attribute as bytes.
+pub(super) fn encoded(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 + value.len());
+    bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// An IPv4 or IPv6 address, by its length.
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(bytes).ok()?.into()),
+        _ => None,
     }
 }
 

@@ -27,6 +27,7 @@ pub mod rate;
 pub mod report;
 pub mod request;
 pub mod schema;
+pub mod speech;
 mod syntax;
 pub mod untrusted;
 pub mod update;

@@ -164,6 +164,45 @@ pub enum CauseKind {
     ConnectionLimit,
 }
 
+impl CauseKind {
+    /// All of them.
+    pub const ALL: [Self; 33] = [
+        Self::PortHeldByProcess,
+        Self::PortHeldByContainer,
+        Self::ShadowedByDnat,
+        Self::PrivilegedPort,
+        Self::AddressNotOfThisHost,
+        Self::Ipv6Disabled,
+        Self::NoGlobalIpv6,
+        Self::ContainerMissing,
+        Self::ContainerStopped,
+        Self::ContainerWithoutAddress,
+        Self::NetworkUnreachable,
+        Self::NetworkInternal,
+        Self::EngineElsewhere,
+        Self::DockerUnavailable,
+        Self::AppOnLoopback,
+        Self::AppOnAnotherPort,
+        Self::AppOnIpv6Only,
+        Self::AppNotListening,
+        Self::TargetRefused,
+        Self::TargetTimedOut,
+        Self::TargetUnreachable,
+        Self::ReversePathFilter,
+        Self::Firewall,
+        Self::DescriptorLimit,
+        Self::BacklogFull,
+        Self::NameNotResolved,
+        Self::ForwardsToItself,
+        Self::StaleUdpConntrack,
+        Self::TlsToPlainPort,
+        Self::PlainToTlsPort,
+        Self::MappingStopped,
+        Self::ProtocolUnsupported,
+        Self::ConnectionLimit,
+    ];
+}
+
 impl Report {
     /// Whether nothing is wrong, as far as can be seen.
     pub fn is_healthy(&self) -> bool {
@@ -209,10 +248,11 @@ impl Verdict {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}  {}", self.name, self.mapping)?;
+        let digits = self.steps.len().to_string().len();
         for (number, step) in self.steps.iter().enumerate() {
             let family = step.family.map(|family| format!(" {family}")).unwrap_or_default();
             let what = format!("{}{family}", step.kind.word());
-            writeln!(f, " {} {} {what:<12} {}", step.verdict.mark(), number + 1, step.text)?;
+            writeln!(f, " {} {:>digits$} {what:<12} {}", step.verdict.mark(), number + 1, step.text)?;
         }
         for cause in &self.causes {
             writeln!(f, " CAUSE  {}", cause.text)?;

@@ -165,8 +165,13 @@ impl Known {
         }
     }
 
+    /// Who holds an address that it misses, as far as it is known.
+    pub(super) fn holder(&self, missed: Missed) -> Option<SafeText> {
+        self.holders.get(&missed).cloned().flatten()
+    }
+
     /// The engine's error with what only this machine knows: who holds the port.
-    fn explained(&self, error: &ListenError) -> SafeText {
+    pub(super) fn explained(&self, error: &ListenError) -> SafeText {
         let holder = match error {
             ListenError::InUse { address, protocol } => self.holders.get(&(*address, *protocol)),
             _ => None,

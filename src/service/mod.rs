@@ -24,7 +24,9 @@ pub mod resolve;
 mod subscribers;
 mod surroundings;
 mod told;
+mod why;
 
 pub use core::{Options, Running};
 pub use handle::{Handle, Incoming, ServiceCall, Subscription};
 pub use profile::{OpenError, OpenedProfile, ReadProfile, log_folder};
+pub use why::examine;

@@ -47,9 +47,8 @@ impl Service {
                 self.docker.need();
                 Ok(self.containers())
             }
-            Request::Inside { .. } | Request::Why { .. } => {
-                Err(RequestError::Failed { message: "not in this release".into() })
-            }
+            Request::Inside { container } => return self.inside(container, reply),
+            Request::Why { id } => return self.why(*id, reply),
             Request::Validate { mapping, replaces } => self.validate(mapping, *replaces),
             Request::Kill { id } => self.kill(*id),
             Request::OpenProfile { name } if self.is_open(name) => Ok(done(Vec::new(), &format!("{name} is open"))),

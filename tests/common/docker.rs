@@ -40,6 +40,17 @@ impl Engine {
         container
     }
 
+    /// Where its socket is, as `DOCKER_HOST`.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The full id of a container.
+    #[track_caller]
+    pub fn id(&self, name: &str) -> String {
+        output(&mut self.docker(&["inspect", "--format", "{{.Id}}", name])).trim().to_owned()
+    }
+
     /// `docker ARGUMENTS` with this engine.
     pub fn docker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");

@@ -57,6 +57,8 @@ pub enum Need {
     Root,
     /// Docker's stock proxy.
     DockerProxy,
+    /// A certificate for a server of a test's own.
+    Openssl,
 }
 
 impl Need {
@@ -89,6 +91,7 @@ impl Need {
             }
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
             Self::DockerProxy => program("docker-proxy"),
+            Self::Openssl => program("openssl"),
         }
     }
 }

@@ -62,6 +62,11 @@ impl Home {
         std::fs::write(path, text).expect("a profile can be written");
     }
 
+    /// Lets every user read what is in it.
+    pub fn open_to_all(&self) {
+        super::output(Command::new("chmod").args(["-R", "a+rX"]).arg(self.path()));
+    }
+
     /// The environment that the program is started with, and nothing of the caller's but PATH.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let below = |folder: &str| self.path().join(folder).display().to_string();

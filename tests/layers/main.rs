@@ -102,7 +102,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "host",
         ours: &["model"],
-        crates: &["std", "nix", "procfs", "socket2", "thiserror", "tokio", "tracing"],
+        crates: &["std", "nix", "procfs", "serde_json", "socket2", "thiserror", "tokio", "tracing"],
         without: &[],
     },
     Layer {

@@ -7,6 +7,7 @@ ss:iproute2:tests that compare with ss are skipped
 tmux:tmux:tests of the terminal interface are skipped
 curl:curl:scenario tests are skipped
 python3:python3:scenario tests are skipped
+openssl:openssl:the tests of causes are skipped
 ps:procps:tests that measure memory are skipped
 nsenter:util-linux:tests with network namespaces are skipped
 dockerd:docker.io:the Docker tests are skipped

@@ -44,6 +44,21 @@ impl World {
         session: Vec<MappingConfig>,
         docker: Result<Endpoint, EndpointError>,
     ) -> Self {
+        Self::start(folder, session, docker, 4_000).await
+    }
+
+    /// With so many descriptors for listeners and connections.
+    #[allow(dead_code, reason = "it is shared with the scenario of causes")]
+    pub(crate) async fn with_limit(folder: TempDir, docker: Result<Endpoint, EndpointError>, limit: u64) -> Self {
+        Self::start(folder, Vec::new(), docker, limit).await
+    }
+
+    async fn start(
+        folder: TempDir,
+        session: Vec<MappingConfig>,
+        docker: Result<Endpoint, EndpointError>,
+        descriptor_limit: u64,
+    ) -> Self {
         let path = folder.path().join("profile.json");
         let profile = tokio::task::spawn_blocking(move || OpenedProfile::open_blocking(ProfileSource::File(path)))
             .await
@@ -55,7 +70,7 @@ impl World {
             session,
             docker,
             always_docker: false,
-            descriptor_limit: 4_000,
+            descriptor_limit,
             warnings,
         });
         Self { handle: running.handle(), running, folder, _warnings: sender }

@@ -8,6 +8,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::leg::Leg;
+use crate::model::speech::Said;
 
 /// Size of a thread's buffer, and so the most that one direction keeps unsent.
 const SCRATCH: usize = 64 * 1024;
@@ -21,6 +22,19 @@ thread_local! {
 pub(super) struct CopyPath {
     tail: Vec<u8>,
     sent: usize,
+    first: First,
+}
+
+/// What the source has said first.
+#[derive(Clone, Copy, Debug, Default)]
+enum First {
+    /// Nothing yet.
+    #[default]
+    Silent,
+    /// This, and nobody has asked for it.
+    Heard(Said),
+    /// It was asked for.
+    Told,
 }
 
 /// What one step has done.
@@ -48,7 +62,7 @@ impl CopyPath {
             let taken = ready!(to.poll_send(cx, &self.tail[self.sent..])).map_err(Failure::Destination)?;
             self.sent += taken;
             if self.sent == self.tail.len() {
-                *self = Self::default();
+                self.discard();
             }
             return Poll::Ready(Ok(Step::Moved(taken as u64)));
         }
@@ -56,6 +70,9 @@ impl CopyPath {
             let count = ready!(from.poll_recv(cx, buffer)).map_err(Failure::Source)?;
             if count == 0 {
                 return Poll::Ready(Ok(Step::Ended));
+            }
+            if let First::Silent = self.first {
+                self.first = Said::of(&buffer[..count]).map_or(First::Silent, First::Heard);
             }
             let taken = match to.poll_send(cx, &buffer[..count]) {
                 Poll::Ready(result) => result.map_err(Failure::Destination)?,
@@ -70,6 +87,14 @@ impl CopyPath {
 
     /// Forgets what is unsent.
     pub(super) fn discard(&mut self) {
-        *self = Self::default();
+        self.tail = Vec::new();
+        self.sent = 0;
+    }
+
+    /// What the source has said first, once.
+    pub(super) fn take_first(&mut self) -> Option<Said> {
+        let First::Heard(said) = self.first else { return None };
+        self.first = First::Told;
+        Some(said)
     }
 }

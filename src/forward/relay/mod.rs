@@ -174,7 +174,11 @@ impl<'a> Relay<'a> {
         match flow.path.poll_step(cx, from, to) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Step::Moved(count))) => {
-                self.connection.record().counters.add_bytes(direction, count);
+                let record = self.connection.record();
+                record.counters.add_bytes(direction, count);
+                if let Some(said) = flow.path.take_first() {
+                    record.heard(direction, said);
+                }
                 self.stirred = true;
             }
             Poll::Ready(Ok(Step::Ended)) => {
