@@ -35,8 +35,11 @@ use crate::model::event::to_the_millisecond;
 
 /// From one look to the next.
 const EVERY: Duration = Duration::from_secs(1);
-/// A look that takes long, on a machine with very many sockets, is taken more seldom: its share of one processor.
+/// A look that takes long, on a machine with very many sockets, is taken more seldom: so many times as long lie
+/// between two. While there is no session, that is well below a hundredth of a processor; the kernel walks its whole
+/// table each time, however few of its sockets are asked for.
 const SHARE: u32 = 50;
+const IDLE_SHARE: u32 = 200;
 /// But never more seldom than this.
 const AT_LEAST: Duration = Duration::from_secs(5);
 
@@ -115,11 +118,12 @@ impl Service {
         published.is_looking = false;
         let mut pause = EVERY;
         if let Some((tracker, view, took)) = looked {
+            let share = if view.is_idle() { IDLE_SHARE } else { SHARE };
             published.tracker = Some(tracker);
             if *published.view != view {
                 published.view = Arc::new(view);
             }
-            pause = (took * SHARE).clamp(EVERY, AT_LEAST);
+            pause = (took * share).clamp(EVERY, AT_LEAST);
         } else {
             // What it knew is lost with it; the next look begins anew.
             tracing::error!("a look at published ports has failed");

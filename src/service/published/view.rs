@@ -17,6 +17,11 @@ pub(in super::super) struct PublishedView {
 }
 
 impl PublishedView {
+    /// Whether no session is open.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Adds to `update` what a client that has seen `before` does not know of the sessions.
     pub(in super::super) fn changes(&self, before: &Self, update: &mut Update) {
         let old: HashMap<ConnectionId, &ConnectionRow> =
