@@ -171,7 +171,7 @@ fn traffic_tells_of_a_live_connection_whatever_becomes_of_it() {
     let mut run = home.run(None, ["-p", &format!("auto:{target}"), "--interval", "50ms"]);
     let listener = run.listening("[::1]");
     let mut client = TcpStream::connect(listener).expect("the mapping listens");
-    let (mut served, source) = server.accept().expect("it is dialled");
+    let (mut accepted, source) = server.accept().expect("it is dialled");
     let live = |run: &mut Run, state: &str| {
         let event = run.event(state, SOON, |event| event["connections"][0]["state"] == state);
         assert_eq!(event["event"], "traffic", "{event}");
@@ -192,9 +192,9 @@ fn traffic_tells_of_a_live_connection_whatever_becomes_of_it() {
     let half = live(&mut run, "half_closed");
     assert_eq!((&half["closed_side"], &half["bytes_in"]), (&"client".into(), &17.into()), "{half}");
     let mut request = String::new();
-    served.read_to_string(&mut request).expect("it ends");
-    served.write_all(b"reply").expect("it takes data");
-    drop(served);
+    accepted.read_to_string(&mut request).expect("it ends");
+    accepted.write_all(b"reply").expect("it takes data");
+    drop(accepted);
     let mut reply = String::new();
     client.read_to_string(&mut reply).expect("it ends");
     assert_eq!((request.as_str(), reply.as_str()), ("the whole request", "reply"));

@@ -148,7 +148,8 @@ fn by_tracking(subject: &Subject, rules: &firewall::Facts, tracked: &Tracked, fi
     true
 }
 
-/// It was asked for both families, and other machines can come by one alone.
+/// Other machines cannot come over IPv6 at all. That is the cause where nobody else is to come; of a mapping that listens
+/// for both families it is said, and IPv4 works.
 fn over_ipv6(subject: &Subject, has_ipv6: bool, finding: &mut Finding) {
     let wants = subject.listen().address.addresses();
     let wants_v6 = wants.iter().any(|scoped| scoped.ip.is_ipv6() && scoped.ip.is_unspecified());
@@ -159,6 +160,10 @@ fn over_ipv6(subject: &Subject, has_ipv6: bool, finding: &mut Finding) {
         return;
     }
     let text = "other machines cannot come over IPv6: this host has no global IPv6 address";
+    if wants.len() > 1 && has_global(false) {
+        finding.add(StepKind::Clients, Some(Family::V6), Verdict::Skipped, text);
+        return;
+    }
     finding.add(StepKind::Clients, Some(Family::V6), Verdict::Bad, text);
     finding.cause(
         CauseKind::NoGlobalIpv6,

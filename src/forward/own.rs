@@ -156,13 +156,13 @@ mod tests {
         assert!(!own.may_reach(8080));
 
         let source: SocketAddr = "127.0.0.1:40000".parse().expect("an address");
-        let (_, entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok((source, ()))).expect("connected");
+        let ((), entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok((source, ()))).expect("connected");
         assert!(own.chain_of(source).is_some());
         drop(entry);
         assert!(own.chain_of(source).is_none());
 
         let mapped: SocketAddr = "[::ffff:127.0.0.1]:40000".parse().expect("an address");
-        let (_, entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok((mapped, ()))).expect("connected");
+        let ((), entry) = own.connect(Chain::new(MappingId(1), 8080, None), || Ok((mapped, ()))).expect("connected");
         assert!(own.chain_of(source).is_some(), "the listener sees it come over IPv4");
         drop(entry);
         assert!(own.connect::<()>(Chain::new(MappingId(1), 1, None), || Err(io::ErrorKind::Other.into())).is_err());

@@ -192,7 +192,7 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
                 }
                 ServiceCall::Request { call, reply } => {
                     service.begin().await;
-                    service.serve(call, reply);
+                    service.serve(*call, reply);
                 }
             },
             Some(notice) = notices.recv() => service.noticed(notice),

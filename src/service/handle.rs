@@ -28,7 +28,7 @@ pub enum ServiceCall {
     /// Do this and answer. A dropped reply means that the client no longer waits.
     Request {
         /// What is asked.
-        call: Call,
+        call: Box<Call>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Reply, RequestError>>,
     },
@@ -62,7 +62,7 @@ impl Handle {
     /// Asks, perhaps provided that the desired state stands where it did, and waits for the answer.
     pub async fn call(&self, call: Call) -> Result<Reply, RequestError> {
         let (reply, answer) = oneshot::channel();
-        self.calls.send(ServiceCall::Request { call, reply }).await.map_err(|_| RequestError::Gone)?;
+        self.calls.send(ServiceCall::Request { call: Box::new(call), reply }).await.map_err(|_| RequestError::Gone)?;
         answer.await.map_err(|_| RequestError::Gone)?
     }
 

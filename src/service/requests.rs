@@ -116,13 +116,12 @@ impl Service {
         let is_session = self.profile.is_none();
         // Session mappings come last, as they do after a restart.
         let of_profile = entries.iter().position(|entry| entry.is_session).unwrap_or(entries.len());
-        let mut at = if is_session { entries.len() } else { of_profile };
+        let first = if is_session { entries.len() } else { of_profile };
         let mut ids = Vec::new();
-        for mapping in mappings {
+        for (at, mapping) in (first..).zip(mappings) {
             let config = MappingConfig::from_written(mapping).map_err(invalid)?;
             let id = self.desired.fresh_id();
             entries.insert(at, Entry { id, config: Arc::new(config), is_session });
-            at += 1;
             ids.push(id);
         }
         let entries = self.checked(entries, &ids)?;
@@ -131,8 +130,8 @@ impl Service {
             let config = config_of(&entries, *id)?;
             ports.extend(self.ports(&config, None, config.enabled && !even_if_busy));
         }
-        let named = entries.iter().filter(|entry| ids.contains(&entry.id));
-        let names = listed(&named.map(|entry| entry.config.name.as_str()).collect::<Vec<_>>());
+        let added = entries.iter().filter(|entry| ids.contains(&entry.id));
+        let names = listed(&added.map(|entry| entry.config.name.as_str()).collect::<Vec<_>>());
         Ok(Change {
             ports,
             history: History::New(SafeText::new(&format!("add {names}"))),

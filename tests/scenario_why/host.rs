@@ -82,9 +82,11 @@ fn families(table: &mut Table) {
     let (host, peer) = (Namespace::new("host"), Namespace::new("peer"));
     host.connect("up", &["192.0.2.1/24"], &peer, "down", &["192.0.2.2/24"]);
     let _web = listen(&peer, "192.0.2.2:80");
-    let mapping = "any:8080:192.0.2.2:80";
     let expected = Some(CauseKind::NoGlobalIpv6);
+    let mapping = "[::]:8080:192.0.2.2:80";
     table.row("no global IPv6 address", &host, mapping, expected, &AsUser::Unseen(expected));
+    let both = "any:8080:192.0.2.2:80";
+    table.row("healthy: both families, and no global IPv6 address", &host, both, None, &AsUser::Unseen(None));
     for interface in ["all", "default", "lo", "up"] {
         host.set(&format!("ipv6/conf/{interface}/disable_ipv6"), "1");
     }

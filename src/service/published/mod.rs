@@ -30,7 +30,7 @@ use self::tracker::{Now, RESERVED, Tracker};
 pub(super) use self::view::PublishedView;
 use super::core::{Job, Service};
 use crate::host::processes;
-use crate::model::container::Container;
+use crate::model::container::{Container, EnginePlace};
 use crate::model::event::to_the_millisecond;
 
 /// From one look to the next.
@@ -83,8 +83,16 @@ impl Service {
     /// Looks at what Docker publishes, if it is time to.
     pub(super) fn look_at_published(&mut self) {
         self.docker.need();
-        let containers = self.docker.view().containers;
+        // Ports that are published on another host are none of this one's.
+        let is_here = match &self.surroundings.place {
+            EnginePlace::Elsewhere { published_at, .. } => published_at.is_some_and(|at| at.is_loopback()),
+            EnginePlace::Here | EnginePlace::Unknown => true,
+        };
         let published = &mut self.published;
+        if !is_here && published.view.mappings.is_empty() {
+            return;
+        }
+        let containers = if is_here { self.docker.view().containers } else { Arc::default() };
         let is_new = !Arc::ptr_eq(&containers, &published.containers);
         if published.is_looking || (!is_new && Instant::now() < published.next_look) {
             return;

@@ -16,8 +16,19 @@ use crate::model::untrusted::SafeText;
 use crate::model::update::{ListenerRow, MappingRow, Owner};
 
 /// Programs by which container engines serve published ports.
-const OF_DOCKER: &[&str] =
-    &["docker-proxy", "dockerd", "rootlesskit", "rootlessport", "slirp4netns", "pasta", "podman", "conmon", "netavark"];
+const OF_DOCKER: &[&str] = &[
+    "docker-proxy",
+    "dockerd",
+    "rootlesskit",
+    "rootlessport",
+    "slirp4netns",
+    "pasta",
+    "podman",
+    "conmon",
+    "netavark",
+    // `com.docker.backend` of Docker Desktop, as long as a name can be.
+    "com.docker.back",
+];
 
 /// How a family of a port is served.
 enum Served {
@@ -25,9 +36,13 @@ enum Served {
     Socket(SocketAddr),
     /// Past every socket: connections were seen to be rewritten.
     Rewritten,
+    /// Not by a socket; whether by the packet filter cannot be seen.
+    Unseen,
     /// Not, and why.
     Not(String),
 }
+
+const UNSEEN: &str = "?? no socket listens; whether the packet filter serves it is not visible without root";
 
 pub(super) fn row<'a, S>(
     port: &Port,
@@ -40,17 +55,23 @@ where
     S: Iterator<Item = &'a Session>,
 {
     let mut listeners = Vec::new();
-    let mut served = 0;
+    let (mut served, mut is_unseen) = (0, false);
     for host in &port.hosts {
         let (bound, error) = match served_by(port, *host, look) {
             Served::Socket(bound) => (Some(bound), None),
             Served::Rewritten => (None, None),
+            Served::Unseen => {
+                is_unseen = true;
+                (None, Some(SafeText::new(UNSEEN)))
+            }
             Served::Not(why) => (None, Some(SafeText::new(&why))),
         };
         served += usize::from(error.is_none());
         listeners.push(ListenerRow { family: Family::of(host.ip()), address: host.to_string(), bound, error });
     }
     let state = match served {
+        // Neither is known: it is not called up, and not failed.
+        0 if is_unseen => MappingState::Waiting,
         0 => MappingState::Failed,
         n if n < listeners.len() => MappingState::Half,
         _ => MappingState::Up,
@@ -108,6 +129,9 @@ fn served_by(port: &Port, host: SocketAddr, look: &Look) -> Served {
     });
     if is_rewritten {
         return Served::Rewritten;
+    }
+    if look.rewritten.is_err() && port.protocol() != Protocol::Sctp {
+        return Served::Unseen;
     }
     Served::Not("Docker publishes it, but nobody listens here".to_owned())
 }
