@@ -72,7 +72,9 @@ fn every_mapping_of_the_profile_is_looked_at_or_one_by_its_name() {
     let one = reports(&["web"]);
     assert_eq!(one.len(), 1);
     assert_eq!(one[0].steps.len(), all[0].steps.len());
-    assert_eq!(reports(&["--profile", "none"]), []);
+    let (status, _, stderr) = doctor(&home, &["--profile", "none"]);
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("none.json: there is no such file"), "{stderr}");
     // The profile that runs is only read: a second look is no second run.
     assert!(!home.profile("default").with_extension("json.bak").exists());
 }

@@ -19,7 +19,8 @@ fn on_a_bare_machine(script: &str) -> (tempfile::TempDir, Output) {
     }
     let prelude = "set -euo pipefail; . tests/lib/machine.sh; . tests/lib/packages.sh\n\
         has() { printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$work/bin/$1\"; chmod 755 \"$work/bin/$1\"; hash -r; }\n\
-        all() { for tool in ip ss tmux curl python3 ps nsenter dockerd docker iptables busybox; do has $tool \"echo $tool\"; done; }\n";
+        packages_table=$(echo \"$packages_table\" | sed /^.usr/d)\n\
+        all() { for tool in $(echo \"$packages_table\" | cut -d: -f1); do has $tool \"echo $tool\"; done; }\n";
     let bash = fs::canonicalize(bin.join("bash")).expect("it is there");
     let output = Command::new(bash)
         .args(["-c", &format!("{prelude}{script}")])
