@@ -21,6 +21,8 @@ thread_local! {
 pub(super) struct CopyPath {
     tail: Vec<u8>,
     sent: usize,
+    /// What the last step has received.
+    received: usize,
 }
 
 /// What one step has done.
@@ -48,7 +50,7 @@ impl CopyPath {
             let taken = ready!(to.poll_send(cx, &self.tail[self.sent..])).map_err(Failure::Destination)?;
             self.sent += taken;
             if self.sent == self.tail.len() {
-                *self = Self::default();
+                self.discard();
             }
             return Poll::Ready(Ok(Step::Moved(taken as u64)));
         }
@@ -57,6 +59,7 @@ impl CopyPath {
             if count == 0 {
                 return Poll::Ready(Ok(Step::Ended));
             }
+            self.received = count;
             let taken = match to.poll_send(cx, &buffer[..count]) {
                 Poll::Ready(result) => result.map_err(Failure::Destination)?,
                 Poll::Pending => 0,
@@ -68,8 +71,18 @@ impl CopyPath {
         })
     }
 
+    /// Whether nothing waits to be sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tail.is_empty()
+    }
+
+    /// What was received since this was last asked.
+    pub(super) fn take_received(&mut self) -> usize {
+        std::mem::take(&mut self.received)
+    }
+
     /// Forgets what is unsent.
     pub(super) fn discard(&mut self) {
-        *self = Self::default();
+        (self.tail, self.sent) = (Vec::new(), 0);
     }
 }
