@@ -15,6 +15,7 @@ use super::context::Addresses;
 use super::descriptors::DescriptorBudget;
 use super::own::OwnConnections;
 use super::registry::{Record, Registry};
+use super::relay::PipePool;
 use super::running::{Command, MappingHandle, Running};
 pub use super::status::{ListenError, ListenerStatus, MappingStatus, StateReason};
 use crate::model::event::{CloseReason, MappingState};
@@ -76,6 +77,7 @@ struct Entry {
 pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) descriptors: Arc<DescriptorBudget>,
+    pub(super) pipes: Arc<PipePool>,
     pub(super) own: Arc<OwnConnections>,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) hook: Option<TestHook>,
@@ -101,9 +103,11 @@ impl Engine {
         hook: Option<TestHook>,
     ) -> (Self, mpsc::Receiver<Notice>) {
         let (notices, receiver) = mpsc::channel(NOTICES);
+        let descriptors = DescriptorBudget::new(options.descriptor_limit);
         let shared = Arc::new(Shared {
             registry,
-            descriptors: DescriptorBudget::new(options.descriptor_limit),
+            pipes: PipePool::new(Arc::clone(&descriptors)),
+            descriptors,
             own: Arc::default(),
             notices,
             hook,
@@ -171,6 +175,11 @@ impl Engine {
     /// Descriptors that listeners and connections use, and the most they may.
     pub fn descriptors(&self) -> (u64, u64) {
         self.shared.descriptors.usage()
+    }
+
+    /// How often a direction of a connection has gone over to splicing, and back to copying, since the start.
+    pub fn path_switches(&self) -> (u64, u64) {
+        self.shared.pipes.switches()
     }
 
     /// Closes listeners at once, lets connections finish for `drain`, resets what is left, joins every task.

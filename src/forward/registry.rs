@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::meter::{Counters, Counts, Direction, MappingMeter};
+use super::relay::Allowed;
 use super::udp::FlowSources;
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side, to_the_millisecond};
 use crate::model::id::ConnectionId;
@@ -62,6 +63,8 @@ pub struct Record {
     pub target: String,
     /// What it carried.
     pub counters: Counters,
+    /// Whether somebody wants to see its bytes: then they are copied.
+    copy_only: AtomicBool,
     /// Cancelled when the connection is to be reset; the reason is in [`Record::kill_reason`].
     pub kill: CancellationToken,
     protocol: Protocol,
@@ -126,6 +129,7 @@ impl Registry {
             listener,
             target,
             counters: Counters::default(),
+            copy_only: AtomicBool::new(false),
             kill: CancellationToken::new(),
             protocol,
             opened: Instant::now(),
@@ -337,6 +341,16 @@ impl Record {
         let [client, target] = [&self.said[0], &self.said[1]].map(|said| said.get().copied());
         let is_over = target.is_some() || self.end.get().is_some();
         (client.is_some() && is_over).then_some(Conversation { client, target })
+    }
+
+    /// Has its bytes copied through user memory from its next step on, or moved as suits them again.
+    pub fn copy_only(&self, is_wanted: bool) {
+        self.copy_only.store(is_wanted, Ordering::Relaxed);
+    }
+
+    /// Which paths its relay may take now.
+    pub(super) fn allowed_path(&self) -> Allowed {
+        if self.copy_only.load(Ordering::Relaxed) { Allowed::Copy } else { Allowed::Any }
     }
 
     /// Our address towards the target, once connected.

@@ -119,7 +119,7 @@ impl Running {
         };
         let handle = Arc::new(MappingHandle { addresses: watch::Sender::new(None), status: Mutex::new(status) });
         let (events_in, events) = mpsc::channel(EVENTS);
-        let links = MappingLinks::new(Arc::clone(&shared.own), events_in, shared.notices.clone(), shared.hook);
+        let links = MappingLinks::new(&shared, events_in);
         let route = Route { config: Arc::clone(&config), addresses: addresses.clone() };
         let running = Self {
             id,

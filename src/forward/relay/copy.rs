@@ -23,6 +23,8 @@ pub(super) struct CopyPath {
     tail: Vec<u8>,
     sent: usize,
     first: First,
+    /// What the last step has received.
+    received: usize,
 }
 
 /// What the source has said first.
@@ -74,6 +76,7 @@ impl CopyPath {
             if let First::Silent = self.first {
                 self.first = Said::of(&buffer[..count]).map_or(First::Silent, First::Heard);
             }
+            self.received = count;
             let taken = match to.poll_send(cx, &buffer[..count]) {
                 Poll::Ready(result) => result.map_err(Failure::Destination)?,
                 Poll::Pending => 0,
@@ -85,10 +88,19 @@ impl CopyPath {
         })
     }
 
+    /// Whether nothing waits to be sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tail.is_empty()
+    }
+
+    /// What was received since this was last asked.
+    pub(super) fn take_received(&mut self) -> usize {
+        std::mem::take(&mut self.received)
+    }
+
     /// Forgets what is unsent.
     pub(super) fn discard(&mut self) {
-        self.tail = Vec::new();
-        self.sent = 0;
+        (self.tail, self.sent) = (Vec::new(), 0);
     }
 
     /// What the source has said first, once.

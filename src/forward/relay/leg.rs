@@ -60,18 +60,10 @@ impl Leg {
 
     /// Receives into `buffer`, once something is there.
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let size = buffer.len();
         loop {
             let mut guard = ready!(self.fd.poll_read_ready(cx))?;
-            let size = buffer.len();
-            let result = guard.try_io(|fd| {
-                loop {
-                    match recv(fd.as_raw_fd(), buffer, MsgFlags::empty()) {
-                        Err(nix::Error::EINTR) => {}
-                        other => return other.map_err(io::Error::from),
-                    }
-                }
-            });
-            if let Ok(result) = result {
+            if let Ok(result) = guard.try_io(|fd| retried(|| recv(fd.as_raw_fd(), buffer, MsgFlags::empty()))) {
                 // A short read has emptied the queue; without the flag the next poll saves a call that would
                 // find nothing. The end of the stream (a flag of its own) cannot be cleared, so is not missed.
                 if matches!(result, Ok(count) if 0 < count && count < size) {
@@ -84,17 +76,32 @@ impl Leg {
 
     /// Sends what the kernel takes of `data`, once it takes something.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_with(cx, |socket| send(socket.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL))
+    }
+
+    /// Receives by `receive`, once something is there.
+    pub(super) fn poll_read_with(
+        &self,
+        cx: &mut Context<'_>,
+        mut receive: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
+            if let Ok(result) = guard.try_io(|fd| retried(|| receive(fd.as_fd()))) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// Sends by `send`, once the kernel takes something.
+    pub(super) fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        mut send: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.fd.poll_write_ready(cx))?;
-            let result = guard.try_io(|fd| {
-                loop {
-                    match send(fd.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL) {
-                        Err(nix::Error::EINTR) => {}
-                        other => return other.map_err(io::Error::from),
-                    }
-                }
-            });
-            if let Ok(result) = result {
+            if let Ok(result) = guard.try_io(|fd| retried(|| send(fd.as_fd()))) {
                 return Poll::Ready(result);
             }
         }
@@ -144,6 +151,16 @@ impl Leg {
     /// Closes in order: what was sent is still delivered, then the end.
     pub(crate) fn finish(mut self) {
         self.clean = true;
+    }
+}
+
+/// Again and again while a signal interrupts it.
+fn retried(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(nix::Error::EINTR) => {}
+            other => return other.map_err(io::Error::from),
+        }
     }
 }
 

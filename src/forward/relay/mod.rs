@@ -1,13 +1,15 @@
 //! Moves bytes between the two legs of a connection until it ends, and ends it truthfully: a half-close stays
 //! a half-close, a reset stays a reset.
 //!
-//! One task moves both directions. How a direction moves its bytes is its path's affair ([`copy`]; another
-//! path can take its place at any step, since a path keeps nothing but its unsent rest). This module knows
-//! neither listeners nor targets.
+//! One task moves both directions. How a direction moves its bytes is its path's affair ([`path`]: [`copy`] or
+//! [`splice`], as suits what comes). This module knows neither listeners nor targets.
 
 mod copy;
 mod ending;
 mod leg;
+mod path;
+mod pipes;
+mod splice;
 
 use std::future::poll_fn;
 use std::io;
@@ -19,9 +21,12 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) use self::ending::Outcome;
 pub(crate) use self::leg::Leg;
+pub(crate) use self::path::Allowed;
+pub(crate) use self::pipes::PipePool;
 
-use self::copy::{CopyPath, Failure, Step};
+use self::copy::{Failure, Step};
 use self::ending::{DELIVERY, all_delivered, delivered};
+use self::path::Path;
 use crate::forward::meter::Direction;
 use crate::forward::registry::OpenConnection;
 use crate::model::event::{CloseReason, ConnectionState, Side};
@@ -39,12 +44,18 @@ pub(crate) struct Timeouts {
 }
 
 /// Relays until the connection has ended or is killed. Both sockets are closed when this returns.
-pub(crate) async fn run(client: Leg, target: Leg, connection: &OpenConnection, timeouts: Timeouts) -> Outcome {
+pub(crate) async fn run(
+    client: Leg,
+    target: Leg,
+    connection: &OpenConnection,
+    timeouts: Timeouts,
+    pipes: &PipePool,
+) -> Outcome {
     let record = connection.record();
     let outcome = tokio::select! {
         biased;
         () = record.kill.cancelled() => Outcome::killed(record),
-        outcome = relay(&client, &target, connection, timeouts) => outcome,
+        outcome = relay(&client, &target, connection, timeouts, pipes) => outcome,
     };
     if outcome.reason == CloseReason::Finished {
         client.finish();
@@ -58,8 +69,14 @@ pub(crate) async fn run(client: Leg, target: Leg, connection: &OpenConnection, t
     outcome
 }
 
-async fn relay(client: &Leg, target: &Leg, connection: &OpenConnection, timeouts: Timeouts) -> Outcome {
-    let mut relay = Relay::new(client, target, connection, timeouts);
+async fn relay(
+    client: &Leg,
+    target: &Leg,
+    connection: &OpenConnection,
+    timeouts: Timeouts,
+    pipes: &PipePool,
+) -> Outcome {
+    let mut relay = Relay::new(client, target, connection, timeouts, pipes);
     let mut client_failed = pin!(client.failed());
     let mut target_failed = pin!(target.failed());
     let end = poll_fn(|cx| {
@@ -74,7 +91,7 @@ async fn relay(client: &Leg, target: &Leg, connection: &OpenConnection, timeouts
         relay.poll(cx)
     })
     .await;
-    match (end, relay.broken) {
+    match (end, relay.broken.take()) {
         (End::TimedOut(reason), None) => Outcome::from(reason),
         // Both ends are sent, but a byte counts when its destination has it, and a reset may still come instead.
         (_, None) => match all_delivered([client, target], timeouts.half_close, connection).await {
@@ -108,7 +125,7 @@ enum End {
 /// One direction.
 #[derive(Debug, Default)]
 struct Flow {
-    path: CopyPath,
+    path: Path,
     done: bool,
 }
 
@@ -117,6 +134,7 @@ struct Relay<'a> {
     target: &'a Leg,
     connection: &'a OpenConnection,
     timeouts: Timeouts,
+    pipes: &'a PipePool,
     inward: Flow,
     outward: Flow,
     /// The side that broke first, and how.
@@ -129,9 +147,24 @@ struct Relay<'a> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// However it ends, pipes go back to their pool.
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        self.inward.path.discard(self.pipes);
+        self.outward.path.discard(self.pipes);
+    }
+}
+
 impl<'a> Relay<'a> {
-    fn new(client: &'a Leg, target: &'a Leg, connection: &'a OpenConnection, timeouts: Timeouts) -> Self {
+    fn new(
+        client: &'a Leg,
+        target: &'a Leg,
+        connection: &'a OpenConnection,
+        timeouts: Timeouts,
+        pipes: &'a PipePool,
+    ) -> Self {
         Self {
+            pipes,
             client,
             target,
             connection,
@@ -171,7 +204,8 @@ impl<'a> Relay<'a> {
             Direction::In => (&mut self.inward, self.client, self.target, Side::Client, Side::Target),
             Direction::Out => (&mut self.outward, self.target, self.client, Side::Target, Side::Client),
         };
-        match flow.path.poll_step(cx, from, to) {
+        let allowed = self.connection.record().allowed_path();
+        match flow.path.poll_step(cx, from, to, self.pipes, allowed) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Step::Moved(count))) => {
                 let record = self.connection.record();
@@ -204,7 +238,7 @@ impl<'a> Relay<'a> {
     /// One side is broken: nothing more can be sent to it, and what came from it is still to be passed on.
     fn break_at(&mut self, side: Side, error: io::Error) {
         let towards = if side == Side::Client { &mut self.outward } else { &mut self.inward };
-        towards.path.discard();
+        towards.path.discard(self.pipes);
         towards.done = true;
         self.stirred = true;
         if self.broken.is_none() {

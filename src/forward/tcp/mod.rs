@@ -21,11 +21,11 @@ use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint};
 use super::descriptors::DescriptorPermit;
-use super::engine::{Notice, TestHook};
+use super::engine::{Notice, Shared, TestHook};
 use super::own::OwnConnections;
 use super::pressure::{Limit, Pressure};
 use super::registry::OpenConnection;
-use super::relay::{self, Leg, Outcome, Timeouts};
+use super::relay::{self, Leg, Outcome, PipePool, Timeouts};
 use crate::model::event::{CloseReason, Side};
 use crate::model::id::MappingId;
 use crate::model::mapping::Protocol;
@@ -47,6 +47,8 @@ pub(crate) struct MappingLinks {
     pub(crate) notices: mpsc::Sender<Notice>,
     /// For tests; see [`TestHook`].
     pub(crate) hook: Option<TestHook>,
+    /// For bulk.
+    pub(crate) pipes: Arc<PipePool>,
     admitted: AtomicU32,
     /// The address that worked last.
     preferred: Mutex<Option<IpAddr>>,
@@ -116,7 +118,7 @@ async fn converse(connection: &OpenConnection, mut client: Leg, admitted: &Admit
             admitted.links.prefer(target.ip());
             connection.connected(source, target);
             let leg = Leg::from_registered(fd).with_reset(was_reset);
-            let outcome = relay::run(client, leg, connection, admitted.timeouts).await;
+            let outcome = relay::run(client, leg, connection, admitted.timeouts, &admitted.links.pipes).await;
             drop(own);
             outcome
         }
@@ -140,18 +142,14 @@ async fn converse(connection: &OpenConnection, mut client: Leg, admitted: &Admit
 }
 
 impl MappingLinks {
-    pub(crate) fn new(
-        own: Arc<OwnConnections>,
-        events: mpsc::Sender<ListenerEvent>,
-        notices: mpsc::Sender<Notice>,
-        hook: Option<TestHook>,
-    ) -> Arc<Self> {
+    pub(super) fn new(shared: &Shared, events: mpsc::Sender<ListenerEvent>) -> Arc<Self> {
         Arc::new(Self {
-            own,
+            own: Arc::clone(&shared.own),
             pressure: Pressure::default(),
             events,
-            notices,
-            hook,
+            notices: shared.notices.clone(),
+            hook: shared.hook,
+            pipes: Arc::clone(&shared.pipes),
             admitted: AtomicU32::new(0),
             preferred: Mutex::default(),
             failure_told: Mutex::default(),

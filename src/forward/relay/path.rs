@@ -1,0 +1,97 @@
+//! How one direction moves its bytes now: copied or spliced, and when that changes.
+//!
+//! Small talk is copied, which takes two calls a turn and no descriptor; bulk is spliced, which copies nothing. Either
+//! path gives way only when nothing of its own waits, so a change loses and reorders nothing.
+
+use std::task::{Context, Poll, ready};
+
+use super::copy::{CopyPath, Failure, Step};
+use super::leg::Leg;
+use super::pipes::PipePool;
+use super::splice::{SplicePath, Spliced};
+use crate::model::speech::Said;
+
+/// A read of at least so much is a large one,
+const LARGE: usize = 16 * 1024;
+/// and so many of them in a row,
+const LARGE_IN_A_ROW: u8 = 2;
+/// after so much in all, make a direction bulk.
+const BULK_FROM: u64 = 64 * 1024;
+
+/// Which paths a direction may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Allowed {
+    /// The one that suits what comes.
+    #[default]
+    Any,
+    /// Copying alone: somebody wants to see the bytes.
+    Copy,
+}
+
+/// The path of one direction.
+#[derive(Debug, Default)]
+pub(super) struct Path {
+    copy: CopyPath,
+    /// While it splices.
+    splice: Option<SplicePath>,
+    /// All that was received by copying.
+    copied: u64,
+    large: u8,
+}
+
+impl Path {
+    /// Moves what can be moved in one go. Pending means that a wake-up is arranged for.
+    pub(super) fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Leg,
+        to: &Leg,
+        pool: &PipePool,
+        allowed: Allowed,
+    ) -> Poll<Result<Step, Failure>> {
+        if let Some(splice) = &mut self.splice {
+            let must_stop = allowed == Allowed::Copy || splice.is_small_talk();
+            if must_stop && splice.is_empty() {
+                self.stop_splicing(pool);
+            } else {
+                match ready!(splice.poll_step(cx, from, to, pool))? {
+                    Spliced::Step(step) => return Poll::Ready(Ok(step)),
+                    Spliced::NoPipe => self.stop_splicing(pool),
+                }
+            }
+        }
+        let step = ready!(self.copy.poll_step(cx, from, to))?;
+        let received = self.copy.take_received();
+        if received > 0 {
+            self.copied += received as u64;
+            self.large = if received >= LARGE { self.large.saturating_add(1) } else { 0 };
+        }
+        let is_bulk = self.copied >= BULK_FROM && self.large >= LARGE_IN_A_ROW;
+        if is_bulk && allowed == Allowed::Any && self.copy.is_empty() {
+            self.splice = Some(SplicePath::default());
+            pool.count_to_splice();
+        }
+        Poll::Ready(Ok(step))
+    }
+
+    /// What the source has said first, once. It is copied, whatever comes after it.
+    pub(super) fn take_first(&mut self) -> Option<Said> {
+        self.copy.take_first()
+    }
+
+    /// Forgets what is unsent.
+    pub(super) fn discard(&mut self, pool: &PipePool) {
+        self.copy.discard();
+        if let Some(mut splice) = self.splice.take() {
+            splice.let_go(pool);
+        }
+    }
+
+    fn stop_splicing(&mut self, pool: &PipePool) {
+        if let Some(mut splice) = self.splice.take() {
+            splice.let_go(pool);
+            self.large = 0;
+            pool.count_to_copy();
+        }
+    }
+}

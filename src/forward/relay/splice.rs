@@ -1,0 +1,105 @@
+//! One direction through a pipe of the kernel: the payload never enters user memory.
+//!
+//! What is in the pipe is this direction's unsent rest, as the tail is of [`super::copy`]: it is emptied before anything
+//! else is received, so bytes keep their order through every change of path.
+
+use std::task::{Context, Poll, ready};
+
+use nix::fcntl::{SpliceFFlags, splice};
+
+use super::copy::{Failure, Step};
+use super::leg::Leg;
+use super::pipes::{Pipe, PipePool};
+
+/// A pipe's worth that is smaller is small talk, which copying serves better.
+const SMALL: usize = 4 * 1024;
+/// So much small talk in a row ends the splicing.
+const SMALL_IN_A_ROW: u8 = 4;
+
+/// What a direction holds while it splices: a pipe only while something moves.
+#[derive(Debug, Default)]
+pub(super) struct SplicePath {
+    pipe: Option<Pipe>,
+    small: u8,
+}
+
+/// What one step has done, or that there is no pipe for it.
+pub(super) enum Spliced {
+    /// As a step of copying.
+    Step(Step),
+    /// No descriptors are left for a pipe: this direction is to be copied.
+    NoPipe,
+}
+
+impl SplicePath {
+    /// Whether nothing waits in the pipe.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pipe.as_ref().is_none_or(|pipe| pipe.held == 0)
+    }
+
+    /// Whether what comes is small talk.
+    pub(super) fn is_small_talk(&self) -> bool {
+        self.small >= SMALL_IN_A_ROW
+    }
+
+    /// Moves what can be moved in one go. Pending means that a wake-up is arranged for.
+    pub(super) fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Leg,
+        to: &Leg,
+        pool: &PipePool,
+    ) -> Poll<Result<Spliced, Failure>> {
+        if self.is_empty() {
+            let pipe = match self.pipe.take().or_else(|| pool.take()) {
+                Some(pipe) => self.pipe.insert(pipe),
+                None => return Poll::Ready(Ok(Spliced::NoPipe)),
+            };
+            let received = from.poll_read_with(cx, |socket| {
+                splice(socket, None, pipe.write_end(), None, pipe.size, SpliceFFlags::SPLICE_F_NONBLOCK)
+            });
+            match received {
+                Poll::Pending => {
+                    self.let_go(pool);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.let_go(pool);
+                    return Poll::Ready(Err(Failure::Source(error)));
+                }
+                Poll::Ready(Ok(0)) => {
+                    self.let_go(pool);
+                    return Poll::Ready(Ok(Spliced::Step(Step::Ended)));
+                }
+                Poll::Ready(Ok(count)) => {
+                    pipe.held = count;
+                    self.small = if count < SMALL { self.small.saturating_add(1) } else { 0 };
+                }
+            }
+            // What the destination does not take now waits in the pipe.
+            return match self.poll_empty(cx, to) {
+                Poll::Ready(result) => Poll::Ready(result.map(Spliced::Step)),
+                Poll::Pending => Poll::Ready(Ok(Spliced::Step(Step::Moved(0)))),
+            };
+        }
+        let step = ready!(self.poll_empty(cx, to))?;
+        Poll::Ready(Ok(Spliced::Step(step)))
+    }
+
+    fn poll_empty(&mut self, cx: &mut Context<'_>, to: &Leg) -> Poll<Result<Step, Failure>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(Step::Moved(0))) };
+        let (end, held) = (pipe.read_end(), pipe.held);
+        let sent =
+            to.poll_write_with(cx, |socket| splice(end, None, socket, None, held, SpliceFFlags::SPLICE_F_NONBLOCK));
+        let sent = ready!(sent).map_err(Failure::Destination)?;
+        pipe.held -= sent.min(held);
+        Poll::Ready(Ok(Step::Moved(sent as u64)))
+    }
+
+    /// Gives the pipe back; with bytes in it, it is closed.
+    pub(super) fn let_go(&mut self, pool: &PipePool) {
+        if let Some(pipe) = self.pipe.take() {
+            pool.give_back(pipe);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The two paths of a relay, copying and splicing, and every change between them: no byte is lost, doubled or out of its
+//! place, and no descriptor is left behind (faults 7 and 8). That a path was taken is read off the engine's counter.
+
+#[path = "common/sockets.rs"]
+mod sockets;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use portolan::model::event::CloseReason;
+use sockets::{Bench, PATIENCE, Server, bound, config, connect, noise, reset, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Sends back what it gets, and ends after the client; counts what it got.
+fn counting_echo(received: &Arc<AtomicU64>) -> Server {
+    let received = Arc::clone(received);
+    Server::start("127.0.0.1", move |mut stream| {
+        let received = Arc::clone(&received);
+        async move {
+            let mut buffer = vec![0; 128 * 1024];
+            while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                received.fetch_add(count as u64, Ordering::SeqCst);
+                if stream.write_all(&buffer[..count]).await.is_err() {
+                    return;
+                }
+            }
+            let _ = stream.shutdown().await;
+        }
+    })
+}
+
+/// Sends `sent` while it reads as much back, and checks every byte.
+async fn there_and_back(stream: &mut TcpStream, sent: &[u8]) {
+    let (mut read, mut write) = stream.split();
+    let mut received = vec![0; sent.len()];
+    let (wrote, got) = tokio::join!(write.write_all(sent), read.read_exact(&mut received));
+    wrote.expect("all is taken");
+    got.expect("all comes back");
+    assert!(received == sent, "{} bytes, as they were sent", sent.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bulk_is_spliced_and_small_talk_is_copied_again() {
+    let bench = Bench::start();
+    let server = counting_echo(&Arc::default());
+    let mut stream = connect(bench.map(1, "[::1]", server.address).await).await;
+    for round in 1..=3 {
+        let small = noise(round, 100);
+        for _ in 0..20 {
+            there_and_back(&mut stream, &small).await;
+        }
+        let before = bench.engine.path_switches();
+        there_and_back(&mut stream, &noise(round, 8 << 20)).await;
+        let after = bench.engine.path_switches();
+        assert!(after.0 > before.0, "round {round}: bulk is spliced ({before:?}, {after:?})");
+        for _ in 0..20 {
+            there_and_back(&mut stream, &small).await;
+        }
+        let end = bench.engine.path_switches();
+        assert_eq!(end.0, end.1, "round {round}: all directions copy again");
+    }
+    // An idle connection holds its two sockets, and the pool of pipes a few more.
+    drop(stream);
+    bench.closed(1).await;
+    assert_eq!(bench.reasons(), [CloseReason::Finished]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_path_on_live_connections_lose_and_reorder_nothing() {
+    const CONNECTIONS: u64 = 16;
+    const LENGTH: usize = 8 << 20;
+    let bench = Bench::start();
+    let server = counting_echo(&Arc::default());
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let mut clients = JoinSet::new();
+    for number in 0..CONNECTIONS {
+        clients.spawn(async move {
+            let mut stream = connect(listener).await;
+            // Pieces of every size, so that changes meet full and empty pipes, tails and small talk.
+            let sent = noise(number, LENGTH);
+            let mut rest = sent.as_slice();
+            let mut state = number;
+            while !rest.is_empty() {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let size = 1_usize << (4 + (state >> 33) % 17);
+                let (piece, more) = rest.split_at(size.min(rest.len()));
+                there_and_back(&mut stream, piece).await;
+                rest = more;
+            }
+        });
+    }
+    let mut wanted = false;
+    while !clients.is_empty() {
+        for record in bench.registry.open_connections() {
+            record.copy_only(wanted);
+        }
+        wanted = !wanted;
+        tokio::select! {
+            Some(ended) = clients.join_next() => ended.expect("every byte came back"),
+            () = sleep(Duration::from_millis(3)) => {}
+        }
+    }
+    let closed = bench.closed(usize::try_from(CONNECTIONS).expect("a few")).await;
+    for record in closed {
+        let counts = record.counters.read();
+        assert_eq!((counts.bytes_in, counts.bytes_out), (LENGTH as u64, LENGTH as u64));
+    }
+    let (to_splice, to_copy) = bench.engine.path_switches();
+    println!("{to_splice} times to splicing, {to_copy} times back");
+    assert!(to_splice > 2 * CONNECTIONS && to_copy > 2 * CONNECTIONS, "{to_splice} and {to_copy}");
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_killed_midway_leave_no_descriptor_and_count_what_arrived() {
+    const TRANSFERS: u64 = 2_000;
+    let bench = Bench::start();
+    let received = Arc::default();
+    let server = counting_echo(&received);
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let baseline = open_descriptors();
+    let mut clients = JoinSet::new();
+    for number in 0..TRANSFERS {
+        if clients.len() == 64 {
+            clients.join_next().await.expect("one of them").expect("as it should be");
+        }
+        clients.spawn(async move {
+            let mut stream = connect(listener).await;
+            let length = 1_usize << (8 + number % 13);
+            let sent = noise(number, length);
+            if number % 10 == 3 {
+                // It goes in the middle of it, by a reset.
+                let (mut read, mut write) = stream.split();
+                let mut some = vec![0; length / 2 + 1];
+                let _ = tokio::join!(write.write_all(&sent), read.read_exact(&mut some));
+                reset(stream);
+            } else {
+                there_and_back(&mut stream, &sent).await;
+                stream.shutdown().await.expect("ended");
+                assert_eq!(stream.read(&mut [0]).await.expect("a clean end"), 0);
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.expect("as it should be");
+    }
+    let count = usize::try_from(TRANSFERS).expect("a few");
+    let closed = bench.closed(count).await;
+    assert!(bench.engine.path_switches().0 > 0, "some of it was spliced");
+    let of = |reason| closed.iter().filter(|record| record.connection().reason == Some(reason)).count();
+    assert_eq!(of(CloseReason::ClientReset), count / 10);
+    assert_eq!(of(CloseReason::Finished), count - count / 10);
+    let counted: u64 = closed.iter().map(|record| record.counters.read().bytes_in).sum();
+    // The server may find what it has received cut off by the reset that follows.
+    until("the server to read all", || (received.load(Ordering::SeqCst) <= counted).then_some(())).await;
+    // Sixteen pipes at most lie in the pool.
+    until("descriptors to be given back", || (open_descriptors() <= baseline + 32).then_some(())).await;
+    let (used, _) = bench.engine.descriptors();
+    assert!(used <= 1 + 32, "{used} descriptors counted");
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_descriptors_for_pipes_bulk_is_copied() {
+    // One for the listener, two for the connection, and one that is too few for a pipe.
+    let bench = Bench::with(4, None);
+    let server = counting_echo(&Arc::default());
+    let mut stream = connect(bench.map(1, "[::1]", server.address).await).await;
+    there_and_back(&mut stream, &noise(1, 8 << 20)).await;
+    assert_eq!(bench.engine.descriptors(), (3, 4));
+    drop(stream);
+    bench.closed(1).await;
+    bench.shutdown().await;
+
+    // Pipes that lie idle give way to clients: with room for one pipe, two clients get in after bulk.
+    let bench = Bench::with(1 + 4, None);
+    let listener = bench.map(1, "[::1]", server.address).await;
+    let mut first = connect(listener).await;
+    there_and_back(&mut first, &noise(2, 8 << 20)).await;
+    there_and_back(&mut first, b"and now small talk").await;
+    let mut second = connect(listener).await;
+    there_and_back(&mut second, b"let in").await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_do_not_read_hold_nobody_up_and_get_every_byte_later() {
+    const CLIENTS: usize = 64;
+    const LENGTH: usize = 4 << 20;
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |mut stream| async move {
+        let mut number = [0; 8];
+        stream.read_exact(&mut number).await.expect("its number");
+        let _ = stream.write_all(&noise(u64::from_le_bytes(number), LENGTH)).await;
+        let _ = stream.shutdown().await;
+    });
+    let mapping = config(&format!("[::1]:auto:{}", server.address));
+    let listener = bound(&bench.apply(1, &mapping, &[server.address]).await);
+    let mut streams = Vec::new();
+    for number in 0..CLIENTS as u64 {
+        let mut stream = small_window(listener).await;
+        stream.write_all(&number.to_le_bytes()).await.expect("taken");
+        streams.push(stream);
+    }
+    // All are stuck when nothing moves any more.
+    let moved = || bench.registry.open_connections().iter().map(|record| record.counters.read().bytes_out).sum::<u64>();
+    let mut before = u64::MAX;
+    while before != moved() {
+        before = moved();
+        sleep(Duration::from_millis(300)).await;
+    }
+    assert!(before < (CLIENTS * LENGTH / 2) as u64, "they are stuck: {before}");
+    // Now they read, and every byte is there.
+    let mut readers = JoinSet::new();
+    for (number, mut stream) in (0..).zip(streams) {
+        readers.spawn(async move {
+            let mut received = Vec::new();
+            timeout(3 * PATIENCE, stream.read_to_end(&mut received)).await.expect("in time").expect("a clean end");
+            assert!(received == noise(number, LENGTH), "client {number}");
+        });
+    }
+    readers.join_all().await;
+    bench.closed(CLIENTS).await;
+    assert!(bench.reasons().iter().all(|reason| *reason == CloseReason::Finished));
+    bench.shutdown().await;
+}
+
+async fn small_window(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v6().expect("a socket");
+    socket.set_recv_buffer_size(64 * 1024).expect("it can be set");
+    socket.connect(address).await.expect("connected")
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("our descriptors").count()
+}
