@@ -20,6 +20,8 @@ use docker_fake::{FakeDocker, container};
 
 /// Names are looked up again every 30 s.
 const NEXT_LOOK_UP: Duration = Duration::from_mins(1);
+/// The long form idles for so long (`tests/run --soak`).
+const SOAK: Duration = Duration::from_mins(10);
 
 const PROFILE: &str = r#"{ "version": 1, "mappings": [
     { "name": "address", "listen": "localhost:8081", "target": "192.0.2.2:80" },
@@ -118,6 +120,9 @@ async fn an_idle_target_sees_nothing_of_us_until_the_user_asks() {
         screen.keys(keys);
     }
     screen.wait_for_row_within(NEXT_LOOK_UP, "MAPPINGS", &[":8082", "up", "192.0.2.3"]);
+    if std::env::var_os("PORTOLAN_TEST_SOAK").is_some() {
+        tokio::time::sleep(SOAK.saturating_sub(started.elapsed())).await;
+    }
     network.assert_connections(0, &format!("in {:?} of idling", started.elapsed()));
     println!("nothing came to the target in {:?}", started.elapsed());
 

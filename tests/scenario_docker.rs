@@ -47,6 +47,25 @@ fn state(run: &mut Run, mark: usize, mapping: &str, state: &str) {
 }
 
 #[test]
+fn a_container_by_the_first_digits_of_its_id_is_reached() {
+    if !require(NEEDS) {
+        return;
+    }
+    let (engine, docker) = (Engine::connect(), Namespace::of_docker());
+    let client = client(&docker, "ptl-id");
+    let web = web(&engine, "id_web");
+    let id = output(&mut engine.docker(&["inspect", "--format", "{{.Id}}", web.name()]));
+    let home = Home::with_docker();
+    let mappings = [format!("any:8090:{}:80", &id[..12]), format!("any:8091:container/{}:80", id.trim())];
+    let mut run = home.run(Some(&docker), ["-p", &mappings[0], "-p", &mappings[1]]);
+    run.ready();
+    for port in [8090, 8091] {
+        wait_for("the container answers", SOON, || answer(&client, port));
+    }
+    assert!(run.stop().status.success());
+}
+
+#[test]
 fn a_container_by_name_is_reached_over_ipv6_and_followed_to_its_next_address() {
     if !require(NEEDS) {
         return;
