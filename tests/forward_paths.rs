@@ -38,9 +38,9 @@ fn counting_echo(received: &Arc<AtomicU64>) -> Server {
 async fn there_and_back(stream: &mut TcpStream, sent: &[u8]) {
     let (mut read, mut write) = stream.split();
     let mut received = vec![0; sent.len()];
-    let (wrote, got) = tokio::join!(write.write_all(sent), read.read_exact(&mut received));
-    wrote.expect("all is taken");
-    got.expect("all comes back");
+    let (sending, receiving) = tokio::join!(write.write_all(sent), read.read_exact(&mut received));
+    sending.expect("all is taken");
+    receiving.expect("all comes back");
     assert!(received == sent, "{} bytes, as they were sent", sent.len());
 }
 
