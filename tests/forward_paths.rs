@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use portolan::model::event::CloseReason;
+use socket2::SockRef;
 use sockets::{Bench, PATIENCE, Server, bound, config, connect, noise, reset, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -118,6 +119,38 @@ async fn changes_of_path_on_live_connections_lose_and_reorder_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn urgent_data_in_the_midst_of_bulk_costs_nothing_but_itself() {
+    const PART: usize = 1 << 20;
+    let bench = Bench::start();
+    let received = Arc::default();
+    let server = counting_echo(&received);
+    let listener = bench.map(1, "[::1]", server.address).await;
+    for round in 0..20 {
+        let mut stream = connect(listener).await;
+        let (mut read, mut write) = stream.split();
+        let before = received.load(Ordering::SeqCst);
+        let sending = async {
+            write.write_all(&noise(round, PART)).await.expect("taken");
+            // The kernel splices neither the mark nor what comes after it.
+            while SockRef::from(write.as_ref()).send_out_of_band(b"!").is_err() {
+                write.writable().await.expect("it will be");
+            }
+            write.write_all(&noise(round + 100, PART)).await.expect("taken");
+            write.shutdown().await.expect("ended");
+        };
+        let mut back = Vec::new();
+        let ((), all) = tokio::join!(sending, timeout(PATIENCE, read.read_to_end(&mut back)));
+        all.expect("it ends").expect("cleanly");
+        assert!(back == [noise(round, PART), noise(round + 100, PART)].concat(), "round {round}: {} bytes", back.len());
+        assert_eq!(received.load(Ordering::SeqCst) - before, 2 * PART as u64);
+    }
+    bench.closed(20).await;
+    assert_eq!(bench.reasons(), [CloseReason::Finished; 20]);
+    assert!(bench.engine.path_switches().0 > 0, "some of it was spliced");
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_killed_midway_leave_no_descriptor_and_count_what_arrived() {
     const TRANSFERS: u64 = 2_000;
     let bench = Bench::start();
@@ -192,7 +225,7 @@ async fn without_descriptors_for_pipes_bulk_is_copied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_that_do_not_read_hold_nobody_up_and_get_every_byte_later() {
     const CLIENTS: usize = 64;
-    const LENGTH: usize = 4 << 20;
+    const LENGTH: usize = 12 << 20;
     let bench = Bench::start();
     let server = Server::start("127.0.0.1", |mut stream| async move {
         let mut number = [0; 8];

@@ -59,6 +59,9 @@ const MOST_TRACKED: usize = 1_024;
 /// How long the tables of this host may take; what is not read by then is not seen.
 const TABLES: Duration = Duration::from_millis(1200);
 
+/// How long the whole may take; what is not seen by then is not told.
+const LONGEST: Duration = Duration::from_millis(2_800);
+
 /// What the tables of this host say, read once.
 struct Tables {
     listen: listener::Facts,
@@ -88,7 +91,7 @@ pub async fn examine(subject: Subject) -> Report {
     let Ok(Ok(tables)) = timeout(TABLES, tables).await else { return unread(&subject, &target, started) };
     // Nobody has answered so far: what loses the packets is looked at while the rest of the time goes by.
     let is_reached = attempts.iter().any(|attempt| attempt.outcome == Outcome::Connected);
-    let mut trying = JoinSet::new();
+    let mut worth: Vec<Trial> = Vec::new();
     for trial in tables.trials.iter().filter(|_| !is_reached && !tried.is_empty()) {
         let outcome = attempts.iter().find(|attempt| attempt.address == trial.address).map(|attempt| &attempt.outcome);
         let is_worth = match outcome {
@@ -97,8 +100,7 @@ pub async fn examine(subject: Subject) -> Report {
             Some(Outcome::Connected | Outcome::Failed(_)) => false,
         };
         if is_worth {
-            let trial = trial.clone();
-            trying.spawn_blocking(move || experiment::observe(&trial));
+            worth.push(trial.clone());
         }
     }
     let evidence = speech::evidence(&subject);
@@ -115,7 +117,7 @@ pub async fn examine(subject: Subject) -> Report {
                 gather(&mut connecting, &mut attempts).await;
             }
         },
-        observations(trying),
+        observations(worth, started + LONGEST),
         greeted
     );
     // Where one has answered, the others may take as long as they like.
@@ -151,10 +153,16 @@ async fn gather(connecting: &mut JoinSet<Attempt>, attempts: &mut Vec<Attempt>) 
     }
 }
 
-async fn observations(mut trying: JoinSet<Observed>) -> Vec<Observed> {
+/// What each trial shows, one after the other: they read counters of the whole host, and would count for each other.
+async fn observations(trials: Vec<Trial>, until: Instant) -> Vec<Observed> {
     let mut observed = Vec::new();
-    while let Some(one) = trying.join_next().await {
-        observed.extend(one);
+    for trial in trials {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        let Ok(Ok(one)) = timeout(left, spawn_blocking(move || experiment::observe(&trial))).await else { break };
+        observed.push(one);
     }
     observed
 }
@@ -218,7 +226,13 @@ fn place(subject: &Subject, address: SocketAddr, pids: &mut Vec<(SocketAddr, u32
         Err(error) => Place::Hidden { needs: format!("cannot read who listens there: {error}") },
     };
     if let Some(container) = subject.container_at(address) {
-        let Some(pid) = host_inside::process_of(container.id.as_str()) else { return inside::hidden(container) };
+        // Its other addresses are those of the same processes.
+        let same =
+            |(at, _): &&(SocketAddr, u32)| subject.container_at(*at).is_some_and(|other| other.id == container.id);
+        let known = pids.iter().find(same).map(|(_, pid)| *pid);
+        let Some(pid) = known.or_else(|| host_inside::process_of(container.id.as_str())) else {
+            return inside::hidden(container);
+        };
         pids.push((address, pid));
         return seen(Some(container.name.to_string()), listeners::of(pid, subject.protocol()));
     }

@@ -75,13 +75,13 @@ fn container(subject: &Subject) -> Finding {
         _ => {}
     }
     match found {
-        Some(Err(error)) => missing(&error),
+        Some(Err(error)) => missing(&subject.config.mapping.target.host, &error),
         Some(Ok(found)) => standing(subject, found.container),
         None => Finding::default(),
     }
 }
 
-fn missing(error: &LookupError) -> Finding {
+fn missing(host: &TargetHost, error: &LookupError) -> Finding {
     let text = error.to_string();
     let mut finding = Finding::step(StepKind::Target, None, Verdict::Bad, &text);
     let sentence = format!("{}{}.", text[..1].to_uppercase(), &text[1..]);
@@ -93,11 +93,22 @@ fn missing(error: &LookupError) -> Finding {
             let remedies = ["docker ps --all lists what there is", "e: the right name"];
             finding.cause(CauseKind::ContainerMissing, &sentence, &remedies);
         }
-        LookupError::NotRunning { what, .. } => {
-            let name = what.as_str().trim_start_matches("container ").trim_matches('"').to_owned();
-            let start = format!("docker start {name}");
-            let logs = format!("docker logs {name} says why it ended");
-            finding.cause(CauseKind::ContainerStopped, &sentence, &[start.as_str(), logs.as_str()]);
+        LookupError::NotRunning { state, .. } => {
+            let (start, logs) = match host {
+                TargetHost::Compose { project, service } => {
+                    let compose = format!("docker compose -p {project}");
+                    (format!("{compose} start {service}"), format!("{compose} logs {service} says why it ended"))
+                }
+                other => {
+                    let name = other.to_string();
+                    let name = name.strip_prefix("container/").unwrap_or(&name);
+                    (format!("docker start {name}"), format!("docker logs {name} says why it ended"))
+                }
+            };
+            // One that is started again and again needs no start.
+            let remedies = [start.as_str(), logs.as_str()];
+            let remedies = if state.as_str() == "restarting" { &remedies[1..] } else { &remedies[..] };
+            finding.cause(CauseKind::ContainerStopped, &sentence, remedies);
         }
         LookupError::NoAddress { .. } => {
             let remedies = ["docker network connect NETWORK CONTAINER"];

@@ -84,8 +84,10 @@ pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> 
             let way = Walker { packet, table, is_open: false, rules_left: MOST_RULES, walk: Walk::default() };
             let walked = way.enter(name, chain);
             whole.suspects.extend(walked.suspects);
+            let is_certain = !whole.may_redirect;
             whole.may_redirect |= walked.may_redirect;
-            if walked.end.is_some() {
+            // What may have been sent elsewhere before is not certain to meet this.
+            if walked.end.is_some() && is_certain {
                 whole.end = walked.end;
                 return whole;
             }

@@ -1,17 +1,21 @@
 //! Descriptors are counted before they are taken, and a reserve is kept for files, Docker and control.
 
+use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What listeners and connections may take together.
-#[derive(Debug)]
 pub struct DescriptorBudget {
     limit: u64,
     used: AtomicU64,
+    /// Gives up what lies idle; true when that was anything.
+    reclaim: OnceLock<Reclaim>,
 }
+
+type Reclaim = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// Descriptors taken; given back on drop.
 #[derive(Debug)]
@@ -44,11 +48,24 @@ pub fn raise_limit() -> io::Result<(u64, u64)> {
 impl DescriptorBudget {
     /// At most `limit` at once (the process's limit less the reserve).
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0) })
+        Arc::new(Self { limit, used: AtomicU64::new(0), reclaim: OnceLock::new() })
+    }
+
+    /// Who holds descriptors that lie idle, and is asked for them before anybody is turned away.
+    pub(super) fn reclaim_by(&self, reclaim: impl Fn() -> bool + Send + Sync + 'static) {
+        // One such holder there is.
+        let _ = self.reclaim.set(Box::new(reclaim));
     }
 
     /// Takes `count`, or none of them when not so many are left.
     pub fn take(self: &Arc<Self>, count: u64) -> Option<DescriptorPermit> {
+        self.take_free(count).or_else(|| {
+            let is_more = self.reclaim.get().is_some_and(|reclaim| reclaim());
+            is_more.then(|| self.take_free(count)).flatten()
+        })
+    }
+
+    fn take_free(self: &Arc<Self>, count: u64) -> Option<DescriptorPermit> {
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
                 used.checked_add(count).filter(|sum| *sum <= self.limit)
@@ -68,6 +85,12 @@ impl DescriptorBudget {
     /// In use, and most.
     pub fn usage(&self) -> (u64, u64) {
         (self.used.load(Ordering::Relaxed), self.limit)
+    }
+}
+
+impl fmt::Debug for DescriptorBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DescriptorBudget").field("limit", &self.limit).field("used", &self.used).finish_non_exhaustive()
     }
 }
 

@@ -106,7 +106,7 @@ impl Engine {
         let descriptors = DescriptorBudget::new(options.descriptor_limit);
         let shared = Arc::new(Shared {
             registry,
-            pipes: PipePool::new(Arc::clone(&descriptors)),
+            pipes: PipePool::new(&descriptors),
             descriptors,
             own: Arc::default(),
             notices,

@@ -39,15 +39,21 @@ pub struct OwnAddress {
 impl OwnAddress {
     /// Whether `ip` is on the same subnet: the kernel looks for it on this interface.
     pub fn has_on_its_subnet(&self, ip: IpAddr) -> bool {
-        let same = |a: u128, b: u128, bits: u32| {
-            let host_bits = bits.saturating_sub(u32::from(self.prefix));
-            a.checked_shr(host_bits).unwrap_or(0) == b.checked_shr(host_bits).unwrap_or(0)
-        };
-        match (self.ip, ip.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(ip)) => same(own.to_bits().into(), ip.to_bits().into(), 32),
-            (IpAddr::V6(own), IpAddr::V6(ip)) => same(own.to_bits(), ip.to_bits(), 128),
-            _ => false,
-        }
+        is_on_subnet(self.ip, self.prefix, ip.to_canonical())
+    }
+}
+
+/// Whether `ip` has the first `prefix` bits of `network`.
+pub(super) fn is_on_subnet(network: IpAddr, prefix: u8, ip: IpAddr) -> bool {
+    let same = |a: u128, b: u128, bits: u32| {
+        let host_bits = bits.saturating_sub(u32::from(prefix));
+        // Shifting by all bits leaves nothing to differ.
+        a.checked_shr(host_bits).unwrap_or(0) == b.checked_shr(host_bits).unwrap_or(0)
+    };
+    match (network, ip) {
+        (IpAddr::V4(network), IpAddr::V4(ip)) => same(network.to_bits().into(), ip.to_bits().into(), 32),
+        (IpAddr::V6(network), IpAddr::V6(ip)) => same(network.to_bits(), ip.to_bits(), 128),
+        _ => false,
     }
 }
 

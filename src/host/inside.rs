@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::listeners::{self, Listening};
+use super::machine::container_in;
 use crate::model::mapping::Protocol;
 
 /// Most processes that are looked at.
@@ -21,9 +22,11 @@ pub fn process_of(container: &str) -> Option<u32> {
     let mut pids: Vec<u32> = entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .take(MOST_PROCESSES)
-        .filter(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(container)))
+        .filter(|pid| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+            groups.is_ok_and(|groups| container_in(&groups) == Some(container))
+        })
         .collect();
-    // A container's own children may be named by other containers that run within it.
     pids.sort_unstable();
     pids.first().copied()
 }

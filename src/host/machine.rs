@@ -70,10 +70,13 @@ fn container_of<'a>(process: &Path, ids: &[&'a str]) -> Option<&'a str> {
 
 /// The id that is in the name of a control group.
 fn id_in<'a>(groups: &str, ids: &[&'a str]) -> Option<&'a str> {
-    groups.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == ID_DIGITS).find_map(|word| {
-        // Of a container in a container, the inner one is the process's own; the outer one's id is no lie either.
-        ids.iter().find(|id| **id == word).copied()
-    })
+    let own = container_in(groups)?;
+    ids.iter().find(|id| **id == own).copied()
+}
+
+/// The full id of the container that a process is in, by its control groups: of one in another, the inner one's.
+pub(super) fn container_in(groups: &str) -> Option<&str> {
+    groups.lines().find_map(|line| line.split(|c: char| !c.is_ascii_hexdigit()).rfind(|word| word.len() == ID_DIGITS))
 }
 
 #[cfg(test)]
@@ -97,6 +100,8 @@ mod tests {
             (format!("12:cpu:/docker/{two}\n0::/\n"), Some(two.as_str())),
             (format!("0::/machine.slice/libpod-{two}.scope/container\n"), Some(two.as_str())),
             (format!("0::/../../docker/{one}\n"), Some(one.as_str())),
+            (format!("0::/docker/{one}/docker/{two}\n"), Some(two.as_str())),
+            (format!("0::/docker/{one}/docker/{}\n", "c".repeat(64)), None),
             (format!("0::/docker/{one}0\n"), None),
             (format!("0::/docker/{}\n", "c".repeat(64)), None),
             (String::new(), None),

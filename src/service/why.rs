@@ -79,7 +79,8 @@ impl Service {
             _ => None,
         };
         let mut engine = engine_view(known, descriptors);
-        let open = self.registry.open_connections();
+        let mut open = self.registry.open_connections();
+        open.sort_unstable_by_key(|record| record.id);
         let of_mapping = open.iter().filter(|record| record.mapping.id() == id);
         engine.conversations.extend(of_mapping.filter_map(|record| record.conversation()));
         Some(Subject {

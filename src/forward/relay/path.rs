@@ -56,7 +56,7 @@ impl Path {
             } else {
                 match ready!(splice.poll_step(cx, from, to, pool))? {
                     Spliced::Step(step) => return Poll::Ready(Ok(step)),
-                    Spliced::NoPipe => self.stop_splicing(pool),
+                    Spliced::Copy => self.stop_splicing(pool),
                 }
             }
         }

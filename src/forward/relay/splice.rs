@@ -5,6 +5,7 @@
 
 use std::task::{Context, Poll, ready};
 
+use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 
 use super::copy::{Failure, Step};
@@ -23,12 +24,13 @@ pub(super) struct SplicePath {
     small: u8,
 }
 
-/// What one step has done, or that there is no pipe for it.
+/// What one step has done, or that copying is to do it.
 pub(super) enum Spliced {
     /// As a step of copying.
     Step(Step),
-    /// No descriptors are left for a pipe: this direction is to be copied.
-    NoPipe,
+    /// No descriptors are left for a pipe, or nothing more can be spliced: whether that is the end, receiving tells. The
+    /// kernel splices nothing at and beyond a mark of urgent data, and says 0 there as it does at an end.
+    Copy,
 }
 
 impl SplicePath {
@@ -53,10 +55,13 @@ impl SplicePath {
         if self.is_empty() {
             let pipe = match self.pipe.take().or_else(|| pool.take()) {
                 Some(pipe) => self.pipe.insert(pipe),
-                None => return Poll::Ready(Ok(Spliced::NoPipe)),
+                None => return Poll::Ready(Ok(Spliced::Copy)),
             };
             let received = from.poll_read_with(cx, |socket| {
-                splice(socket, None, pipe.write_end(), None, pipe.size, SpliceFFlags::SPLICE_F_NONBLOCK)
+                match splice(socket, None, pipe.write_end(), None, pipe.size, SpliceFFlags::SPLICE_F_NONBLOCK) {
+                    Err(Errno::EAGAIN) if from.has_unread() => Ok(0),
+                    other => other,
+                }
             });
             match received {
                 Poll::Pending => {
@@ -69,7 +74,7 @@ impl SplicePath {
                 }
                 Poll::Ready(Ok(0)) => {
                     self.let_go(pool);
-                    return Poll::Ready(Ok(Spliced::Step(Step::Ended)));
+                    return Poll::Ready(Ok(Spliced::Copy));
                 }
                 Poll::Ready(Ok(count)) => {
                     pipe.held = count;

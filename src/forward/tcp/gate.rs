@@ -30,9 +30,7 @@ pub(super) fn admit(
         links.pressure.press(Limit::Connections(config.max_connections.unwrap_or(u32::MAX)));
         CloseReason::Limit
     })?;
-    let take = || context.descriptors.take(DESCRIPTORS);
-    // Pipes that lie idle are worth less than a client.
-    let descriptors = take().or_else(|| links.pipes.clear().then(take).flatten()).ok_or_else(|| {
+    let descriptors = context.descriptors.take(DESCRIPTORS).ok_or_else(|| {
         links.pressure.press(Limit::Descriptors(context.descriptors.usage().1));
         CloseReason::Limit
     })?;

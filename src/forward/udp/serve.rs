@@ -285,7 +285,9 @@ impl Listener {
         let Some(timeout) = self.idle_timeout() else { return };
         while let Some(id) = self.table.expired(now, timeout) {
             // A reply may wait already, if this task had much to do.
-            self.forward_replies(id, scratch, now);
+            if fenced(|| self.forward_replies(id, scratch, now)).is_none() {
+                self.fault(Some(id));
+            }
             if self.table.expired(now, timeout) == Some(id) {
                 self.close(id, CloseReason::IdleTimeout, None);
             }

@@ -1,5 +1,6 @@
 //! What a rule asks of a packet, and whether a packet that is known in part fulfils it. Pure.
 
+use crate::host::addresses::is_on_subnet;
 use std::net::IpAddr;
 
 use crate::model::mapping::Protocol;
@@ -143,16 +144,7 @@ fn is_named(interface: &str, pattern: &str) -> bool {
 }
 
 fn is_in(ip: IpAddr, network: IpAddr, prefix: u8) -> bool {
-    let same = |a: u128, b: u128, bits: u32| {
-        let shift = bits.saturating_sub(u32::from(prefix));
-        // Shifting by all bits leaves nothing to differ.
-        a.checked_shr(shift).unwrap_or(0) == b.checked_shr(shift).unwrap_or(0)
-    };
-    match (ip, network) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => same(u32::from(a).into(), u32::from(b).into(), 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => same(a.into(), b.into(), 128),
-        _ => false,
-    }
+    is_on_subnet(network, prefix, ip)
 }
 
 #[cfg(test)]

@@ -212,7 +212,8 @@ fn has_older(names: &str) -> bool {
 /// What a tool prints.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut child = Command::new(find(tool, &format!("{path}:{SYSTEM_PATH}")).ok_or_else(|| format!("needs {tool}"))?)
+    // The system's own first: root runs it, and the rest of the path may be somebody else's.
+    let mut child = Command::new(find(tool, &format!("{SYSTEM_PATH}:{path}")).ok_or_else(|| format!("needs {tool}"))?)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -242,8 +243,10 @@ fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
         let _ = child.kill();
         let _ = child.wait();
     }
+    // A child of its own may hold the other end for ever; nobody waits for it.
+    let status = status?;
     let text = reader.join().unwrap_or_default();
-    match status? {
+    match status {
         status if status.success() => Ok(text),
         status => Err(format!("{tool} fails ({status})")),
     }

@@ -50,6 +50,8 @@ pub(super) struct Published {
     tracker: Option<Box<Tracker>>,
     is_looking: bool,
     next_look: Instant,
+    /// However new the containers are: what was under way at one look is taken to be done by the next.
+    not_before: Instant,
     /// The containers of the last look.
     containers: Arc<Vec<Container>>,
     view: Arc<PublishedView>,
@@ -65,6 +67,7 @@ impl Default for Published {
             tracker: None,
             is_looking: false,
             next_look: Instant::now(),
+            not_before: Instant::now(),
             containers: Arc::default(),
             view: Arc::default(),
             next_id: Arc::new(AtomicU64::new(RESERVED)),
@@ -94,7 +97,8 @@ impl Service {
         }
         let containers = if is_here { self.docker.view().containers } else { Arc::default() };
         let is_new = !Arc::ptr_eq(&containers, &published.containers);
-        if published.is_looking || (!is_new && Instant::now() < published.next_look) {
+        let due = if is_new { published.not_before } else { published.next_look };
+        if published.is_looking || Instant::now() < due {
             return;
         }
         let is_anything = containers.iter().any(|container| !container.publications.is_empty());
@@ -137,6 +141,7 @@ impl Service {
             tracing::error!("a look at published ports has failed");
         }
         published.next_look = Instant::now() + pause;
+        published.not_before = Instant::now() + EVERY;
     }
 
     /// Nobody looks any more: what was seen is forgotten, so that it is not shown as new to the next client.
