@@ -163,7 +163,7 @@ fn published(world: &World) -> Option<&MappingRow> {
 
 fn unseen(row: &MappingRow) -> Vec<&str> {
     match &row.owner {
-        Owner::Docker { unseen } => unseen.iter().map(SafeText::as_str).collect(),
+        Owner::Docker { unseen, .. } => unseen.iter().map(SafeText::as_str).collect(),
         Owner::Portolan => panic!("{row:?}"),
     }
 }

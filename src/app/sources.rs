@@ -117,7 +117,8 @@ pub(super) fn chosen(source: &Source, which: Option<&str>) -> anyhow::Result<Res
     }
     let hint = match configs.iter().map(|config| config.name.as_str()).collect::<Vec<_>>() {
         names if names.is_empty() => "the profile has none; a mapping is written [ADDRESS:]PORT:TARGET:PORT".to_owned(),
-        names => format!("there are: {}", names[..names.len().min(8)].join(", ")),
+        names if names.len() > 8 => format!("there are: {}, and {} more", names[..8].join(", "), names.len() - 8),
+        names => format!("there are: {}", names.join(", ")),
     };
     let text = format!("there is no mapping \"{}\"", SafeText::quoted(name));
     Ok(Err(vec![Problem { hint: Some(hint), ..Problem::new("", &text) }]))

@@ -79,7 +79,10 @@ pub(super) fn row(now_ms: u64) -> MappingRow {
     let open = sessions.iter().filter(|row| row.observed.as_ref().is_some_and(|o| o.client_leg)).count();
     MappingRow {
         id: MappingId(ID),
-        owner: Owner::Docker { unseen: vec![SafeText::new("bytes via DNAT: needs nf_conntrack_acct=1")] },
+        owner: Owner::Docker {
+            unseen: vec![SafeText::new("bytes of sessions via DNAT: the kernel counts whole packets there")],
+            is_partial: true,
+        },
         name: NAME.to_owned(),
         written: mapping.clone().into(),
         mapping,
@@ -133,6 +136,7 @@ fn connection(at: usize, session: &Session, now_ms: u64) -> ConnectionRow {
         closed_at_ms: None,
         process: None,
         observed: Some(Observed {
+            is_older: false,
             way: session.way,
             client_leg: session.client.is_some(),
             bytes: session.bytes.is_some(),

@@ -186,11 +186,16 @@ impl Listed {
         }
         let addresses = if host_network { addresses } else { addresses_of(&networks) };
         let listed_ports = self.ports.unwrap_or_default().kept;
+        let state = text(self.state);
+        // After a crash of the engine the list still tells what others may have by now.
+        let is_there = matches!(state.as_str(), "running" | "paused" | "restarting");
+        let addresses = if is_there { addresses } else { Vec::new() };
+        networks.iter_mut().filter(|_| !is_there).for_each(|network| network.addresses.clear());
         Container {
             name: name(&self.names.unwrap_or_default().kept),
             id: text(self.id),
             image: text(self.image),
-            state: text(self.state),
+            state,
             addresses,
             networks,
             host_network,

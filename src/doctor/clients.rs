@@ -6,7 +6,7 @@ use super::listener;
 use super::subject::Subject;
 use crate::host::addresses::{OwnAddress, Reach};
 use crate::host::conntrack::Rewritten;
-use crate::model::mapping::{Family, Protocol};
+use crate::model::mapping::{Family, ListenAddress, Protocol};
 use crate::model::report::{CauseKind, StepKind, Verdict};
 
 /// UDP flows that the kernel sends elsewhere; `None` where it was not asked.
@@ -25,11 +25,18 @@ pub(super) fn judge(
         finding.add(StepKind::Clients, None, Verdict::Ok, text);
         return finding;
     }
+    if let ListenAddress::Ip(scoped) = &subject.config.mapping.listen.address
+        && !subject.own.contains(scoped.ip)
+    {
+        let text = format!("{} is not an address of this host: nobody comes to it", scoped.ip);
+        finding.add(StepKind::Clients, None, Verdict::Skipped, &text);
+        return finding;
+    }
     let mut is_bad = by_rule(subject, rules, &mut finding);
     is_bad = is_bad || by_publication(subject, listen, rules, &mut finding);
     is_bad = is_bad || by_tracking(subject, rules, tracked, &mut finding);
     if !is_bad {
-        let ips = addresses(subject, |own| own.reach == Reach::Global);
+        let ips = addresses(subject, |own| own.reach == Reach::Global && !own.is_of_containers());
         let unread = tracked.as_ref().and_then(|tracked| tracked.as_ref().err());
         match unread {
             Some(error) => finding.add(StepKind::Clients, None, Verdict::Unknown, error),

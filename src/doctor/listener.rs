@@ -6,9 +6,9 @@ use super::finding::Finding;
 use super::subject::{ListenProblem, Subject};
 use crate::host::limits::{has_ipv6, may_bind};
 use crate::host::listeners::Listening;
-use crate::host::{holders, listeners};
+use crate::host::{holders, listeners, processes};
 use crate::model::container::Publication;
-use crate::model::mapping::{Family, HostPort, ListenAddress, Protocol, ScopedIp};
+use crate::model::mapping::{Family, HostPort, ListenAddress, Mapping, Protocol, ScopedIp};
 use crate::model::report::{CauseKind, StepKind, Verdict};
 use crate::model::request::PortConflict;
 
@@ -164,7 +164,18 @@ fn from_outside(finding: &mut Finding, subject: &Subject, facts: &Facts, scoped:
     if let Some(conflict) = conflicts.iter().find(|conflict| conflict.family == family) {
         let (address, holder) = (conflict.address, conflict.holder.as_str());
         if is_portolan(holder) {
-            return add(finding, Verdict::Ok, &format!("{address} is held by {holder}, which is well"));
+            return match said_to_run(subject, holder) {
+                Some(true) => add(finding, Verdict::Ok, &format!("{address} is held by {holder}, which runs it")),
+                Some(false) => {
+                    add(finding, Verdict::Bad, &format!("{address} is in use by {holder}, for another mapping"));
+                    held(finding, subject, address, &format!("{holder}, for another mapping"));
+                }
+                None => {
+                    let text =
+                        format!("{address} is held by {holder}: press w there to see whether it is this mapping");
+                    add(finding, Verdict::Unknown, &text);
+                }
+            };
         }
         let container = publication_at(subject, address);
         if container.is_none() && !holder.contains("(pid ") && !holder.starts_with("the kernel") {
@@ -184,6 +195,27 @@ fn from_outside(finding: &mut Finding, subject: &Subject, facts: &Facts, scoped:
 
 pub(super) fn is_portolan(holder: &str) -> bool {
     holder == "portolan" || holder.starts_with("portolan (pid ")
+}
+
+/// Whether a portolan that runs has this very mapping on its command line, or another one in its place. What it has out
+/// of a profile, its command line does not tell.
+fn said_to_run(subject: &Subject, holder: &str) -> Option<bool> {
+    let pid = holder.strip_prefix("portolan (pid ")?.strip_suffix(')')?.parse().ok()?;
+    let arguments = processes::arguments(pid);
+    let mut mappings = arguments.iter().zip(arguments.iter().skip(1)).filter_map(|(option, value)| {
+        matches!(option.as_str(), "-p" | "--publish").then(|| value.parse::<Mapping>().ok())?
+    });
+    let overlaps = |theirs: &Mapping| {
+        let ports = |mapping: &Mapping| match mapping.listen.port {
+            HostPort::Ports(ports) => Some((ports.first(), ports.last())),
+            HostPort::Auto => None,
+        };
+        let (ours, theirs_ports) = (ports(&subject.config.mapping), ports(theirs));
+        theirs.protocol == subject.protocol()
+            && ours.zip(theirs_ports).is_some_and(|(ours, theirs)| ours.0 <= theirs.1 && theirs.0 <= ours.1)
+    };
+    let found = mappings.find(overlaps)?;
+    Some(found.listen == subject.config.mapping.listen && found.target == subject.config.mapping.target)
 }
 
 /// Who Docker publishes at this address for, by the name of the container.

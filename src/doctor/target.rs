@@ -76,9 +76,20 @@ fn container(subject: &Subject) -> Finding {
     }
     match found {
         Some(Err(error)) => missing(&subject.config.mapping.target.host, &error),
-        Some(Ok(found)) => standing(subject, found.container),
+        Some(Ok(found)) => as_last_seen(subject, standing(subject, found.container)),
         None => Finding::default(),
     }
+}
+
+/// While Docker is out of reach, what it said last is no observation.
+fn as_last_seen(subject: &Subject, mut finding: Finding) -> Finding {
+    if let DockerState::Unavailable { reason } = &subject.docker {
+        for step in finding.steps.iter_mut().filter(|step| step.verdict == Verdict::Ok) {
+            step.verdict = Verdict::Unknown;
+            step.text = SafeText::new(&format!("{}, as last seen; Docker cannot be asked: {reason}", step.text));
+        }
+    }
+    finding
 }
 
 fn missing(host: &TargetHost, error: &LookupError) -> Finding {

@@ -37,6 +37,16 @@ pub struct OwnAddress {
 }
 
 impl OwnAddress {
+    /// Whether it is on an interface that a container engine or a virtual machine has made for itself (their usual names):
+    /// other machines do not come by it.
+    pub fn is_of_containers(&self) -> bool {
+        let name = self.interface.as_str();
+        let is_bridge_of_docker = name
+            .strip_prefix("br-")
+            .is_some_and(|id| id.len() == 12 && id.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        is_bridge_of_docker || ["docker", "veth", "podman", "cni", "virbr"].iter().any(|start| name.starts_with(start))
+    }
+
     /// Whether `ip` is on the same subnet: the kernel looks for it on this interface.
     pub fn has_on_its_subnet(&self, ip: IpAddr) -> bool {
         is_on_subnet(self.ip, self.prefix, ip.to_canonical())
@@ -142,7 +152,8 @@ impl OwnAddresses {
         let mut found: Vec<(Reach, bool, SocketAddr)> = Vec::new();
         for scoped in listen.address.addresses() {
             if scoped.ip.is_unspecified() {
-                let of_family = self.0.iter().filter(|own| own.ip.is_ipv4() == scoped.ip.is_ipv4());
+                let of_family =
+                    self.0.iter().filter(|own| own.ip.is_ipv4() == scoped.ip.is_ipv4() && !own.is_of_containers());
                 found.extend(of_family.map(|own| (own.reach, own.ip.is_ipv4(), at(own.ip, own.index, port))));
             } else {
                 let index = scoped.zone.as_deref().and_then(interface_index).unwrap_or(0);

@@ -12,6 +12,9 @@ use super::sockets::Finder;
 use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
 
+/// Most arguments of a process that are read.
+const MOST_ARGUMENTS: usize = 4_096;
+
 /// A process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Process {
@@ -42,6 +45,13 @@ pub fn clients(protocol: Protocol, pairs: &[(SocketAddr, SocketAddr)]) -> io::Re
 pub fn thread_time() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(0))
+}
+
+/// The arguments of a process, its name first; empty where it cannot be seen or is gone.
+pub fn arguments(pid: u32) -> Vec<String> {
+    let raw = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = raw.split(|byte| *byte == 0).take(MOST_ARGUMENTS);
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// The process that holds each socket: of several (a server that forked its workers) the lowest pid. This

@@ -111,6 +111,9 @@ pub enum Owner {
         /// What of its sessions cannot be seen and what that needs, such as
         /// `IPv4 via DNAT: not visible without root`.
         unseen: Vec<SafeText>,
+        /// The bytes of some sessions are not counted: the row's own sums mean nothing.
+        #[serde(default)]
+        is_partial: bool,
     },
 }
 
@@ -131,6 +134,9 @@ pub struct Observed {
     pub client_leg: bool,
     /// `bytes_in` and `bytes_out` are counted; if not, they mean nothing.
     pub bytes: bool,
+    /// It was there at the first look: since when, nobody has seen, and its age is more than what is told.
+    #[serde(default)]
+    pub is_older: bool,
     /// The kernel's word for the state of the client's leg and of the target's, such as `ESTABLISHED`.
     pub states: [SafeText; 2],
 }

@@ -150,7 +150,8 @@ fn nothing_seen_is_not_zero_where_something_cannot_be_seen() {
     let mut player = on_published(80, 24);
     let mut row = player.state.selected_mapping().expect("selected").row.clone();
     (row.connections, row.bytes_in, row.bytes_out) = (0, 0, 0);
-    row.owner = Owner::Docker { unseen: vec![SafeText::new("IPv4 via DNAT: not visible without root")] };
+    row.owner =
+        Owner::Docker { unseen: vec![SafeText::new("IPv4 via DNAT: not visible without root")], is_partial: true };
     let gone = player.state.connections.order.clone();
     let update = |row| Update {
         at_ms: player.story.now_ms(),
@@ -159,7 +160,7 @@ fn nothing_seen_is_not_zero_where_something_cannot_be_seen() {
         ..Update::default()
     };
     let (unseen, mut seen) = (update(row.clone()), row);
-    seen.owner = Owner::Docker { unseen: Vec::new() };
+    seen.owner = Owner::Docker { unseen: Vec::new(), is_partial: false };
     let seen = update(seen);
     player.tell(Msg::Update(Box::new(unseen)));
     assert!(player.line(8).contains("grafana:3000    ??"), "{}", player.line(8));

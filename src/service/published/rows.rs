@@ -37,11 +37,15 @@ enum Served {
     /// Past every socket: connections were seen to be rewritten.
     Rewritten,
     /// Not by a socket; whether by the packet filter cannot be seen.
-    Unseen,
+    Unseen(&'static str),
     /// Not, and why.
     Not(String),
 }
 
+/// Said where sessions go by the packet filter, whoever looks.
+const UNCOUNTED: &str = "bytes of sessions via DNAT: the kernel counts whole packets there, not what they carry";
+
+const UNSEEN_YET: &str = "?? no socket listens; whether the packet filter serves it shows with its first session";
 const UNSEEN: &str = "?? no socket listens; whether the packet filter serves it is not visible without root";
 
 pub(super) fn row<'a, S>(
@@ -60,9 +64,9 @@ where
         let (bound, error) = match served_by(port, *host, look) {
             Served::Socket(bound) => (Some(bound), None),
             Served::Rewritten => (None, None),
-            Served::Unseen => {
+            Served::Unseen(why) => {
                 is_unseen = true;
-                (None, Some(SafeText::new(UNSEEN)))
+                (None, Some(SafeText::new(why)))
             }
             Served::Not(why) => (None, Some(SafeText::new(&why))),
         };
@@ -82,9 +86,15 @@ where
         let (bytes_in, bytes_out) = session.bytes();
         (sum.0 + bytes_in, sum.1 + bytes_out)
     });
+    let mut unseen = unseen(port, look, is_over);
+    let is_uncounted = clients().any(|session| !session.is_counted());
+    let is_partial = is_uncounted || !unseen.is_empty();
+    if is_uncounted {
+        unseen.push(UNCOUNTED.into());
+    }
     MappingRow {
         id: totals.id,
-        owner: Owner::Docker { unseen: unseen(port, look, is_over) },
+        owner: Owner::Docker { unseen, is_partial },
         name: port.name.clone(),
         mapping: port.mapping.clone(),
         written: WrittenMapping {
@@ -130,10 +140,15 @@ fn served_by(port: &Port, host: SocketAddr, look: &Look) -> Served {
     if is_rewritten {
         return Served::Rewritten;
     }
-    if look.rewritten.is_err() && port.protocol() != Protocol::Sctp {
-        return Served::Unseen;
+    // The packet filter may serve it all the same, within the family.
+    let may_be_rewritten = port.targets.iter().any(|target| target.is_ipv4() == host.is_ipv4());
+    match &look.rewritten {
+        _ if !may_be_rewritten || port.protocol() == Protocol::Sctp => {
+            Served::Not("Docker publishes it, but nobody listens here".to_owned())
+        }
+        Ok(_) => Served::Unseen(UNSEEN_YET),
+        Err(_) => Served::Unseen(UNSEEN),
     }
-    Served::Not("Docker publishes it, but nobody listens here".to_owned())
 }
 
 /// What of its sessions cannot be seen, and what that needs.

@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub(super) mapping_id: MappingId,
     protocol: Protocol,
     way: Way,
+    /// It was there when the first look came.
+    is_older: bool,
     opened_at_ms: u64,
     opened_at: Timestamp,
     pub(super) process: Option<SafeText>,
@@ -57,8 +59,10 @@ impl Session {
         protocol: Protocol,
         way: Way,
         now: (u64, Timestamp),
+        is_older: bool,
     ) -> Self {
         Self {
+            is_older,
             id,
             mapping_id,
             protocol,
@@ -89,6 +93,11 @@ impl Session {
 
     pub(super) fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Whether its bytes are counted.
+    pub(super) fn is_counted(&self) -> bool {
+        self.bytes.is_some()
     }
 
     /// Bytes in and out, as far as they are counted.
@@ -180,6 +189,7 @@ impl Session {
                 way: self.way,
                 client_leg: client.is_some(),
                 bytes: self.bytes.is_some(),
+                is_older: self.is_older,
                 states: [word(&self.client), word(&self.target)],
             }),
             connection: Connection {
@@ -254,7 +264,7 @@ mod tests {
 
     fn session() -> Session {
         let now = (5, Timestamp::UNIX_EPOCH);
-        Session::new(ConnectionId(1), MappingId(1), Protocol::Tcp, Way::Proxy, now)
+        Session::new(ConnectionId(1), MappingId(1), Protocol::Tcp, Way::Proxy, now, false)
     }
 
     fn port() -> Port {

@@ -70,6 +70,7 @@ pub(super) struct Tracker {
     sessions: BTreeMap<Key, Session>,
     carried: HashMap<(u32, u64), Carried>,
     ended: VecDeque<ConnectionRow>,
+    has_looked: bool,
 }
 
 impl Tracker {
@@ -81,6 +82,7 @@ impl Tracker {
             sessions: BTreeMap::new(),
             carried: HashMap::new(),
             ended: VecDeque::new(),
+            has_looked: false,
         }
     }
 
@@ -96,6 +98,7 @@ impl Tracker {
         let is_waiting = |proxy: &Proxy| carried.get(&(proxy.pid, proxy.started)).is_none_or(Carried::is_waiting);
         let look = self.eyes.look(&ports, is_waiting);
         let mut view = self.take(&ports, &look, now);
+        self.has_looked = true;
         self.name_clients(&mut view, now);
         view
     }
@@ -159,7 +162,7 @@ impl Tracker {
                 return None;
             }
             let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
-            self.sessions.insert(key, Session::new(id, mapping, protocol, way, (now.ms, now.time)));
+            self.sessions.insert(key, Session::new(id, mapping, protocol, way, (now.ms, now.time), !self.has_looked));
             if !matches!(key, Key::Target(_))
                 && let Some(totals) = self.totals.values_mut().find(|totals| totals.id == mapping)
             {

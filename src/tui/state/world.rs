@@ -22,6 +22,10 @@ pub const EVENTS: usize = 2_000;
 pub const CLOSED_STAYS_MS: u64 = 10_000;
 /// Rates are made over so long.
 const RATE_WINDOW_MS: u64 = 1_000;
+/// A sample may be so much late,
+const LATE_MS: u64 = RATE_WINDOW_MS / 2;
+/// and one of what goes through Docker by a whole look more.
+const LOOK_MS: u64 = 2_000;
 /// Samples kept of one connection: a minute at one a second.
 const CONNECTION_SAMPLES: usize = 66;
 
@@ -96,6 +100,8 @@ pub struct Meters {
     pub out: RateMeter,
     /// Samples are at least so far apart.
     pause_ms: u64,
+    /// The next sample may be so much late before the rate counts as over.
+    late_ms: u64,
     sampled_ms: u64,
     /// Nothing new for a while: the figures are as they will stay.
     is_settled: bool,
@@ -147,9 +153,10 @@ pub enum Severity {
 }
 
 impl Meters {
-    fn new(samples: usize, pause_ms: u64) -> Self {
+    fn new(samples: usize, pause_ms: u64, late_ms: u64) -> Self {
         Self {
             pause_ms,
+            late_ms,
             r#in: RateMeter::with_capacity(samples),
             out: RateMeter::with_capacity(samples),
             sampled_ms: 0,
@@ -175,7 +182,7 @@ impl Meters {
 
     fn figures(&mut self, now_ms: u64, bytes: (u64, u64)) -> Figures {
         // A rate holds for the time between samples; that the next one is still to come does not lower it.
-        let is_current = now_ms < self.sampled_ms + self.pause_ms + RATE_WINDOW_MS / 2;
+        let is_current = now_ms < self.sampled_ms + self.pause_ms + self.late_ms;
         let at_ms = if is_current { self.sampled_ms } else { now_ms };
         let rate = |meter: &RateMeter| meter.per_second(at_ms, RATE_WINDOW_MS).filter(|rate| *rate >= 0.5);
         let figures =
@@ -190,7 +197,8 @@ impl MappingItem {
     /// A mapping seen for the first time.
     pub fn new(row: MappingRow) -> Self {
         let figures = Figures { bytes_in: row.bytes_in, bytes_out: row.bytes_out, ..Figures::default() };
-        Self { row, figures, meters: Meters::new(256, 200) }
+        let late_ms = if row.owner.is_docker() { LOOK_MS } else { LATE_MS };
+        Self { row, figures, meters: Meters::new(256, 200, late_ms) }
     }
 
     /// Whether it is a port that Docker publishes, which is only looked at.
@@ -198,10 +206,15 @@ impl MappingItem {
         self.row.owner.is_docker()
     }
 
+    /// Whether its sums are those of all its connections.
+    pub fn counts_bytes(&self) -> bool {
+        !matches!(self.row.owner, Owner::Docker { is_partial: true, .. })
+    }
+
     /// What of its sessions cannot be seen; of ours there is nothing of that kind.
     pub fn unseen(&self) -> &[SafeText] {
         match &self.row.owner {
-            Owner::Docker { unseen } => unseen,
+            Owner::Docker { unseen, .. } => unseen,
             Owner::Portolan => &[],
         }
     }
@@ -244,7 +257,8 @@ impl ConnectionItem {
             ConnectionState::Closed => ConnectionState::Open,
             state => state,
         };
-        Self { row, figures, meters: Meters::new(CONNECTION_SAMPLES, 950), stood }
+        let late_ms = if row.observed.is_some() { LOOK_MS } else { LATE_MS };
+        Self { row, figures, meters: Meters::new(CONNECTION_SAMPLES, 950, late_ms), stood }
     }
 
     /// Which.
@@ -377,7 +391,7 @@ mod tests {
 
     #[test]
     fn bytes_after_a_silence_are_not_spread_over_the_silence() {
-        let mut meters = Meters::new(64, 200);
+        let mut meters = Meters::new(64, 200, LATE_MS);
         meters.sample(1_000, 0, (0, 0), (0, 0));
         meters.sample(61_000, 60_000, (0, 0), (10, 5_000));
         assert_eq!(meters.figures(61_100, (10, 5_000)).out_rate, Some(5_000.0));
@@ -386,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_steady_connection_has_its_rate_between_samples_too() {
-        let mut meters = Meters::new(64, 950);
+        let mut meters = Meters::new(64, 950, LATE_MS);
         for step in 0_u64..20 {
             let (before, now) = (step.saturating_sub(1) * 250, step * 250);
             meters.sample(1_000 + now, 1_000 + before, (before, before * 4), (now, now * 4));

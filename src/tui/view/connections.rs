@@ -152,14 +152,14 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
 /// Its age, or how long ago it ended.
 pub(super) fn age(state: &State, item: &ConnectionItem) -> String {
     let now_ms = state.world().service_ms(state.shown_ms());
-    match item.closed_at_ms() {
-        Some(at) => {
-            let ago = format::age(now_ms.saturating_sub(at));
-            // `12m05s ago` is more than anybody needs to know, and than fits.
-            let coarse =
-                if ago.len() > 3 { ago.split_inclusive(['m', 'h']).next().unwrap_or(&ago).to_owned() } else { ago };
-            format!("{coarse} ago")
-        }
-        None => format::age(now_ms.saturating_sub(item.row.opened_at_ms)),
+    if let Some(at) = item.closed_at_ms() {
+        let ago = format::age(now_ms.saturating_sub(at));
+        // `12m05s ago` is more than anybody needs to know, and than fits.
+        let coarse =
+            if ago.len() > 3 { ago.split_inclusive(['m', 'h']).next().unwrap_or(&ago).to_owned() } else { ago };
+        return format!("{coarse} ago");
     }
+    let age = format::age(now_ms.saturating_sub(item.row.opened_at_ms));
+    // Since when it was there before, nobody has seen.
+    if item.row.observed.as_ref().is_some_and(|observed| observed.is_older) { format!(">{age}") } else { age }
 }

@@ -65,7 +65,7 @@ fn all(canvas: &Canvas<'_>, container: &Container) -> Vec<Entry> {
     }
     inside(&mut all, container, state.insides.of(&container.id), room);
     let exposed: Vec<_> = container.ports.iter().map(|port| offer::port_words(port.port, port.protocol)).collect();
-    let exposed = if exposed.is_empty() { "exposes none".to_owned() } else { exposed.join("  ") };
+    let exposed = if exposed.is_empty() { "the engine tells of none".to_owned() } else { exposed.join("  ") };
     all.extend(wrapped("ports", &exposed, room, Role::Plain));
     let published: Vec<_> =
         container.publications.iter().map(|of| offer::publication(of.host, of.port, of.protocol)).collect();

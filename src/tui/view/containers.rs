@@ -43,9 +43,14 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
 fn counts(state: &State) -> String {
     let world = state.world();
     let running = world.containers.values().filter(|container| container.is_running()).count();
-    match world.containers.len() - running {
+    let counted = match world.containers.len() - running {
         0 => format!("{running} running"),
         others => format!("{running} running, {others} not"),
+    };
+    // Nobody has seen since whether they still do.
+    match &world.overview.docker {
+        DockerState::Unavailable { .. } => format!("{counted}, as last seen"),
+        _ => counted,
     }
 }
 

@@ -233,7 +233,9 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let age = age(pen.canvas.state, item);
     let lived =
         if item.is_closed() { format!(", lived {}", format::age(connection.duration_ms)) } else { String::new() };
-    pen.line("opened", &format!("{:.3}", connection.opened_at), &format!("{age}{lived}"));
+    let is_older = item.row.observed.as_ref().is_some_and(|observed| observed.is_older);
+    let opened = format!("{}{:.3}", if is_older { "before " } else { "" }, connection.opened_at);
+    pen.line("opened", &opened, &format!("{age}{lived}"));
     let datagrams = |number: Option<u64>| number.map(|number| count(number, "datagram")).unwrap_or_default();
     let bytes = |bytes: u64| if item.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
     let (bytes_in, bytes_out) = (bytes(connection.bytes_in), bytes(connection.bytes_out));
@@ -276,8 +278,13 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     let since = if state.baselines.contains_key(&row.id) { "from your 0 on" } else { "since start" };
     let (bytes_in, bytes_out) =
         (row.bytes_in.saturating_sub(from.bytes_in), row.bytes_out.saturating_sub(from.bytes_out));
+    let bytes = if item.counts_bytes() {
+        format!("in {bytes_in} B, out {bytes_out} B {since}")
+    } else {
+        "in ?? B, out ?? B".to_owned()
+    };
     let text = format!(
-        "{} open, {} in all, {} failed; in {bytes_in} B, out {bytes_out} B {since}",
+        "{} open, {} in all, {} failed; {bytes}",
         row.connections,
         row.connections_total,
         row.errors.saturating_sub(from.errors)

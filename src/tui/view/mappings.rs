@@ -138,6 +138,7 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
         C::Who => plain("me".to_owned()),
         C::Target => plain(columns::fitted(&row.mapping.target.to_string(), column, true)),
         C::Connections => plain(unless_stopped(seen(item, row.connections, |open| open.to_string()))),
+        C::InRate | C::OutRate | C::In | C::Out if !item.counts_bytes() => plain("??".to_owned()),
         C::InRate => plain(format::rate(item.figures.in_rate)),
         C::OutRate => plain(format::rate(item.figures.out_rate)),
         C::LastResult => last_result(item, column),

@@ -70,7 +70,9 @@ fn standing_problem(state: &State, room: usize) -> Option<(Severity, String)> {
             return Some((Severity::Warn, format!("{reason}: its published ports are offered instead")));
         }
     } else if let Some((severity, text)) = state.selected_mapping().and_then(|item| mapping_problem(item, room)) {
-        let says_why = state.view == View::Mappings && format::width(&text) + 9 <= room_beside(severity, room);
+        let is_ours = state.selected_mapping().is_some_and(|item| !item.is_docker());
+        let says_why =
+            is_ours && state.view == View::Mappings && format::width(&text) + 9 <= room_beside(severity, room);
         return Some((severity, if says_why { format!("{text}: press w") } else { text }));
     }
     if let DockerState::Unavailable { reason } = &world.overview.docker {
