@@ -434,7 +434,9 @@ fn a_port_of_a_real_engine_shows_both_its_ways() {
     });
     let row = root.world.mappings.iter().find(|row| row.name == "docker/pub_echo/7-tcp").expect("the row");
     assert_eq!((row.state, row.mapping.to_string().as_str()), (MappingState::Up, "any:8090:pub_echo:7"));
-    assert_eq!((unseen(row), row.connections), (vec![], 3));
+    assert_eq!(row.connections, 3);
+    let told = ["bytes of sessions via DNAT: the kernel counts whole packets there, not what they carry"];
+    assert_eq!(unseen(row), told, "as root all is seen but that");
 
     user.wait("an ordinary user sees clients of docker-proxy", LOOKS, |world| {
         by(world, Way::Proxy, Family::V6).len() == 1 && by(world, Way::Proxy, Family::V4).len() == 1

@@ -13,7 +13,7 @@ use crate::model::event::MappingState;
 use crate::model::mapping::{Family, Protocol};
 use crate::model::profile::WrittenMapping;
 use crate::model::untrusted::SafeText;
-use crate::model::update::{ListenerRow, MappingRow, Owner};
+use crate::model::update::{ListenerRow, MappingRow, Owner, Way};
 
 /// Programs by which container engines serve published ports.
 const OF_DOCKER: &[&str] = &[
@@ -89,7 +89,7 @@ where
     let mut unseen = unseen(port, look, is_over);
     let is_uncounted = clients().any(|session| !session.is_counted());
     let is_partial = is_uncounted || !unseen.is_empty();
-    if is_uncounted {
+    if clients().any(|session| !session.is_counted() && session.way() == Way::Dnat) {
         unseen.push(UNCOUNTED.into());
     }
     MappingRow {

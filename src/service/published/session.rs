@@ -95,6 +95,11 @@ impl Session {
         self.protocol
     }
 
+    /// Which way it takes.
+    pub(super) fn way(&self) -> Way {
+        self.way
+    }
+
     /// Whether its bytes are counted.
     pub(super) fn is_counted(&self) -> bool {
         self.bytes.is_some()
