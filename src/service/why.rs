@@ -201,14 +201,19 @@ fn from_outside(config: MappingConfig, sight: &Sight<'_>) -> Subject {
 async fn docker_view(endpoint: Result<Endpoint, EndpointError>) -> DockerView {
     let cancel = tokio_util::sync::CancellationToken::new();
     let (mut view, watching) = docker::watch(endpoint, cancel.clone());
-    let answered = view.wait_for(|view| view.state != DockerState::Unknown);
-    let seen = tokio::select! {
-        seen = tokio::time::timeout(PATIENCE, answered) => match seen {
-            Ok(Ok(view)) => view.clone(),
-            _ => DockerView::default(),
-        },
-        () = watching => DockerView::default(),
-    };
+    let mut latest = view.clone();
+    // Its networks may come a moment after its containers, and tell whose they are.
+    let answered = view.wait_for(|view| match view.state {
+        DockerState::Unknown => false,
+        DockerState::Connected => !view.networks.is_empty(),
+        DockerState::Unavailable { .. } => true,
+    });
+    tokio::select! {
+        // Whatever there is by then has to do.
+        _ = tokio::time::timeout(PATIENCE, answered) => {}
+        () = watching => {}
+    }
+    let seen = latest.borrow_and_update().clone();
     cancel.cancel();
     match seen.state {
         DockerState::Unknown => {
