@@ -40,6 +40,14 @@ impl<'a> Fixture<'a> {
     async fn why(&self) -> (Report, Duration) {
         why(self.world, self.id).await
     }
+
+    /// Once the connections of the clients that have left are over: what was said on one is known at its end.
+    async fn why_when_over(&self) -> (Report, Duration) {
+        let mut rows = self.world.rows().await;
+        let over = |row: &portolan::model::update::MappingRow| row.id == self.id && row.connections == 0;
+        rows.wait("over", |rows| rows.iter().any(over)).await;
+        self.why().await
+    }
 }
 
 async fn why(world: &World, id: MappingId) -> (Report, Duration) {
@@ -156,14 +164,14 @@ async fn speech(table: &mut Table) {
         [(&to_tls, "https", "engine: TLS to TLS"), (&to_plain, "http", "engine: plain text to plain text")]
     {
         assert!(ask(fixture.at, scheme), "{name} does not work");
-        let (report, took) = fixture.why().await;
+        let (report, took) = fixture.why_when_over().await;
         table.report(name, &report, took, None);
     }
     assert!(!ask(to_plain.at, "https"), "a plain server understands TLS");
-    let (report, took) = to_plain.why().await;
+    let (report, took) = to_plain.why_when_over().await;
     table.report("engine: TLS to a plain port", &report, took, Some(CauseKind::TlsToPlainPort));
     assert!(!ask(to_tls.at, "http"), "a TLS server understands plain text");
-    let (report, took) = to_tls.why().await;
+    let (report, took) = to_tls.why_when_over().await;
     table.report("engine: plain text to a TLS port", &report, took, Some(CauseKind::PlainToTlsPort));
 
     // As nginx says it, and as one that hangs up without a word.
