@@ -258,7 +258,9 @@ async fn readers_that_do_not_read_hold_nobody_up_and_get_every_byte_later() {
             assert!(received == noise(number, LENGTH), "client {number}");
         });
     }
-    readers.join_all().await;
+    while let Some(ended) = readers.join_next().await {
+        assert!(ended.is_ok(), "{ended:?}; ended: {:?}", bench.registry.closed_since(0).0);
+    }
     bench.closed(CLIENTS).await;
     assert!(bench.reasons().iter().all(|reason| *reason == CloseReason::Finished));
     bench.shutdown().await;

@@ -72,14 +72,14 @@ impl Counters {
         let _ = counter.fetch_update(Relaxed, Relaxed, |bytes| Some(bytes.saturating_sub(count)));
     }
 
-    /// One datagram of so many bytes was taken.
-    pub fn add_datagram(&self, direction: Direction, bytes: u64) {
+    /// So many datagrams, of so many bytes in all, were taken.
+    pub fn add_datagrams(&self, direction: Direction, datagrams: u64, bytes: u64) {
         self.add_bytes(direction, bytes);
         match direction {
             Direction::In => &self.datagrams_in,
             Direction::Out => &self.datagrams_out,
         }
-        .fetch_add(1, Relaxed);
+        .fetch_add(datagrams, Relaxed);
     }
 
     /// All of them.
@@ -98,8 +98,16 @@ impl Counters {
 pub struct MappingMeter {
     id: MappingId,
     dropped: AtomicU64,
+    runs: Runs,
     config: Mutex<Arc<MappingConfig>>,
     tally: Mutex<Tally>,
+}
+
+/// Datagrams of one flow and size that could leave together: how often they did, and how often they did not.
+#[derive(Debug, Default)]
+struct Runs {
+    together: AtomicU64,
+    singly: AtomicU64,
 }
 
 /// The totals of a mapping without its open connections.
@@ -117,7 +125,13 @@ pub(crate) struct Tally {
 impl MappingMeter {
     /// A mapping that has seen nothing yet.
     pub fn new(id: MappingId, config: Arc<MappingConfig>) -> Arc<Self> {
-        Arc::new(Self { id, dropped: AtomicU64::new(0), config: Mutex::new(config), tally: Mutex::default() })
+        Arc::new(Self {
+            id,
+            dropped: AtomicU64::new(0),
+            runs: Runs::default(),
+            config: Mutex::new(config),
+            tally: Mutex::default(),
+        })
     }
 
     /// Which mapping.
@@ -145,14 +159,26 @@ impl MappingMeter {
         self.tally(|tally| (tally.open, tally.total, tally.errors))
     }
 
-    /// A datagram that we received went no further: no flow for it, no room in the kernel, no such size.
-    pub fn drop_datagram(&self) {
-        self.dropped.fetch_add(1, Relaxed);
+    /// Datagrams that we received went no further: no flow for them, no room in the kernel, no such size.
+    pub fn drop_datagrams(&self, count: u64) {
+        self.dropped.fetch_add(count, Relaxed);
     }
 
     /// Datagrams that were received and went no further.
     pub fn dropped_datagrams(&self) -> u64 {
         self.dropped.load(Relaxed)
+    }
+
+    /// Several datagrams have left in one send, or had to leave one by one.
+    pub(crate) fn count_run(&self, is_together: bool) {
+        let Runs { together, singly } = &self.runs;
+        (if is_together { together } else { singly }).fetch_add(1, Relaxed);
+    }
+
+    /// How often several datagrams have left in one send, and how often they had to leave one by one since the kernel
+    /// refused them together.
+    pub fn runs(&self) -> (u64, u64) {
+        (self.runs.together.load(Relaxed), self.runs.singly.load(Relaxed))
     }
 
     /// A real attempt to reach the target has ended.

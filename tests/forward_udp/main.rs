@@ -5,4 +5,5 @@
 mod delivery;
 mod lifetime;
 mod limits;
+mod runs;
 mod support;

@@ -11,7 +11,15 @@ use crate::model::event::{CloseReason, ConnectionState, Side};
 use crate::model::untrusted::SafeText;
 
 /// How long what a broken side has sent may take to reach the other side's kernel.
-pub(super) const DELIVERY: Duration = Duration::from_secs(5);
+pub(super) const DELIVERY: Patience = Patience { within: Duration::from_secs(5), is_renewed: false };
+
+/// How long a reader may take over what was sent to it before the other side broke.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) within: Duration,
+    /// By whatever it takes.
+    pub(super) is_renewed: bool,
+}
 
 /// How a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,16 +63,27 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
 }
 
-/// Waits until the peer's kernel has all that was sent, at most [`DELIVERY`]: a reset before that would destroy it.
+/// Whether a side had sent its end before it broke (`tcp_reset` of Linux: EPIPE in CLOSE_WAIT): then all that it had to
+/// say is there.
+pub(super) fn came_after_the_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+/// Waits until the peer's kernel has all that was sent, or `patience` is over: a reset before that would destroy it.
 ///
 /// The kernel gives no event for it, so it is asked again and again, ever more seldom.
-pub(super) async fn delivered(leg: &Leg) {
-    let deadline = Instant::now() + DELIVERY;
+pub(super) async fn delivered(leg: &Leg, patience: Patience) {
+    let mut last_progress = Instant::now();
     let mut pause = Duration::from_millis(1);
-    while leg.unacknowledged() > 0 && Instant::now() < deadline {
+    let mut queued = leg.unacknowledged();
+    while queued > 0 && last_progress.elapsed() < patience.within {
         tokio::select! {
             _ = leg.failed() => return,
             () = sleep(pause) => {}
+        }
+        let before = std::mem::replace(&mut queued, leg.unacknowledged());
+        if queued < before && patience.is_renewed {
+            last_progress = Instant::now();
         }
         pause = (pause * 2).min(Duration::from_millis(50));
     }
@@ -72,13 +91,19 @@ pub(super) async fn delivered(leg: &Leg) {
 
 /// Waits until both peers' kernels have all that was sent to them, the ends included, or one of them resets instead.
 /// A peer that takes nothing for `patience` is left to its kernel, which goes on delivering after a close in order.
+///
+/// Where only our end is on its way, a reset is the answer of a kernel that has forgotten a peer which had closed long
+/// before: nothing is lost by it.
 pub(super) async fn all_delivered(
     legs: [&Leg; 2],
     patience: Duration,
     connection: &OpenConnection,
 ) -> Result<(), (Side, io::Error)> {
     let [client, target] = legs;
-    let mut queued = legs.map(Leg::unacknowledged);
+    // None: forgotten. Its kernel's counts stand still from then on.
+    let mut waiting = legs.map(Some);
+    let look = |waiting: &[Option<&Leg>; 2]| waiting.map(|leg| leg.map_or(0, Leg::unacknowledged));
+    let mut queued = look(&waiting);
     if queued == [0; 2] {
         return Ok(());
     }
@@ -86,20 +111,31 @@ pub(super) async fn all_delivered(
     let mut last_progress = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        tokio::select! {
-            error = client.failed() => return Err((Side::Client, error)),
-            error = target.failed() => return Err((Side::Target, error)),
-            () = sleep(pause) => {}
+        let (side, error) = tokio::select! {
+            error = client.failed(), if waiting[0].is_some() => (Side::Client, error),
+            error = target.failed(), if waiting[1].is_some() => (Side::Target, error),
+            () = sleep(pause) => {
+                let before = std::mem::replace(&mut queued, look(&waiting));
+                if queued == [0; 2] {
+                    return Ok(());
+                }
+                if queued != before {
+                    last_progress = Instant::now();
+                } else if last_progress.elapsed() >= patience {
+                    return Ok(());
+                }
+                pause = (pause * 2).min(Duration::from_millis(50));
+                continue;
+            }
+        };
+        let failed = usize::from(side == Side::Target);
+        if queued[failed] > 1 {
+            return Err((side, error));
         }
-        let before = std::mem::replace(&mut queued, legs.map(Leg::unacknowledged));
+        waiting[failed] = None;
+        queued[failed] = 0;
         if queued == [0; 2] {
             return Ok(());
         }
-        if queued != before {
-            last_progress = Instant::now();
-        } else if last_progress.elapsed() >= patience {
-            return Ok(());
-        }
-        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }

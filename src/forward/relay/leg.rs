@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
@@ -127,6 +129,18 @@ impl Leg {
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         self.ended.store(true, Relaxed);
         shutdown(self.fd.as_raw_fd(), Shutdown::Write).map_err(io::Error::from)
+    }
+
+    /// Whether the peer's end has arrived, though what came before it may not have been received yet.
+    pub(super) fn has_peer_ended(&self) -> bool {
+        let mut look = [PollFd::new(self.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
+        matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
+    }
+
+    /// Sends no more probes to a peer that has nothing more to say (see [`super::vigil`]).
+    pub(super) fn stop_keepalive(&self) {
+        // Fails on a socket that is broken, which sends none either.
+        let _ = SockRef::from(self).set_keepalive(false);
     }
 
     /// Bytes, and an end, that the peer's kernel has not acknowledged.

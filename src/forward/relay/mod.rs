@@ -10,6 +10,7 @@ mod leg;
 mod path;
 mod pipes;
 mod splice;
+mod vigil;
 
 use std::future::poll_fn;
 use std::io;
@@ -25,8 +26,9 @@ pub(crate) use self::path::Allowed;
 pub(crate) use self::pipes::PipePool;
 
 use self::copy::{Failure, Step};
-use self::ending::{DELIVERY, all_delivered, delivered};
+use self::ending::{DELIVERY, Patience, all_delivered, came_after_the_end, delivered};
 use self::path::Path;
+use self::vigil::Vigil;
 use crate::forward::meter::Direction;
 use crate::forward::registry::OpenConnection;
 use crate::model::event::{CloseReason, ConnectionState, Side};
@@ -41,6 +43,14 @@ pub(crate) struct Timeouts {
     pub(crate) idle: Option<Duration>,
     /// Half-closed and without a byte for that long.
     pub(crate) half_close: Duration,
+}
+
+impl Timeouts {
+    /// How long the other side may take nothing of what a broken side had sent before. One that had sent all, and its
+    /// end, is owed as much patience as any half-closed one.
+    fn delivery(&self, error: &io::Error) -> Patience {
+        if came_after_the_end(error) { Patience { within: self.half_close, is_renewed: true } } else { DELIVERY }
+    }
 }
 
 /// Relays until the connection has ended or is killed. Both sockets are closed when this returns.
@@ -97,14 +107,14 @@ async fn relay(
         (_, None) => match all_delivered([client, target], timeouts.half_close, connection).await {
             Ok(()) => Outcome::from(CloseReason::Finished),
             Err((side, error)) => {
-                delivered(if side == Side::Client { target } else { client }).await;
+                delivered(if side == Side::Client { target } else { client }, DELIVERY).await;
                 Outcome::broken(side, &error)
             }
         },
         (end, Some((side, error))) => {
             if matches!(end, End::Drained) {
                 let other = if side == Side::Client { target } else { client };
-                delivered(other).await;
+                delivered(other, timeouts.delivery(&error)).await;
             }
             Outcome::broken(side, &error)
         }
@@ -145,6 +155,7 @@ struct Relay<'a> {
     /// What each kernel had not acknowledged when that was last looked at.
     queued: [u64; 2],
     timer: Option<Pin<Box<Sleep>>>,
+    vigil: Vigil,
 }
 
 /// However it ends, pipes go back to their pool.
@@ -176,6 +187,7 @@ impl<'a> Relay<'a> {
             last_stir: Instant::now(),
             queued: [0; 2],
             timer: None,
+            vigil: Vigil::default(),
         }
     }
 
@@ -193,7 +205,11 @@ impl<'a> Relay<'a> {
                 // A step may have been the last one.
                 return match self.end() {
                     Some(end) => Poll::Ready(end),
-                    None => self.poll_timer(cx).map(End::TimedOut),
+                    None => {
+                        let waiting = [(&self.inward, self.client), (&self.outward, self.target)];
+                        self.vigil.poll(cx, waiting.map(|(flow, leg)| (!flow.path.is_empty()).then_some(leg)));
+                        self.poll_timer(cx).map(End::TimedOut)
+                    }
                 };
             }
         }
@@ -218,12 +234,21 @@ impl<'a> Relay<'a> {
             Poll::Ready(Ok(Step::Ended)) => {
                 flow.done = true;
                 self.stirred = true;
-                // An end that follows an error is the kernel's, not the peer's.
-                if self.broken.is_none() {
-                    match to.shutdown_write() {
-                        Ok(()) => self.connection.set_state(ConnectionState::HalfClosed, Some(side)),
-                        Err(error) => self.break_at(other, error),
+                match &self.broken {
+                    None => {
+                        from.stop_keepalive();
+                        match to.shutdown_write() {
+                            Ok(()) => self.connection.set_state(ConnectionState::HalfClosed, Some(side)),
+                            Err(error) => self.break_at(other, error),
+                        }
                     }
+                    // It had ended before it has reset what came later.
+                    Some((_, error)) if came_after_the_end(error) => {
+                        // A failure is of no matter: a reset follows anyway.
+                        let _ = to.shutdown_write();
+                    }
+                    // An end that follows an error is the kernel's, not the peer's.
+                    Some(_) => {}
                 }
             }
             Poll::Ready(Err(Failure::Source(error))) => {
@@ -288,9 +313,9 @@ impl<'a> Relay<'a> {
 
     fn limit(&self) -> Option<(Duration, CloseReason)> {
         let idle = self.timeouts.idle.map(|idle| (idle, CloseReason::IdleTimeout));
-        if self.broken.is_some() {
+        if let Some((_, error)) = &self.broken {
             // The reason is the break; the limit keeps a peer that does not read from holding the rest.
-            Some((DELIVERY, CloseReason::Error))
+            Some((self.timeouts.delivery(error).within, CloseReason::Error))
         } else if self.inward.done || self.outward.done {
             let half = (self.timeouts.half_close, CloseReason::HalfCloseTimeout);
             Some(idle.filter(|idle| idle.0 < half.0).unwrap_or(half))

@@ -74,6 +74,11 @@ impl Path {
         Poll::Ready(Ok(step))
     }
 
+    /// Whether nothing waits for the destination.
+    pub(super) fn is_empty(&self) -> bool {
+        self.copy.is_empty() && self.splice.as_ref().is_none_or(SplicePath::is_empty)
+    }
+
     /// What the source has said first, once. It is copied, whatever comes after it.
     pub(super) fn take_first(&mut self) -> Option<Said> {
         self.copy.take_first()

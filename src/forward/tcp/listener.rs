@@ -134,7 +134,7 @@ fn open(
     let connection = context.registry.open(&context.meter, protocol, client, local, context.target(&route).1);
     match gate::admit(client, &route, context, links) {
         Ok(admitted) => {
-            connections.spawn(serve(connection, leg, admitted));
+            connections.spawn(serve(connection, leg, admitted, context.route.clone()));
         }
         Err(reason) => {
             drop(leg);

@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint};
+use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
 use super::own::OwnConnections;
@@ -82,13 +83,18 @@ struct Admitted {
 struct Place(Arc<MappingLinks>);
 
 /// Dials the target and relays until the end. Returns when both sockets are closed.
-async fn serve(connection: OpenConnection, client: Leg, admitted: Admitted) {
-    let outcome = converse(&connection, client, &admitted).await;
+async fn serve(connection: OpenConnection, client: Leg, admitted: Admitted, route: watch::Receiver<Arc<Route>>) {
+    let outcome = converse(&connection, client, &admitted, route).await;
     drop(admitted);
     connection.close(outcome.reason, outcome.error);
 }
 
-async fn converse(connection: &OpenConnection, mut client: Leg, admitted: &Admitted) -> Outcome {
+async fn converse(
+    connection: &OpenConnection,
+    mut client: Leg,
+    admitted: &Admitted,
+    mut route: watch::Receiver<Arc<Route>>,
+) -> Outcome {
     let record = connection.record();
     if let Some(hook) = admitted.links.hook {
         hook(record);
@@ -107,9 +113,20 @@ async fn converse(connection: &OpenConnection, mut client: Leg, admitted: &Admit
                     return Outcome::broken(Side::Client, &error);
                 }
             }
+            // Our first packet may have been lost with a container that was stopped just then. Sent again, it would be
+            // answered by whoever has the address by now.
+            Ok(()) = route.changed() => if admitted.have_lost_target(&route.borrow_and_update()) {
+                return CloseReason::TargetUnreachable.into();
+            },
             dialed = &mut dialing => break dialed,
         }
     };
+    let have_lost_target =
+        route.has_changed().is_ok_and(|changed| changed) && admitted.have_lost_target(&route.borrow());
+    drop(route);
+    if have_lost_target {
+        return CloseReason::TargetUnreachable.into();
+    }
     client = client.with_reset(was_reset);
     let took = started.elapsed();
     match dialed {
@@ -138,6 +155,12 @@ async fn converse(connection: &OpenConnection, mut client: Leg, admitted: &Admit
             drop(client);
             outcome
         }
+    }
+}
+
+impl Admitted {
+    fn have_lost_target(&self, route: &Route) -> bool {
+        self.targets.iter().any(|Endpoint::Inet(address)| route.has_lost(address.ip()))
     }
 }
 

@@ -43,7 +43,7 @@ struct Refusal {
 }
 
 impl Listener {
-    /// Opens a flow for a client's first datagram. Without one, the datagram is dropped and counted.
+    /// Opens a flow for a client's first datagram. Without one, the datagram is to be dropped and counted.
     pub(super) fn admit(&mut self, key: FlowKey, now: Instant) -> Option<FlowId> {
         let route = self.context.route.borrow().clone();
         match &route.addresses {
@@ -59,7 +59,6 @@ impl Listener {
             // The mapping's state says why; a record for each datagram would be a storm.
             _ => {}
         }
-        self.context.meter.drop_datagram();
         None
     }
 

@@ -5,19 +5,22 @@
 //! it (ICMP: nobody listens there, no route) is an outcome to show and never the flow's end: the target may be
 //! back the next moment, and the client sends again. When flows come and go is the listener's business.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::packet::{SEND_TRIES, is_full};
+use super::packet::{SEND_TRIES, is_full, is_too_much, merge_arrivals, segment_of};
+use super::runs::Run;
 use super::sources::SourceEntry;
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::meter::{Direction, MappingMeter};
 use crate::forward::registry::OpenConnection;
+use crate::forward::sys::datagrams::{Inbox, Outbox, Outgoing};
 use crate::model::event::CloseReason;
 use crate::model::untrusted::SafeText;
 use crate::model::update::LastOutcome;
@@ -28,6 +31,11 @@ const FLOW_BUFFER: usize = 1 << 20;
 /// So long may a target whose address is no longer the mapping's leave a client without a reply before the
 /// client's next datagram goes to the new address.
 const SILENCE: Duration = Duration::from_secs(2);
+
+/// Replies taken at once, at least: one more than most flows have, so that their queue is seen to be empty.
+const FEWEST: usize = 2;
+/// At most: then it is the next flow's turn.
+const MOST: usize = 32;
 
 /// New sockets tried when the kernel picks the target's own port as the source.
 const DIAL_TRIES: usize = 4;
@@ -43,6 +51,10 @@ pub(super) struct Flow {
     /// The first datagram since the last reply, or since the last error.
     asked: Option<Instant>,
     health: Health,
+    /// How many replies are looked for next: more while they come in bulk.
+    appetite: usize,
+    /// Runs of datagrams of so many bytes or more go one by one, towards the target and towards the client.
+    singly: [usize; 2],
     _entry: SourceEntry,
     _permit: DescriptorPermit,
 }
@@ -72,6 +84,7 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
     loop {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM.nonblocking(), None)?;
         socket.set_recv_buffer_size(FLOW_BUFFER)?;
+        merge_arrivals(&socket);
         socket.connect(&target.into())?;
         let socket = UdpSocket::from(socket);
         let source = socket.local_addr()?;
@@ -96,8 +109,18 @@ impl Flow {
             let told = record.record();
             record.flow_sources().enter(source, told.mapping.id(), told.listener.port(), told.client)
         };
-        let (asked, health) = (None, Health::Unknown);
-        Self { socket, record, target, route, asked, health, _entry: entry, _permit: permit }
+        Self {
+            socket,
+            record,
+            target,
+            route,
+            asked: None,
+            health: Health::Unknown,
+            appetite: FEWEST,
+            singly: [usize::MAX; 2],
+            _entry: entry,
+            _permit: permit,
+        }
     }
 
     /// What is written about it.
@@ -117,7 +140,7 @@ impl Flow {
             self.asked.get_or_insert(now);
             match self.socket.send(payload) {
                 Ok(_) => {
-                    self.record.record().counters.add_datagram(Direction::In, payload.len() as u64);
+                    self.record.record().counters.add_datagrams(Direction::In, 1, payload.len() as u64);
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -125,7 +148,7 @@ impl Flow {
                     self.failed(&error, meter, now);
                     // Most errors here are those of an earlier datagram, told now in place of sending this one.
                     if tries == SEND_TRIES || is_full(errno(&error)) {
-                        meter.drop_datagram();
+                        meter.drop_datagrams(1);
                         return;
                     }
                     tries += 1;
@@ -134,17 +157,83 @@ impl Flow {
         }
     }
 
-    /// Takes a reply, if one waits. An error is taken note of, and is no reply.
-    pub(super) fn receive(&mut self, payload: &mut [u8], meter: &MappingMeter, now: Instant) -> Received {
-        match self.socket.recv(payload) {
-            Ok(length) => {
+    /// Forwards datagrams of the client, in one send where the kernel takes them so.
+    pub(super) fn send_run(
+        &mut self,
+        run: &Run,
+        parts: &[IoSlice<'_>],
+        outbox: &mut Outbox,
+        meter: &MappingMeter,
+        now: Instant,
+    ) {
+        if self.takes_run(Direction::In, run) {
+            let all = Outgoing { parts, to: None, from: None, segment: segment_of(run) };
+            match outbox.send(&self.socket, &[all]) {
+                Ok(_) => {
+                    self.asked.get_or_insert(now);
+                    self.count(Direction::In, run);
+                    meter.count_run(true);
+                    return;
+                }
+                Err(errno) if is_too_much(errno) => self.refuses_run(Direction::In, run),
+                // It is of an earlier datagram, or will be told again.
+                Err(_) => {}
+            }
+        }
+        if run.datagrams > 1 {
+            meter.count_run(false);
+        }
+        for part in parts {
+            if part.is_empty() {
+                self.send(&[], meter, now);
+            }
+            for datagram in part.chunks(run.segment.max(1)) {
+                self.send(datagram, meter, now);
+            }
+        }
+    }
+
+    /// Whether it is a run, and can go out as one that way as far as is known.
+    pub(super) fn takes_run(&self, direction: Direction, run: &Run) -> bool {
+        run.datagrams > 1 && run.segment < self.singly[usize::from(direction == Direction::Out)]
+    }
+
+    /// A run was refused as one.
+    pub(super) fn refuses_run(&mut self, direction: Direction, run: &Run) {
+        self.singly[usize::from(direction == Direction::Out)] = run.segment;
+    }
+
+    /// Has everything go one by one from now on, as where the kernel knows no runs.
+    #[cfg(test)]
+    fn refuse_runs(&mut self) {
+        self.singly = [0; 2];
+    }
+
+    /// Counts datagrams that a kernel has taken.
+    pub(super) fn count(&self, direction: Direction, run: &Run) {
+        self.record.record().counters.add_datagrams(direction, run.datagrams as u64, run.bytes as u64);
+    }
+
+    /// Takes replies, if any wait, into `slots`, as many as suits it and there is room for. An error is taken note
+    /// of, and is no reply.
+    pub(super) fn receive(
+        &mut self,
+        inbox: &mut Inbox,
+        slots: Range<usize>,
+        meter: &MappingMeter,
+        now: Instant,
+    ) -> Received {
+        let wanted = self.appetite.min(slots.len());
+        match inbox.receive(&self.socket, slots.start..slots.start + wanted) {
+            Ok(count) => {
+                self.appetite = if count == wanted { (2 * wanted).min(MOST) } else { (count + 1).max(FEWEST) };
                 if self.health != Health::Answers {
                     self.health = Health::Answers;
                     let took = self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
                     meter.attempted(LastOutcome::Ok, took);
                 }
                 self.asked = None;
-                Received::Reply(length)
+                Received::Replies(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
             Err(error) => {
@@ -197,8 +286,8 @@ impl AsFd for Flow {
 /// What came of a look for a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// One of so many bytes, which may be none.
-    Reply(usize),
+    /// So many slots are filled; there may be more.
+    Replies(usize),
     /// None waits.
     Nothing,
     /// An error in its place; there may be more.
@@ -235,6 +324,22 @@ mod tests {
     use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
     use crate::model::profile::MappingConfig;
 
+    /// A target and a flow towards it.
+    fn flow() -> (UdpSocket, Flow, Arc<MappingMeter>) {
+        let target = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = target.local_addr().unwrap();
+        let mapping = Mapping {
+            listen: Listen { address: ListenAddress::Any, port: HostPort::Auto },
+            target: Target { host: TargetHost::Localhost, ports: PortRange::single(address.port()).unwrap() },
+            protocol: Protocol::Udp,
+        };
+        let meter = MappingMeter::new(MappingId(1), Arc::new(MappingConfig::new("test", mapping)));
+        let client = SocketAddr::from(([127, 0, 0, 1], 9));
+        let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".to_owned());
+        let permit = DescriptorBudget::new(1).take(1).unwrap();
+        (target, Flow::new(dial(address).unwrap(), record, 0, permit), meter)
+    }
+
     #[test]
     fn only_icmp_and_routing_tell_of_the_target() {
         assert_eq!(outcome(Errno::ECONNREFUSED), Some(LastOutcome::Refused));
@@ -245,17 +350,9 @@ mod tests {
 
     #[test]
     fn a_refusal_of_an_earlier_datagram_does_not_cost_the_next_one() {
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mapping = Mapping {
-            listen: Listen { address: ListenAddress::Any, port: HostPort::Auto },
-            target: Target { host: TargetHost::Localhost, ports: PortRange::single(address.port()).unwrap() },
-            protocol: Protocol::Udp,
-        };
-        let meter = MappingMeter::new(MappingId(1), Arc::new(MappingConfig::new("test", mapping)));
-        let client = SocketAddr::from(([127, 0, 0, 1], 9));
-        let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".to_owned());
-        let permit = DescriptorBudget::new(1).take(1).unwrap();
-        let mut flow = Flow::new(dial(address).unwrap(), record, 0, permit);
+        let (target, mut flow, meter) = flow();
+        let address = target.local_addr().unwrap();
+        drop(target);
         let now = Instant::now();
         // Loopback answers within the send: the refusal is pending when the target is back.
         flow.send(b"lost", &meter, now);
@@ -268,10 +365,35 @@ mod tests {
         let source = flow.socket.local_addr().unwrap();
         assert_eq!(target.recv_from(&mut buffer).unwrap(), (5, source));
         target.send_to(b"", source).unwrap();
-        assert_eq!(flow.receive(&mut buffer, &meter, now), Received::Reply(0));
-        assert_eq!(flow.receive(&mut buffer, &meter, now), Received::Nothing);
+        let mut inbox = Inbox::new(4);
+        assert_eq!(flow.receive(&mut inbox, 0..4, &meter, now), Received::Replies(1));
+        assert_eq!(inbox.datagram(0).length, 0);
+        assert_eq!(flow.receive(&mut inbox, 0..4, &meter, now), Received::Nothing);
         assert_eq!(meter.last_result().map(|result| result.outcome), Some(LastOutcome::Ok));
         assert!(!flow.is_unanswered(now + SILENCE), "nobody asked since");
+    }
+
+    #[test]
+    fn a_run_arrives_as_the_same_datagrams_together_or_singly() {
+        let (target, mut flow, meter) = flow();
+        target.set_nonblocking(true).unwrap();
+        let payload: Vec<u8> = (0..=255).cycle().take(2_500).collect();
+        let parts = [IoSlice::new(&payload[..1_000]), IoSlice::new(&payload[1_000..])];
+        let mut run = Run::new(0, 1_000, None);
+        assert!(run.extend(&Run::new(1, 1_500, Some(1_000))));
+        for (round, expected) in [(1, 0), (1, 1)].into_iter().enumerate() {
+            flow.send_run(&run, &parts, &mut Outbox::new(1), &meter, Instant::now());
+            assert_eq!(meter.runs(), expected);
+            let mut buffer = [0; 3_000];
+            for datagram in payload.chunks(1_000) {
+                let length = target.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], datagram, "round {round}");
+            }
+            assert_eq!(target.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            flow.refuse_runs();
+        }
+        let counts = flow.record().record().counters.read();
+        assert_eq!((counts.bytes_in, counts.datagrams_in), (5_000, 6));
     }
 
     #[test]

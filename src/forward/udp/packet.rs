@@ -5,25 +5,24 @@
 //! What a datagram means is decided elsewhere.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsFd;
 
-use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, sendmsg,
-    setsockopt, sockopt,
-};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
-/// Asked of the kernel for the listening socket, which grants what `net.core.rmem_max` allows: a burst waits
-/// here while we serve another flow.
+use super::runs::Run;
+use super::table::{FlowId, FlowKey};
+use crate::forward::sys::datagrams::{Datagram, Inbox, Outbox, Outgoing};
+
+/// Wished for the listening socket's queues: a burst waits there while we serve another flow. Limits: they take no
+/// memory.
 const LISTEN_BUFFER: usize = 4 << 20;
 
-/// No datagram is longer, so none can be cut off: IPv6 without jumbograms carries 65,527 bytes.
-pub(super) const LONGEST: usize = 64 << 10;
+/// Datagrams, or runs of them, handled in one go.
+pub(super) const SLOTS: usize = 64;
 
 /// Tries of one send. A pending error (of an earlier datagram) is told in place of sending and is gone then.
 pub(super) const SEND_TRIES: u32 = 3;
@@ -38,82 +37,103 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     } else {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     }
-    socket.set_recv_buffer_size(LISTEN_BUFFER)?;
-    socket.set_send_buffer_size(LISTEN_BUFFER)?;
+    merge_arrivals(&socket);
+    // Beyond what `net.core.rmem_max` allows for those with CAP_NET_ADMIN alone.
+    if setsockopt(&socket, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
+        socket.set_recv_buffer_size(LISTEN_BUFFER)?;
+    }
+    if setsockopt(&socket, sockopt::SndBufForce, &LISTEN_BUFFER).is_err() {
+        socket.set_send_buffer_size(LISTEN_BUFFER)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-/// Where a thread puts the one datagram that it handles. It belongs to the thread and not to a flow or listener,
-/// of which there may be thousands.
+/// Lets the kernel hand out datagrams of one sender and size as one (UDP_GRO, Linux 5.0). Without it they come singly.
+pub(super) fn merge_arrivals(socket: &impl AsFd) {
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+}
+
+/// What a thread handles datagrams with. It belongs to the thread and not to a flow or listener, of which there may
+/// be thousands.
 pub(super) struct Scratch {
-    /// The payload.
-    pub(super) payload: Box<[u8]>,
-    control: Vec<u8>,
+    /// What was received.
+    pub(super) inbox: Inbox,
+    /// For what is sent.
+    pub(super) outbox: Outbox,
+    /// Replies in the inbox that are still to be sent.
+    pub(super) replies: Vec<Reply>,
+    /// Flows that have something to read.
+    pub(super) ready: Vec<FlowId>,
 }
 
-/// A datagram at the listening socket; its payload is in the scratch buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Arrived {
-    /// Bytes of payload; none is a datagram too.
-    pub(super) length: usize,
-    /// It did not fit in the scratch buffer.
-    pub(super) truncated: bool,
-    /// Who sent it.
-    pub(super) client: SocketAddr,
-    /// The address dialled; the wildcard where the kernel did not tell one that we could answer from.
-    pub(super) local: SocketAddr,
+/// Replies of one flow that leave together.
+#[derive(Clone, Debug)]
+pub(super) struct Reply {
+    pub(super) flow: FlowId,
+    pub(super) key: FlowKey,
+    pub(super) run: Run,
 }
 
-/// Lends this thread's scratch buffer. Not to be nested, and never held across an await.
+/// Lends this thread's scratch. Not to be nested, and never held across an await.
 pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
     thread_local! {
         static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-            payload: vec![0; LONGEST].into_boxed_slice(),
-            control: cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo),
+            inbox: Inbox::new(SLOTS),
+            outbox: Outbox::new(SLOTS),
+            replies: Vec::with_capacity(SLOTS),
+            ready: Vec::with_capacity(SLOTS),
         });
     }
     SCRATCH.with_borrow_mut(work)
 }
 
-/// Takes one datagram from the listening socket that is bound to `bound`.
-pub(super) fn receive(socket: &impl AsRawFd, bound: SocketAddr, scratch: &mut Scratch) -> io::Result<Arrived> {
-    let mut parts = [IoSliceMut::new(&mut scratch.payload)];
-    let message =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut scratch.control), MsgFlags::MSG_DONTWAIT)?;
-    let client = message.address.as_ref().and_then(address_of).ok_or(Errno::EAFNOSUPPORT)?;
-    let dialled = message.cmsgs().ok().and_then(|mut controls| controls.find_map(|control| dialled(&control)));
+/// The flow of a datagram that has arrived at the socket that is bound to `bound`; `None` for one without a sender
+/// that could be answered.
+pub(super) fn key_of(datagram: &Datagram, bound: SocketAddr) -> Option<FlowKey> {
+    // Nobody can answer from a group's address: the kernel chooses then.
+    let dialled = datagram.dialled.filter(|(ip, _)| !ip.is_multicast());
     let local = dialled.map_or(bound, |(ip, interface)| at_port(ip, bound.port(), interface));
-    Ok(Arrived { length: message.bytes, truncated: message.flags.contains(MsgFlags::MSG_TRUNC), client, local })
+    Some(FlowKey { client: datagram.from?, local })
 }
 
-/// Sends `payload` to a client from the address that it dialled.
-pub(super) fn reply(socket: &impl AsRawFd, payload: &[u8], client: SocketAddr, local: SocketAddr) -> io::Result<()> {
-    let parts = [IoSlice::new(payload)];
-    let client = SockaddrStorage::from(client);
-    let send = |controls: &[ControlMessage<'_>]| {
-        let mut tries = 1;
-        loop {
-            match sendmsg(socket.as_raw_fd(), &parts, controls, MsgFlags::MSG_DONTWAIT, Some(&client)) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) if tries == SEND_TRIES || is_full(errno) => return Err(errno.into()),
-                Err(_) => tries += 1,
+/// The beginnings of all slots, for runs to choose from.
+pub(super) fn parts(inbox: &Inbox, slots: usize) -> [IoSlice<'_>; SLOTS] {
+    let mut parts = [IoSlice::new(&[]); SLOTS];
+    for (slot, part) in parts.iter_mut().enumerate().take(slots) {
+        *part = IoSlice::new(inbox.payload(slot));
+    }
+    parts
+}
+
+/// A run of datagrams to a client, from the address that it dialled.
+pub(super) fn to_client<'a>(key: &FlowKey, parts: &'a [IoSlice<'a>], run: &Run) -> Outgoing<'a> {
+    Outgoing {
+        parts,
+        to: Some(key.client),
+        from: (!key.local.ip().is_unspecified()).then_some(key.local),
+        segment: segment_of(run),
+    }
+}
+
+/// The segment size to tell the kernel; a single datagram needs none.
+pub(super) fn segment_of(run: &Run) -> Option<u16> {
+    if run.datagrams > 1 { u16::try_from(run.segment).ok() } else { None }
+}
+
+/// Sends one datagram, or one run, of which a pending error may take the place at first.
+pub(super) fn send_one(outbox: &mut Outbox, socket: &impl AsFd, datagram: &Outgoing<'_>) -> nix::Result<()> {
+    let mut tries = 1;
+    loop {
+        match outbox.send(socket, std::slice::from_ref(datagram)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno)
+                if tries == SEND_TRIES || is_full(errno) || (datagram.segment.is_some() && is_too_much(errno)) =>
+            {
+                return Err(errno);
             }
-        }
-    };
-    match local {
-        local if local.ip().is_unspecified() => send(&[]),
-        SocketAddr::V4(local) => {
-            // No interface: routing chooses it, as for any reply.
-            let source = libc::in_addr { s_addr: u32::from_ne_bytes(local.ip().octets()) };
-            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: libc::in_addr { s_addr: 0 } };
-            send(&[ControlMessage::Ipv4PacketInfo(&info)])
-        }
-        SocketAddr::V6(local) => {
-            let source = libc::in6_addr { s6_addr: local.ip().octets() };
-            let info = libc::in6_pktinfo { ipi6_addr: source, ipi6_ifindex: local.scope_id() };
-            send(&[ControlMessage::Ipv6PacketInfo(&info)])
+            Err(_) => tries += 1,
         }
     }
 }
@@ -123,20 +143,10 @@ pub(super) fn is_full(errno: Errno) -> bool {
     matches!(errno, Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM)
 }
 
-/// The address and interface index that a control message tells.
-fn dialled(control: &ControlMessageOwned) -> Option<(IpAddr, u32)> {
-    let (ip, interface) = match control {
-        // `ipi_spec_dst` is the address to answer from; it differs from the destination of a broadcast.
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            (IpAddr::V4(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes())), 0)
-        }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            (IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)), info.ipi6_ifindex)
-        }
-        _ => return None,
-    };
-    // Nobody can answer from a group's address.
-    (!ip.is_multicast()).then_some((ip, interface))
+/// Whether the kernel may send, one by one, the datagrams that it refuses as a run: a segment is longer than the
+/// path's MTU (EINVAL, EMSGSIZE), or the device cannot work out their checksums (EIO), or it knows no runs.
+pub(super) fn is_too_much(errno: Errno) -> bool {
+    matches!(errno, Errno::EINVAL | Errno::EMSGSIZE | Errno::EIO | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT)
 }
 
 /// Only a link-local address needs its interface; with any other, replies may take another one.
@@ -147,16 +157,10 @@ fn at_port(ip: IpAddr, port: u16, interface: u32) -> SocketAddr {
     }
 }
 
-fn address_of(address: &SockaddrStorage) -> Option<SocketAddr> {
-    match address.family()? {
-        AddressFamily::Inet => Some(SocketAddr::from(*address.as_sockaddr_in()?)),
-        AddressFamily::Inet6 => Some(SocketAddr::from(*address.as_sockaddr_in6()?)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     #[test]
@@ -167,10 +171,13 @@ mod tests {
         let dialled = SocketAddr::from(([127, 3, 2, 1], bound.port()));
         client.send_to(b"ping", dialled).unwrap();
         // Loopback delivers within the send.
-        let arrived = with_scratch(|scratch| receive(&listener, bound, scratch)).unwrap();
-        let expected = Arrived { length: 4, truncated: false, client: client.local_addr().unwrap(), local: dialled };
-        assert_eq!(arrived, expected);
-        reply(&listener, b"", arrived.client, arrived.local).unwrap();
+        let mut inbox = Inbox::new(1);
+        assert_eq!(inbox.receive(&listener, 0..1).unwrap(), 1);
+        assert_eq!(inbox.payload(0), b"ping");
+        let key = key_of(&inbox.datagram(0), bound).unwrap();
+        assert_eq!(key, FlowKey { client: client.local_addr().unwrap(), local: dialled });
+        let reply = to_client(&key, &[], &Run::new(0, 0, None));
+        send_one(&mut Outbox::new(1), &listener, &reply).unwrap();
         assert_eq!(client.recv_from(&mut [0; 9]).unwrap(), (0, dialled));
     }
 

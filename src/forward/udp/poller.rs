@@ -48,8 +48,9 @@ impl Poller {
         }
     }
 
-    /// The flows that have something to read, without waiting; empty when none has.
-    pub(super) fn ready(&self) -> io::Result<Vec<FlowId>> {
+    /// Tells the flows that have something to read, without waiting; none when none has.
+    pub(super) fn ready(&self, flows: &mut Vec<FlowId>) -> io::Result<()> {
+        flows.clear();
         let mut events = [EpollEvent::empty(); BATCH];
         let count = self.epoll.try_io(Interest::READABLE, |Inner(epoll)| {
             match epoll.wait(&mut events, EpollTimeout::ZERO)? {
@@ -59,10 +60,11 @@ impl Poller {
             }
         });
         match count {
-            Ok(count) => Ok(events[..count].iter().map(|event| FlowId::from_bits(event.data())).collect()),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(Vec::new())
+            Ok(count) => {
+                flows.extend(events[..count].iter().map(|event| FlowId::from_bits(event.data())));
+                Ok(())
             }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
             Err(error) => Err(error),
         }
     }

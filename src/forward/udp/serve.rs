@@ -17,9 +17,10 @@ use tokio::net::UdpSocket;
 use tokio::time::Sleep;
 
 use super::admit::Refusals;
-use super::flow::{Flow, Received, errno};
-use super::packet::{self, Arrived, Scratch, with_scratch};
+use super::flow::{Flow, errno};
+use super::packet::{SLOTS, Scratch, key_of, parts, with_scratch};
 use super::poller::Poller;
+use super::runs::Run;
 use super::table::{FlowId, FlowKey, FlowTable};
 use crate::forward::context::{Addresses, ListenerContext};
 use crate::forward::meter::Direction;
@@ -27,10 +28,6 @@ use crate::forward::pressure::Limit;
 use crate::model::event::CloseReason;
 use crate::model::untrusted::SafeText;
 
-/// Datagrams of clients forwarded before the targets' turn.
-const BATCH: usize = 64;
-/// Replies of one flow forwarded before the next flow's turn.
-const BATCH_OF_A_FLOW: usize = 16;
 /// Errors of the listening socket without a datagram between them, after which it is taken for dead.
 const ERRORS: u32 = 64;
 
@@ -71,7 +68,7 @@ pub async fn serve(
 
 /// A listening socket and its flows.
 pub(super) struct Listener {
-    socket: UdpSocket,
+    pub(super) socket: UdpSocket,
     bound: SocketAddr,
     pub(super) context: ListenerContext,
     pub(super) table: FlowTable<Flow>,
@@ -95,6 +92,13 @@ pub enum Trouble {
     Circle(String),
     /// A limit: there is no place for the client.
     Limit(Limit),
+}
+
+/// Datagrams of one client that are about to be forwarded.
+struct Pending {
+    key: FlowKey,
+    id: FlowId,
+    run: Run,
 }
 
 enum Event {
@@ -163,52 +167,77 @@ impl Listener {
     }
 
     fn take_arrived(&mut self, scratch: &mut Scratch, now: Instant) -> io::Result<()> {
-        for _ in 0..BATCH {
-            let (socket, bound) = (&self.socket, self.bound);
-            match socket.try_io(Interest::READABLE, || packet::receive(socket, bound, scratch)) {
-                Ok(arrived) => {
-                    self.errors = 0;
-                    let key = FlowKey { client: arrived.client, local: arrived.local };
-                    if fenced(|| self.forward(&arrived, &scratch.payload, now)).is_none() {
-                        self.fault(self.table.find(&key));
-                    }
-                }
-                Err(error) => match errno(&error) {
-                    // `try_io` makes a WouldBlock of its own when the socket was not ready at all.
-                    _ if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Errno::EINTR => {}
-                    Errno::EBADF | Errno::ENOTSOCK | Errno::ENOTCONN | Errno::EINVAL | Errno::EOPNOTSUPP => {
-                        return Err(error);
-                    }
-                    _ => {
-                        // For example the ICMP refusal of a client that is gone: it must not cost the others.
-                        self.errors += 1;
-                        tracing::debug!(listener = %self.bound, %error, "an error in place of a datagram");
-                        if self.errors == ERRORS {
-                            return Err(error);
-                        }
-                    }
-                },
+        let (socket, inbox) = (&self.socket, &mut scratch.inbox);
+        let mut received = 0;
+        let looked = socket.try_io(Interest::READABLE, || {
+            received = inbox.receive(socket, 0..SLOTS)?;
+            // Fewer than there is room for are all that there were: saying so saves the call that would find none.
+            if received < SLOTS { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        if received > 0 {
+            self.errors = 0;
+        } else if let Err(error) = looked {
+            return self.not_received(error);
+        }
+        let mut pending: Option<Pending> = None;
+        for slot in 0..received {
+            let datagram = scratch.inbox.datagram(slot);
+            let run = Run::new(slot, datagram.length, datagram.segment);
+            let key = key_of(&datagram, self.bound).filter(|_| !datagram.is_truncated);
+            let Some(key) = key else {
+                self.context.meter.drop_datagrams(run.datagrams as u64);
+                continue;
+            };
+            if pending.as_mut().is_some_and(|pending| pending.key == key && pending.run.extend(&run)) {
+                continue;
+            }
+            // Before another flow may push this one out.
+            self.forward(pending.take(), scratch, now);
+            match fenced(|| self.flow_for(key, now)) {
+                Some(Some(id)) => pending = Some(Pending { key, id, run }),
+                Some(None) => self.context.meter.drop_datagrams(run.datagrams as u64),
+                None => self.fault(self.table.find(&key)),
             }
         }
+        self.forward(pending, scratch, now);
         Ok(())
     }
 
-    fn forward(&mut self, arrived: &Arrived, payload: &[u8], now: Instant) {
-        if arrived.truncated {
-            self.context.meter.drop_datagram();
-            return;
+    /// Nothing was received. An error of the socket itself is its end.
+    fn not_received(&mut self, error: io::Error) -> io::Result<()> {
+        match errno(&error) {
+            // `try_io` makes a WouldBlock of its own when the socket was not ready at all.
+            _ if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Errno::EINTR => Ok(()),
+            Errno::EBADF | Errno::ENOTSOCK | Errno::ENOTCONN | Errno::EINVAL | Errno::EOPNOTSUPP => Err(error),
+            _ => {
+                // For example the ICMP refusal of a client that is gone: it must not cost the others.
+                self.errors += 1;
+                tracing::debug!(listener = %self.bound, %error, "an error in place of a datagram");
+                if self.errors == ERRORS { Err(error) } else { Ok(()) }
+            }
         }
-        let key = FlowKey { client: arrived.client, local: arrived.local };
+    }
+
+    /// The flow that a datagram takes: the one of its key, or a new one; `None` when it is refused.
+    fn flow_for(&mut self, key: FlowKey, now: Instant) -> Option<FlowId> {
         let standing = self.table.find(&key).filter(|id| !self.gives_up(*id, now));
-        let Some(id) = standing.or_else(|| self.admit(key, now)) else {
-            return;
-        };
-        if let Some((_, flow)) = self.table.get_mut(id) {
-            flow.send(&payload[..arrived.length], &self.context.meter, now);
+        standing.or_else(|| self.admit(key, now))
+    }
+
+    fn forward(&mut self, pending: Option<Pending>, scratch: &mut Scratch, now: Instant) {
+        let Some(Pending { id, run, .. }) = pending else { return };
+        let Scratch { inbox, outbox, .. } = scratch;
+        let sent = fenced(|| {
+            let Some((_, flow)) = self.table.get_mut(id) else {
+                return self.context.meter.drop_datagrams(run.datagrams as u64);
+            };
+            let parts = parts(inbox, run.slots.end);
+            flow.send_run(&run, &parts[run.slots.clone()], outbox, &self.context.meter, now);
             self.table.touch(id, Direction::In, now);
-        } else {
-            self.context.meter.drop_datagram();
+        });
+        if sent.is_none() {
+            self.fault(Some(id));
         }
     }
 
@@ -235,18 +264,8 @@ impl Listener {
         gives_up
     }
 
-    fn take_replies(&mut self, scratch: &mut Scratch, now: Instant) -> io::Result<()> {
-        let ready = self.poller.as_ref().map_or_else(|| Ok(Vec::new()), Poller::ready)?;
-        for id in ready {
-            if fenced(|| self.forward_replies(id, scratch, now)).is_none() {
-                self.fault(Some(id));
-            }
-        }
-        Ok(())
-    }
-
     /// The work for one flow has panicked: it ends, and no other.
-    fn fault(&mut self, id: Option<FlowId>) {
+    pub(super) fn fault(&mut self, id: Option<FlowId>) {
         tracing::error!(listener = %self.bound, "the work for a flow has panicked; that flow alone has ended");
         if let Some(id) = id {
             self.close(id, CloseReason::Fault, Some("its task panicked".into()));
@@ -256,38 +275,13 @@ impl Listener {
         }
     }
 
-    fn forward_replies(&mut self, id: FlowId, scratch: &mut Scratch, now: Instant) {
-        let Some((key, flow)) = self.table.get_mut(id) else { return };
-        let meter = &self.context.meter;
-        let mut replied = 0;
-        for _ in 0..BATCH_OF_A_FLOW {
-            match flow.receive(&mut scratch.payload, meter, now) {
-                Received::Nothing => break,
-                Received::Error => {}
-                Received::Reply(length) => {
-                    replied += 1;
-                    match packet::reply(&self.socket, &scratch.payload[..length], key.client, key.local) {
-                        Ok(()) => flow.record().record().counters.add_datagram(Direction::Out, length as u64),
-                        Err(error) => {
-                            meter.drop_datagram();
-                            tracing::debug!(client = %key.client, %error, "a reply was not sent");
-                        }
-                    }
-                }
-            }
-        }
-        for _ in 0..replied {
-            self.table.touch(id, Direction::Out, now);
-        }
-    }
-
     fn expire(&mut self, scratch: &mut Scratch, now: Instant) {
         let Some(timeout) = self.idle_timeout() else { return };
         while let Some(id) = self.table.expired(now, timeout) {
             // A reply may wait already, if this task had much to do.
-            if fenced(|| self.forward_replies(id, scratch, now)).is_none() {
-                self.fault(Some(id));
-            }
+            scratch.ready.clear();
+            scratch.ready.push(id);
+            self.forward_replies(scratch, now);
             if self.table.expired(now, timeout) == Some(id) {
                 self.close(id, CloseReason::IdleTimeout, None);
             }
@@ -324,7 +318,7 @@ impl Listener {
 
 /// Runs the work for one flow; `None` when it panicked. One task serves all flows of a socket, so a fault of one would
 /// otherwise be the end of all. What a panic can leave half done is that flow's, which is closed for it.
-fn fenced<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn fenced<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 

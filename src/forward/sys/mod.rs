@@ -1,6 +1,7 @@
-//! The one module with unsafe code: the three things that neither std, nix, socket2 nor tokio offers as safe.
+//! The one module with unsafe code: the few things that neither std, nix, socket2 nor tokio offers as safe.
 //!
 //! Each function takes and gives owned or borrowed descriptors, so callers cannot break what is stated here.
+//! Many datagrams in one call are a file of their own ([`datagrams`]).
 
 #![allow(unsafe_code)]
 
@@ -11,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use nix::libc;
 use socket2::SockAddr;
 use tokio::io::unix::AsyncFd;
+
+pub(crate) mod datagrams;
 
 mod ioctl {
     #![allow(missing_docs)]
