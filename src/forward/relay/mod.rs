@@ -203,14 +203,12 @@ impl<'a> Relay<'a> {
             out_waits = out_waits || self.outward.done || self.step(cx, Direction::Out).is_pending();
             if in_waits && out_waits {
                 // A step may have been the last one.
-                return match self.end() {
-                    Some(end) => Poll::Ready(end),
-                    None => {
-                        let waiting = [(&self.inward, self.client), (&self.outward, self.target)];
-                        self.vigil.poll(cx, waiting.map(|(flow, leg)| (!flow.path.is_empty()).then_some(leg)));
-                        self.poll_timer(cx).map(End::TimedOut)
-                    }
-                };
+                if let Some(end) = self.end() {
+                    return Poll::Ready(end);
+                }
+                let waiting = [(&self.inward, self.client), (&self.outward, self.target)];
+                self.vigil.poll(cx, waiting.map(|(flow, leg)| (!flow.path.is_empty()).then_some(leg)));
+                return self.poll_timer(cx).map(End::TimedOut);
             }
         }
     }

@@ -16,7 +16,7 @@ use nix::libc;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 /// Bytes of a slot. No datagram is longer, so none is cut off: IPv6 without jumbograms carries 65,527 bytes. What the
-/// kernel has merged (UDP_GRO) is no longer either.
+/// kernel has merged (`UDP_GRO`) is no longer either.
 pub(crate) const SLOT: usize = 64 << 10;
 
 /// Room for the control messages of one datagram: packet info of IPv6 and a segment size, in either direction.
@@ -155,7 +155,7 @@ unsafe fn read(header: &libc::mmsghdr) -> Datagram {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while let Some(message) = control.as_ref() {
             let data = libc::CMSG_DATA(control);
-            let holds = |size: usize| message.cmsg_len as usize >= libc::CMSG_LEN(length_of(size)) as usize;
+            let holds = |size: usize| message.cmsg_len >= libc::CMSG_LEN(length_of(size)) as usize;
             match (message.cmsg_level, message.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) if holds(size_of::<libc::in_pktinfo>()) => {
                     let info: libc::in_pktinfo = ptr::read_unaligned(data.cast());
@@ -188,7 +188,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) to: Option<SocketAddr>,
     /// The address to send from, where it is not left to the kernel.
     pub(crate) from: Option<SocketAddr>,
-    /// Bytes after which the next datagram begins (UDP_SEGMENT).
+    /// Bytes after which the next datagram begins (`UDP_SEGMENT`).
     pub(crate) segment: Option<u16>,
 }
 

@@ -5,7 +5,7 @@
 //! sockets or clock. It knows where the target is from its context alone and binds nothing but what it is told.
 //!
 //! - Datagrams are received many at a time, and those of one flow and size leave in one send ([`runs`]), with the help
-//!   of the kernel where it has it (UDP_GRO, UDP_SEGMENT) and singly where it has not. Boundaries are kept either way.
+//!   of the kernel where it has it (`UDP_GRO`, `UDP_SEGMENT`) and singly where it has not. Boundaries are kept either way.
 //! - A flow keeps the target that it was opened with. When that address is no longer the mapping's **and** the
 //!   target fails, or leaves the client without a reply for two seconds, or never answered at all, the client's
 //!   next datagram closes the flow (`target_unreachable`) and opens another towards the new address: UDP has no

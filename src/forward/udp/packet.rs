@@ -38,7 +38,7 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
         setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     }
     merge_arrivals(&socket);
-    // Beyond what `net.core.rmem_max` allows for those with CAP_NET_ADMIN alone.
+    // Beyond what `net.core.rmem_max` allows for those with `CAP_NET_ADMIN` alone.
     if setsockopt(&socket, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
         socket.set_recv_buffer_size(LISTEN_BUFFER)?;
     }
@@ -49,7 +49,7 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Lets the kernel hand out datagrams of one sender and size as one (UDP_GRO, Linux 5.0). Without it they come singly.
+/// Lets the kernel hand out datagrams of one sender and size as one (`UDP_GRO`, Linux 5.0). Without it they come singly.
 pub(super) fn merge_arrivals(socket: &impl AsFd) {
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
 }

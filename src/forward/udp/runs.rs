@@ -1,9 +1,9 @@
 //! Which datagrams may leave in one send: those of one flow that were received one after the other, all of one size
-//! but the last, which may be shorter (UDP_SEGMENT, Linux 4.18). Pure: it knows slots and lengths, no sockets.
+//! but the last, which may be shorter (`UDP_SEGMENT`, Linux 4.18). Pure: it knows slots and lengths, no sockets.
 
 use std::ops::Range;
 
-/// Datagrams of one send; the kernel takes no more (UDP_MAX_SEGMENTS before Linux 6.9).
+/// Datagrams of one send; the kernel takes no more (`UDP_MAX_SEGMENTS` before Linux 6.9).
 const MOST: usize = 64;
 
 /// Bytes of one send: what fits into one packet of either family, with room for its headers.
