@@ -63,9 +63,9 @@ fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
 }
 
-/// Whether a side had sent its end before it broke (`tcp_reset` of Linux: EPIPE in `CLOSE_WAIT`): then all that it had to
-/// say is there.
-pub(super) fn came_after_the_end(error: &io::Error) -> bool {
+/// Whether a reset came after an end of the same peer, and so takes nothing away: the kernel makes it EPIPE then
+/// (`tcp_reset` in `CLOSE_WAIT`), and ECONNRESET otherwise.
+pub(crate) fn is_after_end(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 

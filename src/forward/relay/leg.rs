@@ -33,8 +33,8 @@ pub(crate) struct Leg {
     fd: AsyncFd<OwnedFd>,
     /// We have ended our sending, so the kernel's counts of what is on its way include the end.
     ended: AtomicBool,
-    /// The peer has reset it before it became a leg, and the kernel's error was taken.
-    was_reset: bool,
+    /// The kernel's error, where the peer had reset it before it became a leg and the error was taken.
+    broken: Option<io::ErrorKind>,
     clean: bool,
 }
 
@@ -46,18 +46,23 @@ impl Leg {
 
     /// Takes over a socket that is registered already.
     pub(crate) fn from_registered(fd: AsyncFd<OwnedFd>) -> Self {
-        Self { fd, ended: AtomicBool::new(false), was_reset: false, clean: false }
+        Self { fd, ended: AtomicBool::new(false), broken: None, clean: false }
     }
 
-    /// Says that the peer has reset it already. What it had sent before can still be received.
-    pub(crate) fn with_reset(mut self, was_reset: bool) -> Self {
-        self.was_reset = was_reset;
+    /// Says by which error the peer has reset it already. What it had sent before can still be received.
+    pub(crate) fn broken_by(mut self, error: Option<io::ErrorKind>) -> Self {
+        self.broken = error;
         self
     }
 
-    /// Whether there are bytes to receive.
+    /// Whether there are bytes to receive. The leg is broken already: else its error would be lost here.
     pub(crate) fn has_unread(&self) -> bool {
-        matches!(recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK), Ok(1))
+        matches!(self.peek(), Ok(1))
+    }
+
+    /// What receiving one byte would say, which stays where it is. An error is told only once, here as elsewhere.
+    pub(super) fn peek(&self) -> nix::Result<usize> {
+        recv(self.fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK)
     }
 
     /// Receives into `buffer`, once something is there.
@@ -111,8 +116,8 @@ impl Leg {
 
     /// Completes when the kernel has an error for this socket; not at an orderly end.
     pub(crate) async fn failed(&self) -> io::Error {
-        if self.was_reset {
-            return io::ErrorKind::ConnectionReset.into();
+        if let Some(kind) = self.broken {
+            return kind.into();
         }
         loop {
             match self.fd.ready(Interest::ERROR).await {
@@ -123,6 +128,11 @@ impl Leg {
                 },
             }
         }
+    }
+
+    /// The kernel's error for this socket, which it tells once.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        SockRef::from(self).take_error().unwrap_or_else(Some)
     }
 
     /// Ends our sending; what was sent before is still delivered.

@@ -20,13 +20,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-pub(crate) use self::ending::Outcome;
+pub(crate) use self::ending::{Outcome, is_after_end};
 pub(crate) use self::leg::Leg;
 pub(crate) use self::path::Allowed;
 pub(crate) use self::pipes::PipePool;
 
 use self::copy::{Failure, Step};
-use self::ending::{DELIVERY, Patience, all_delivered, came_after_the_end, delivered};
+use self::ending::{DELIVERY, Patience, all_delivered, delivered};
 use self::path::Path;
 use self::vigil::Vigil;
 use crate::forward::meter::Direction;
@@ -49,7 +49,7 @@ impl Timeouts {
     /// How long the other side may take nothing of what a broken side had sent before. One that had sent all, and its
     /// end, is owed as much patience as any half-closed one.
     fn delivery(&self, error: &io::Error) -> Patience {
-        if came_after_the_end(error) { Patience { within: self.half_close, is_renewed: true } } else { DELIVERY }
+        if is_after_end(error) { Patience { within: self.half_close, is_renewed: true } } else { DELIVERY }
     }
 }
 
@@ -237,12 +237,13 @@ impl<'a> Relay<'a> {
                         from.stop_keepalive();
                         match to.shutdown_write() {
                             Ok(()) => self.connection.set_state(ConnectionState::HalfClosed, Some(side)),
-                            Err(error) => self.break_at(other, error),
+                            // The call says only that there is no connection any more; the kernel may know why.
+                            Err(error) => self.break_at(other, to.take_error().unwrap_or(error)),
                         }
                     }
-                    // It had ended before it has reset what came later.
-                    Some((_, error)) if came_after_the_end(error) => {
-                        // A failure is of no matter: a reset follows anyway.
+                    // It has ended and then reset: what it sent is whole, and its peer is to see that before the reset.
+                    Some((broken, error)) if *broken == side && is_after_end(error) => {
+                        // Fails only where that peer is gone as well.
                         let _ = to.shutdown_write();
                     }
                     // An end that follows an error is the kernel's, not the peer's.

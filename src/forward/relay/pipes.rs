@@ -44,6 +44,8 @@ pub(super) struct Pipe {
     write: OwnedFd,
     /// Bytes that were put in and not yet taken out.
     pub(super) held: usize,
+    /// Bytes that were put in at once when it was last empty.
+    pub(super) received: usize,
     /// Bytes that fit.
     pub(super) size: usize,
     _permit: DescriptorPermit,
@@ -109,7 +111,7 @@ impl Pipe {
         let wanted = i32::try_from(SIZE).unwrap_or(i32::MAX);
         let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(wanted));
         let size = usize::try_from(fcntl(&write, FcntlArg::F_GETPIPE_SZ)?).unwrap_or(0).max(1);
-        Ok(Self { read, write, held: 0, size, _permit: permit })
+        Ok(Self { read, write, held: 0, received: 0, size, _permit: permit })
     }
 
     pub(super) fn read_end(&self) -> BorrowedFd<'_> {

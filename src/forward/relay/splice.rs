@@ -3,6 +3,7 @@
 //! What is in the pipe is this direction's unsent rest, as the tail is of [`super::copy`]: it is emptied before anything
 //! else is received, so bytes keep their order through every change of path.
 
+use std::io;
 use std::task::{Context, Poll, ready};
 
 use nix::errno::Errno;
@@ -59,7 +60,7 @@ impl SplicePath {
             };
             let received = from.poll_read_with(cx, |socket| {
                 match splice(socket, None, pipe.write_end(), None, pipe.size, SpliceFFlags::SPLICE_F_NONBLOCK) {
-                    Err(Errno::EAGAIN) if from.has_unread() => Ok(0),
+                    Err(Errno::EAGAIN) => nothing_to_splice(from),
                     other => other,
                 }
             });
@@ -77,7 +78,7 @@ impl SplicePath {
                     return Poll::Ready(Ok(Spliced::Copy));
                 }
                 Poll::Ready(Ok(count)) => {
-                    pipe.held = count;
+                    (pipe.held, pipe.received) = (count, count);
                     self.small = if count < SMALL { self.small.saturating_add(1) } else { 0 };
                 }
             }
@@ -96,7 +97,7 @@ impl SplicePath {
         let (end, held) = (pipe.read_end(), pipe.held);
         let sent =
             to.poll_write_with(cx, |socket| splice(end, None, socket, None, held, SpliceFFlags::SPLICE_F_NONBLOCK));
-        let sent = ready!(sent).map_err(Failure::Destination)?;
+        let sent = ready!(sent).map_err(|error| Failure::Destination(told(error, held < pipe.received)))?;
         pipe.held -= sent.min(held);
         Poll::Ready(Ok(Step::Moved(sent as u64)))
     }
@@ -106,5 +107,49 @@ impl SplicePath {
         if let Some(pipe) = self.pipe.take() {
             pool.give_back(pipe);
         }
+    }
+}
+
+/// What it is that the kernel splices nothing: a mark of urgent data, or truly nothing. What has come in since is none of
+/// both, be it bytes or an end, and receiving tells it; but an error is told once, so it is this call's.
+fn nothing_to_splice(from: &Leg) -> nix::Result<usize> {
+    from.peek().map(|_| 0)
+}
+
+/// Why sending has failed. A call that sends in several pieces says how much it has sent and swallows the error of a later
+/// piece, so that the call for the `rest` says EPIPE whatever it was: not that the peer had ended, as it says otherwise.
+fn told(error: io::Error, rest: bool) -> io::Error {
+    if rest && error.kind() == io::ErrorKind::BrokenPipe { io::ErrorKind::ConnectionReset.into() } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reset_that_comes_just_when_nothing_was_to_splice_is_not_lost() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let leg = Leg::new(socket.try_clone().unwrap().into()).unwrap();
+        assert_eq!(nothing_to_splice(&leg), Err(Errno::EAGAIN));
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        poll(&mut [PollFd::new(socket.as_fd(), PollFlags::empty())], PollTimeout::NONE).unwrap();
+        assert_eq!(nothing_to_splice(&leg), Err(Errno::ECONNRESET));
+    }
+
+    #[test]
+    fn a_call_for_the_rest_of_a_pipe_tells_no_end_of_the_peer() {
+        let kind = |rest| told(io::ErrorKind::BrokenPipe.into(), rest).kind();
+        assert_eq!([kind(false), kind(true)], [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset]);
     }
 }

@@ -49,8 +49,8 @@ pub struct Dialed {
     pub source: SocketAddr,
     /// The target's.
     pub target: SocketAddr,
-    /// It has reset the connection already; what it sent before can still be received.
-    pub(crate) was_reset: bool,
+    /// By which error it has reset the connection already; what it sent before can still be received.
+    pub(crate) broken: Option<io::ErrorKind>,
     pub(crate) own: Option<OwnSource>,
 }
 
@@ -207,10 +207,13 @@ async fn attempt(endpoint: Endpoint, protocol: Protocol, caller: Option<&Caller>
     let fd = pending.fd();
     fd.writable().await?.retain_ready();
     let socket = SockRef::from(fd);
-    let was_reset = match socket.take_error()? {
-        None => false,
-        // A refusal has an error of its own: this target has accepted, perhaps answered, and then reset.
-        Some(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
+    let broken = match socket.take_error()? {
+        None => None,
+        // A refusal has an error of its own: this target has accepted, perhaps answered (perhaps to the end, which
+        // makes it EPIPE), and then reset.
+        Some(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            Some(error.kind())
+        }
         Some(error) => return Err(error.into()),
     };
     // A target without an address (0.0.0.0, ::) is this host by another, which only the kernel knows.
@@ -220,7 +223,7 @@ async fn attempt(endpoint: Endpoint, protocol: Protocol, caller: Option<&Caller>
         // listens there. The reset leaves no TIME_WAIT in the way of who wants to.
         return Err(DialError::Refused);
     }
-    Ok(Dialed { fd: pending.succeed(), source, target, was_reset, own })
+    Ok(Dialed { fd: pending.succeed(), source, target, broken, own })
 }
 
 /// What `socket` wants to be told for a stream protocol.

@@ -101,17 +101,17 @@ async fn converse(
     }
     let started = Instant::now();
     let mut dialing = pin!(dial::dial(&admitted.targets, admitted.protocol, admitted.connect_within, &admitted.caller));
-    let mut was_reset = false;
+    let mut broken = None;
     let dialed = loop {
         tokio::select! {
             biased;
             () = record.kill.cancelled() => return Outcome::killed(record),
-            // What it has sent before its reset is still for the target.
-            error = client.failed(), if !was_reset => {
-                was_reset = client.has_unread();
-                if !was_reset {
+            // What it has sent before its reset, be it its end alone, is still for the target.
+            error = client.failed(), if broken.is_none() => {
+                if !client.has_unread() && !relay::is_after_end(&error) {
                     return Outcome::broken(Side::Client, &error);
                 }
+                broken = Some(error.kind());
             }
             // Our first packet may have been lost with a container that was stopped just then. Sent again, it would be
             // answered by whoever has the address by now.
@@ -127,14 +127,14 @@ async fn converse(
     if have_lost_target {
         return CloseReason::TargetUnreachable.into();
     }
-    client = client.with_reset(was_reset);
+    client = client.broken_by(broken);
     let took = started.elapsed();
     match dialed {
-        Ok(Dialed { fd, source, target, was_reset, own }) => {
+        Ok(Dialed { fd, source, target, broken, own }) => {
             record.mapping.attempted(LastOutcome::Ok, took);
             admitted.links.prefer(target.ip());
             connection.connected(source, target);
-            let leg = Leg::from_registered(fd).with_reset(was_reset);
+            let leg = Leg::from_registered(fd).broken_by(broken);
             let outcome = relay::run(client, leg, connection, admitted.timeouts, &admitted.links.pipes).await;
             drop(own);
             outcome
