@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod docker;
+pub mod docker_proxy;
 pub mod echo;
 pub mod hostile;
 pub mod hosts;
