@@ -9,7 +9,7 @@ mod support;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use support::{Forwarder, Manner, Server, client, echo, wait_until};
+use support::{Forwarder, Manner, Server, client, dropped_by_kernel, echo, wait_until};
 
 const SOURCES: u32 = 200_000;
 const CAP: usize = 4_096;
@@ -29,12 +29,14 @@ fn a_flood_takes_no_more_than_the_cap_and_an_established_flow_loses_nothing() {
     let talker = client("127.0.0.1:0");
     echo(&talker, b"ping", bound);
     let flow = forwarder.only_flow();
-    let (before, mut most, mut memory) = (resident(), 0, 0);
+    let (before, mut most, mut memory, mut echoes) = (resident(), 0, 0, 1);
     for number in 0..SOURCES {
         let source = Ipv4Addr::from(0x7f01_0000 + number);
         UdpSocket::bind((source, 0)).unwrap().send_to(b"flood", bound).unwrap();
         if number % PACE == 0 {
+            // Each reply comes, or this fails.
             echo(&talker, format!("ping {number}").as_bytes(), bound);
+            echoes += 1;
             most = most.max(forwarder.meter.open_connections());
             memory = memory.max(resident());
             target.forget();
@@ -45,6 +47,13 @@ fn a_flood_takes_no_more_than_the_cap_and_an_established_flow_loses_nothing() {
     assert_eq!(most, CAP as u64);
     assert!(grown <= MOST_MEMORY, "{} MiB", grown >> 20);
     assert_eq!(flow.connection().reason, None);
+    let counts = || forwarder.registry.totals(&forwarder.meter);
+    let lost = || forwarder.meter.dropped_datagrams() + dropped_by_kernel(bound);
+    wait_until("every datagram is passed on or counted as dropped", || {
+        counts().datagrams_in + lost() == u64::from(SOURCES) + echoes
+    });
+    assert_eq!(counts().datagrams_out, echoes, "of {echoes} replies none is lost");
+    println!("{} datagrams of the flood were dropped, all counted; {echoes} replies, none lost", lost());
     wait_until("every flow expires", || forwarder.registry.open_connections().is_empty());
     wait_until("their descriptors are given back", || forwarder.descriptors.usage().0 == 0);
     assert!(forwarder.stop().iter().all(Result::is_ok));

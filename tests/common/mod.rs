@@ -8,6 +8,7 @@
 pub mod docker;
 pub mod docker_proxy;
 pub mod echo;
+pub mod gauge;
 pub mod hostile;
 pub mod hosts;
 pub mod netns;
@@ -18,6 +19,7 @@ pub mod program;
 pub mod pty;
 pub mod renamed;
 pub mod screen;
+pub mod soak;
 pub mod terminal;
 
 use std::fmt::Write as _;

@@ -238,6 +238,15 @@ fn raise_descriptor_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
+/// How many datagrams a socket's kernel has dropped for want of room: the last column of its row.
+pub(crate) fn dropped_by_kernel(at: SocketAddr) -> u64 {
+    let table = if at.is_ipv4() { "/proc/net/udp" } else { "/proc/net/udp6" };
+    let port = format!(":{:04X}", at.port());
+    let table = std::fs::read_to_string(table).unwrap();
+    let mut rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    rows.find(|row| row[1].ends_with(&port)).and_then(|row| row.last()?.parse().ok()).unwrap()
+}
+
 /// Waits until `condition` holds.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -7,7 +7,7 @@
 mod book;
 #[path = "../common/mod.rs"]
 mod common;
-mod gauge;
+mod growth;
 #[path = "../common/sockets.rs"]
 mod sockets;
 mod targets;
@@ -26,9 +26,11 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use book::{Bytes, Keeper, differences};
+use common::gauge::Sample;
 use common::program::Home;
+use common::soak::is_soak;
 use common::{Running, SOON, wait_until};
-use gauge::{Log, Sample, median, slope};
+use growth::{Log, median, slope};
 use sockets::{noise, until};
 use targets::Targets;
 use ways::{LONGEST, Way};
@@ -59,7 +61,7 @@ struct Plan {
 
 impl Plan {
     fn new() -> Self {
-        if std::env::var_os("PORTOLAN_TEST_SOAK").is_none() {
+        if !is_soak() {
             let [length, log_every, warm_up] = [20, 5, 8].map(Duration::from_secs);
             return Self { length, log_every, warm_up };
         }

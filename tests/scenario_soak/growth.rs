@@ -1,42 +1,13 @@
-//! What a process holds: memory, descriptors and threads, sampled over time; and the log of it.
+//! Whether memory grows, and the log of a long run.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// What a process holds at one moment. Memory in KiB.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) at: Duration,
-    pub(crate) rss: u64,
-    pub(crate) pss: u64,
-    /// Descriptors but pipes, which the program pools.
-    pub(crate) descriptors: usize,
-    pub(crate) pipe_ends: usize,
-    pub(crate) threads: usize,
-}
-
-impl Sample {
-    /// Of a living process.
-    pub(crate) fn take(pid: u32, since: Instant) -> Self {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it is alive");
-        let figure = |name: &str| {
-            let line = rollup.lines().find(|line| line.starts_with(name)).expect("the kernel tells it");
-            line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("a number")
-        };
-        let (mut descriptors, mut pipe_ends) = (0, 0);
-        for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("it is alive") {
-            // One that closes meanwhile is none.
-            let Ok(link) = fs::read_link(entry.expect("an entry").path()) else { continue };
-            if link.to_string_lossy().starts_with("pipe:") { pipe_ends += 1 } else { descriptors += 1 }
-        }
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it is alive").count();
-        Self { at: since.elapsed(), rss: figure("Rss:"), pss: figure("Pss:"), descriptors, pipe_ends, threads }
-    }
-}
+use crate::common::gauge::Sample;
 
 /// By how many KiB memory grows in ten minutes: the slope of the line with the least squares.
 pub(crate) fn slope(samples: &[Sample], memory: impl Fn(&Sample) -> u64) -> f64 {
