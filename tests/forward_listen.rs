@@ -271,7 +271,8 @@ async fn a_removed_mapping_is_closed_at_once_and_its_port_is_free_again() {
         let stream = if round % 10 == 0 { Some(connect(bound(&status)).await) } else { None };
         let started = Instant::now();
         bench.engine.remove(MappingId(1)).await;
-        assert!(started.elapsed() < Duration::from_secs(1), "round {round}: {:?}", started.elapsed());
+        let most = common::soak::within(Duration::from_millis(100));
+        assert!(started.elapsed() < most, "round {round}: {:?}", started.elapsed());
         assert!(bench.registry.open_connections().is_empty());
         if round % 100 == 0 {
             assert!(try_connect(bound(&status)).await.is_err(), "round {round}");

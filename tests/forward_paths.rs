@@ -1,13 +1,16 @@
 //! The two paths of a relay, copying and splicing, and every change between them: no byte is lost, doubled or out of its
 //! place, and no descriptor is left behind (faults 7 and 8). That a path was taken is read off the engine's counter.
 
+#[path = "common/soak.rs"]
+mod soak;
 #[path = "common/sockets.rs"]
 mod sockets;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan::model::event::CloseReason;
 use socket2::SockRef;
@@ -150,53 +153,101 @@ async fn urgent_data_in_the_midst_of_bulk_costs_nothing_but_itself() {
     bench.shutdown().await;
 }
 
+/// How the `number`-th transfer ends before its time; most do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// The client resets it.
+    ByClient,
+    /// The engine is told to kill it.
+    ByUs,
+}
+
+impl Cut {
+    fn of(number: u64) -> Option<Self> {
+        match number % 20 {
+            3 => Some(Self::ByClient),
+            13 => Some(Self::ByUs),
+            _ => None,
+        }
+    }
+}
+
+/// One transfer of random size; a tenth of them is cut when about half of it has come back.
+async fn transfer(bench: &Bench, listener: SocketAddr, number: u64) {
+    let mut stream = connect(listener).await;
+    // Between 1 byte and 1 MiB, small ones as often as large ones.
+    let random = u64::from_le_bytes(noise(number, 8).try_into().expect("eight bytes"));
+    let length = 1 + usize::try_from(random >> (44 + number % 20)).expect("small");
+    let sent = noise(number, length);
+    let Some(cut) = Cut::of(number) else {
+        there_and_back(&mut stream, &sent).await;
+        stream.shutdown().await.expect("ended");
+        assert_eq!(stream.read(&mut [0]).await.expect("a clean end"), 0);
+        return;
+    };
+    let local = stream.local_addr().expect("an address");
+    let (mut read, mut write) = stream.split();
+    let mut some = vec![0; length / 2 + 1];
+    let _ = tokio::join!(write.write_all(&sent), read.read_exact(&mut some));
+    match cut {
+        Cut::ByClient => reset(stream),
+        Cut::ByUs => {
+            let find = || bench.registry.open_connections().into_iter().find(|record| record.client == local);
+            assert!(bench.engine.kill(until("its record", find).await.id));
+            let end = loop {
+                match timeout(PATIENCE, stream.read(&mut some)).await.expect("an end") {
+                    Ok(1..) => {}
+                    end => break end,
+                }
+            };
+            assert_eq!(end.expect_err("never a clean end").kind(), ErrorKind::ConnectionReset);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_killed_midway_leave_no_descriptor_and_count_what_arrived() {
-    const TRANSFERS: u64 = 2_000;
-    let bench = Bench::start();
+    let transfers: u64 = soak::amount(2_000, 10_000);
+    let bench = Arc::new(Bench::start());
     let received = Arc::default();
     let server = counting_echo(&received);
     let listener = bench.map(1, "[::1]", server.address).await;
     let baseline = open_descriptors();
     let mut clients = JoinSet::new();
-    for number in 0..TRANSFERS {
+    let (mut seen, mut closed) = (0, Vec::new());
+    for number in 0..transfers {
         if clients.len() == 64 {
             clients.join_next().await.expect("one of them").expect("as it should be");
         }
-        clients.spawn(async move {
-            let mut stream = connect(listener).await;
-            let length = 1_usize << (8 + number % 13);
-            let sent = noise(number, length);
-            if number % 10 == 3 {
-                // It goes in the middle of it, by a reset.
-                let (mut read, mut write) = stream.split();
-                let mut some = vec![0; length / 2 + 1];
-                let _ = tokio::join!(write.write_all(&sent), read.read_exact(&mut some));
-                reset(stream);
-            } else {
-                there_and_back(&mut stream, &sent).await;
-                stream.shutdown().await.expect("ended");
-                assert_eq!(stream.read(&mut [0]).await.expect("a clean end"), 0);
-            }
-        });
+        // The registry remembers the last few thousand alone.
+        let (more, now) = bench.registry.closed_since(seen);
+        closed.extend(more);
+        seen = now;
+        let bench = Arc::clone(&bench);
+        clients.spawn(async move { transfer(&bench, listener, number).await });
     }
     while let Some(ended) = clients.join_next().await {
         ended.expect("as it should be");
     }
-    let count = usize::try_from(TRANSFERS).expect("a few");
-    let closed = bench.closed(count).await;
-    assert!(bench.engine.path_switches().0 > 0, "some of it was spliced");
-    let of = |reason| closed.iter().filter(|record| record.connection().reason == Some(reason)).count();
-    assert_eq!(of(CloseReason::ClientReset), count / 10);
-    assert_eq!(of(CloseReason::Finished), count - count / 10);
+    until("all to close", || bench.registry.open_connections().is_empty().then_some(())).await;
+    // Sixteen pipes at most lie in the pool.
+    let start = Instant::now();
+    until("descriptors to be given back", || (open_descriptors() <= baseline + 32).then_some(())).await;
+    assert!(start.elapsed() < soak::within(Duration::from_secs(2)), "{:?}", start.elapsed());
+    let (used, _) = bench.engine.descriptors();
+    assert!(used <= 1 + 32, "{used} descriptors counted");
+
+    closed.extend(bench.registry.closed_since(seen).0);
+    let (to_splice, to_copy) = bench.engine.path_switches();
+    println!("{to_splice} times to splicing, {to_copy} times back");
+    assert!(to_splice > transfers / 20, "some of it was spliced: {to_splice}");
+    let of = |reason| closed.iter().filter(|record| record.connection().reason == Some(reason)).count() as u64;
+    let reasons = [CloseReason::ClientReset, CloseReason::Killed, CloseReason::Finished].map(of);
+    assert_eq!(reasons, [transfers / 20, transfers / 20, transfers - transfers / 10]);
     let counted: u64 = closed.iter().map(|record| record.counters.read().bytes_in).sum();
     // The server may find what it has received cut off by the reset that follows.
     until("the server to read all", || (received.load(Ordering::SeqCst) <= counted).then_some(())).await;
-    // Sixteen pipes at most lie in the pool.
-    until("descriptors to be given back", || (open_descriptors() <= baseline + 32).then_some(())).await;
-    let (used, _) = bench.engine.descriptors();
-    assert!(used <= 1 + 32, "{used} descriptors counted");
-    bench.shutdown().await;
+    Arc::into_inner(bench).expect("the clients have let it go").shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,8 @@ pub struct Sample {
     pub at: Duration,
     pub rss: u64,
     pub pss: u64,
+    /// Of the resident memory, what is no file's: all but the program's code and tables.
+    pub anonymous: u64,
     /// Descriptors but pipes, which the program pools.
     pub descriptors: usize,
     pub pipe_ends: usize,
@@ -30,7 +32,8 @@ impl Sample {
             if link.to_string_lossy().starts_with("pipe:") { pipe_ends += 1 } else { descriptors += 1 }
         }
         let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it is alive").count();
-        Self { at: since.elapsed(), rss: figure("Rss:"), pss: figure("Pss:"), descriptors, pipe_ends, threads }
+        let [rss, pss, anonymous] = ["Rss:", "Pss:", "Anonymous:"].map(figure);
+        Self { at: since.elapsed(), rss, pss, anonymous, descriptors, pipe_ends, threads }
     }
 }
 
