@@ -1,4 +1,4 @@
-//! Fault 1, the short form, through the program: out of descriptors, it lives, says so, serves whom it has, takes
+//! Fault 1, through the program: out of descriptors, it lives, says so, serves whom it has, takes
 //! new clients as soon as others go, and ends with what it began with.
 
 mod common;
@@ -8,20 +8,20 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::gauge::{p99, used};
 use common::program::{Home, PORTOLAN, Run};
+use common::soak::{amount, within};
 use common::{SOON, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 const CLIENTS: usize = 2_000;
-/// How long the crowd stands at the door.
-const HELD: Duration = Duration::from_secs(4);
-/// Figures of fault 1 with deadlines ten times as long: 50 ms for an echo, 1 s until a newcomer is in, 2 records of
-/// the log a second.
-const ECHO: Duration = Duration::from_millis(500);
-const NEWCOMER: Duration = Duration::from_secs(10);
-const RECORDS: f64 = 20.0;
+/// Figures of fault 1: an echo, until a newcomer is in, and records of the log and share of a core while they wait.
+const ECHO: Duration = Duration::from_millis(50);
+const NEWCOMER: Duration = Duration::from_secs(1);
+const RECORDS: f64 = 2.0;
+const SHARE: f64 = 0.1;
 
 /// `portolan run` in a process of 256 descriptors, of which it is given `taken` in use.
 fn hungry(home: &Home, target: SocketAddr, taken: usize) -> Run {
@@ -36,15 +36,6 @@ fn hungry(home: &Home, target: SocketAddr, taken: usize) -> Run {
 
 fn descriptors(run: &Run) -> usize {
     fs::read_dir(format!("/proc/{}/fd", run.pid())).expect("it is alive").count()
-}
-
-/// Seconds on a processor so far.
-fn used(run: &Run) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", run.pid())).expect("it is alive");
-    let (_, fields) = stat.rsplit_once(") ").expect("the name ends");
-    let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
-    // Linux gives every program 100 of them a second.
-    ticks.sum::<u64>() as f64 / 100.0
 }
 
 /// Records of the log.
@@ -116,7 +107,9 @@ async fn a_crowd_at_the_door(taken: usize) {
     assert!(lucky.len() < 128, "{} were served with 256 descriptors: nothing was short", lucky.len());
     println!("{} served, {refused} reset, {waiting} wait; {} descriptors of 256", lucky.len(), descriptors(&run));
 
-    let (before, logged, start) = (used(&run), records(&home), Instant::now());
+    // How long the crowd stands at the door.
+    let held = amount(Duration::from_secs(4), Duration::from_secs(10));
+    let (before, logged, start) = (used(run.pid()), records(&home), Instant::now());
     let mut echoes = Vec::new();
     'held: loop {
         for client in &mut lucky {
@@ -124,30 +117,30 @@ async fn a_crowd_at_the_door(taken: usize) {
             assert!(echo_in(client, SOON).await, "an accepted connection echoes");
             echoes.push(one.elapsed());
             tokio::time::sleep(Duration::from_millis(5)).await;
-            if start.elapsed() > HELD {
+            if start.elapsed() > held {
                 break 'held;
             }
         }
     }
-    let share = (used(&run) - before) / start.elapsed().as_secs_f64();
+    let share = used(run.pid()).saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64();
     let logs = (records(&home) - logged) as f64 / start.elapsed().as_secs_f64();
-    echoes.sort();
-    let p99 = echoes[echoes.len() * 99 / 100];
+    let p99 = p99(&mut echoes);
     println!(
         "held: {:.1} % of a core, {logs:.1} records a second, {} echoes, p99 {p99:?}",
         share * 100.0,
         echoes.len()
     );
-    assert!(share < 0.5, "{:.0} % of a core: it spins", share * 100.0);
-    assert!(logs <= RECORDS, "{logs:.0} records a second");
-    assert!(p99 < ECHO, "p99 {p99:?}");
+    // A core that is all used up says that it spins, on any machine.
+    assert!(share < amount(5.0 * SHARE, SHARE), "{:.0} % of a core", share * 100.0);
+    assert!(logs <= amount(10.0 * RECORDS, RECORDS), "{logs:.0} records a second");
+    assert!(p99 < within(ECHO), "p99 {p99:?}");
 
     // Half of them close: a new one gets in.
     lucky.truncate(lucky.len() / 2);
     drop(crowd);
     let start = Instant::now();
     let newcomer = loop {
-        assert!(start.elapsed() < NEWCOMER, "a new client did not get in");
+        assert!(start.elapsed() < within(NEWCOMER), "a new client did not get in");
         if let Ok(mut client) = TcpStream::connect(listener).await
             && echo_in(&mut client, Duration::from_secs(1)).await
         {
@@ -183,4 +176,65 @@ async fn two_thousand_clients_at_256_descriptors_end_nothing_but_themselves() {
 async fn nor_do_they_when_the_kernel_has_no_descriptor_left() {
     // More than the reserve is in use before the first client comes.
     a_crowd_at_the_door(90).await;
+}
+
+/// Descriptors that a process may have open, by its soft and by its hard limit.
+fn limits(run: &Run) -> (u64, u64) {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", run.pid())).expect("it is alive");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the limit is told");
+    let mut figures = line.split_whitespace().filter_map(|word| word.parse().ok());
+    (figures.next().expect("the soft limit"), figures.next().expect("the hard limit"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_is_raised_and_clients_leave_a_reserve_for_files() {
+    const HARD: usize = 300;
+    const RESERVE: usize = 32;
+    let target = echo_server().await;
+    let home = Home::new();
+    let profile = |name: &str, more: &str| {
+        let mapping = format!(r#"{{ "name": "{name}", "listen": "127.0.0.1:auto", "target": "{target}" }}"#);
+        format!(r#"{{ "version": 1, "mappings": [{mapping}{more}] }}"#)
+    };
+    home.write_profile("default", &profile("before", ""));
+    let mut command = Command::new("bash");
+    command.env_clear().envs(home.environment());
+    let script = format!("ulimit -Sn 100 && ulimit -Hn {HARD} && exec \"$@\"");
+    command.args(["-c", &script, "bash", PORTOLAN, "run", "--json", "--drain", "0s"]);
+    let mut run = tokio::task::block_in_place(|| {
+        let mut run = Run::start(command);
+        run.ready();
+        run
+    });
+    assert_eq!(limits(&run), (HARD as u64, HARD as u64));
+    let listener = tokio::task::block_in_place(|| run.listening("127.0.0.1"));
+    let mut clients = Vec::new();
+    for _ in 0..HARD {
+        if let Ok(client) = TcpStream::connect(listener).await {
+            clients.push(client);
+        }
+    }
+    tokio::task::block_in_place(|| {
+        let is_degraded = |event: &serde_json::Value| event["event"] == "mapping_state" && event["state"] == "degraded";
+        run.event("the shortage is told", SOON, is_degraded);
+        let open = descriptors(&run);
+        println!("{open} descriptors of {HARD} with {} clients", clients.len());
+        assert!(open > 100, "{open} descriptors: the raised limit is of use");
+        assert!(open + RESERVE <= HARD, "{open} of {HARD} descriptors");
+        // Files are read and written as before: an edit is heard, and one that needs more than is left is told so.
+        home.write_profile("default", &profile("after", ""));
+        run.event("the edit", SOON, |event| event["event"] == "profile_applied" && event["changed"] == 1);
+        home.write_profile(
+            "default",
+            &profile("after", r#", { "name": "one-more", "listen": "auto", "target": "1.2.3.4:5" }"#),
+        );
+        let failed = run.event("the new mapping's failure", SOON, |event| {
+            event["mapping"] == "one-more" && event["event"] == "mapping_state" && event["state"] == "failed"
+        });
+        assert!(failed["reason"].as_str().is_some_and(|reason| reason.contains("ulimit -n")), "{failed}");
+        drop(clients);
+        let is_up = |event: &serde_json::Value| event["mapping"] == "one-more" && event["state"] == "up";
+        run.event("it is bound as soon as there is room", SOON, is_up);
+        assert!(run.stop().status.success());
+    });
 }

@@ -64,17 +64,19 @@ async fn the_last_of_many_connections_in_a_row_costs_what_the_first_did() {
     let server = Server::echo("127.0.0.1");
     let home = Home::new();
     let (mut run, listener) = tokio::task::block_in_place(|| run(&home, server.address, 1_024));
-    let before = resident(run.pid());
+    let before = Sample::take(run.pid(), Instant::now());
     let mut direct_first = churn(server.address, EDGE).await;
     let mut times = churn(listener, connections).await;
     let mut direct_last = churn(server.address, EDGE).await;
-    let grown = resident(run.pid()).saturating_sub(before);
+    let after = Sample::take(run.pid(), Instant::now());
+    let grown = after.rss.saturating_sub(before.rss);
+    let anonymous = after.anonymous.saturating_sub(before.anonymous);
 
     let (first, last) = (p99(&mut times[..EDGE]), p99(&mut times[connections - EDGE..]));
     let (direct_first, direct_last) = (p99(&mut direct_first), p99(&mut direct_last));
     println!(
         "{connections} connections in a row: p99 of the first {EDGE} {first:?}, of the last {last:?}; direct {direct_first:?} \
-         before and {direct_last:?} after; {grown} KiB more memory"
+         before and {direct_last:?} after; {grown} KiB more memory, {anonymous} KiB of it no file's"
     );
     assert!(grown <= CHURN_GROWTH, "{grown} KiB more memory");
     // What the machine does to everybody at that moment is no growth.
