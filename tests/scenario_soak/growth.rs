@@ -73,6 +73,7 @@ fn the_slope_of_a_line_is_found_through_its_noise() {
             at: Duration::from_secs(second),
             rss: 20_000 + second * 2 + second * 7_919 % 100,
             pss: 15_000,
+            anonymous: 0,
             descriptors: 0,
             pipe_ends: 0,
             threads: 0,
