@@ -28,6 +28,7 @@
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
 //! | [`demo`] | a simulated service | `model`, the handle |
 //! | [`cli`], [`app`] | arguments as typed; the composition root | everything |
+//! | [`fuzzing`] | the door of the fuzz targets to every parser of outside bytes | `model`, `docker`, `host` |
 //!
 //! A connection is a pipeline in [`forward`]: accept, gate, address, dial, relay. What the service is told to
 //! change is checked as a whole, written to the profile, and only then made.
@@ -38,6 +39,8 @@ pub mod demo;
 pub mod docker;
 pub mod doctor;
 pub mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod headless;
 pub mod host;
 mod logging;

@@ -87,15 +87,10 @@ impl Environment {
 /// The context that `docker context use` chose. As Docker's client does, a file that cannot be read is told and
 /// passed over.
 fn current_context(folder: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Config {
-        current_context: Option<String>,
-    }
     let path = folder.join("config.json");
-    let read = bounded(&path).and_then(|text| serde_json::from_slice::<Config>(&text).map_err(io::Error::from));
+    let read = bounded(&path).and_then(|text| context_in(&text).map_err(io::Error::from));
     match read {
-        Ok(config) => config.current_context.filter(|name| !name.is_empty()),
+        Ok(context) => context,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
             let (path, error) = (shown(&path), SafeText::new(&error.to_string()));
@@ -105,9 +100,21 @@ fn current_context(folder: &Path) -> Option<String> {
     }
 }
 
+/// What `config.json` says of it.
+pub(super) fn context_in(text: &[u8]) -> Result<Option<String>, serde_json::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Config {
+        current_context: Option<String>,
+    }
+    let config: Config = serde_json::from_slice(text)?;
+    Ok(config.current_context.filter(|name| !name.is_empty()))
+}
+
+/// A context's `meta.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Meta {
+pub(super) struct Meta {
     name: Option<String>,
     endpoints: Option<Endpoints>,
 }
@@ -166,7 +173,7 @@ fn find(folder: &Path, name: &str) -> io::Result<Option<(PathBuf, Meta)>> {
     Ok(None)
 }
 
-fn parsed(text: &[u8]) -> Option<Meta> {
+pub(super) fn parsed(text: &[u8]) -> Option<Meta> {
     serde_json::from_slice(text).ok()
 }
 

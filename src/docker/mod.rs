@@ -13,6 +13,7 @@ mod ended;
 mod endpoint;
 mod engine;
 mod environment;
+pub(crate) mod fuzzing;
 pub mod lookup;
 mod lost;
 mod transport;

@@ -111,23 +111,7 @@ impl Transport {
         *request.uri_mut() = uri;
         let allowance = Arc::new(AtomicU64::new(MAX_ANSWER));
         let response = self.send(request, allowance).await?;
-        let status = response.status();
-        let mut body = response.into_body();
-        let mut answer = Vec::new();
-        while let Some(frame) = body.frame().await {
-            if let Some(data) = frame?.data_ref() {
-                answer.extend_from_slice(data);
-            }
-            // The allowance ends it sooner; this says it where the reader looks for it.
-            if answer.len() as u64 > MAX_ANSWER {
-                return Err(TransportError::TooLong);
-            }
-        }
-        if status.is_success() {
-            Ok(answer)
-        } else {
-            Err(TransportError::Status { status: status.as_u16(), message: error_message(&answer) })
-        }
+        whole(response).await
     }
 
     async fn send<B>(
@@ -152,6 +136,21 @@ impl Transport {
         if let Some(peer) = peer {
             let _ = self.peer.set(peer);
         }
+        self.over(inner, request, allowance).await
+    }
+
+    /// Sends a request over a connection of its own, of which no more than `allowance` is read.
+    pub(super) async fn over<B>(
+        &self,
+        inner: Box<dyn Stream>,
+        request: Request<B>,
+        allowance: Arc<AtomicU64>,
+    ) -> Result<Response<Incoming>, TransportError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = TokioIo::new(Limited { inner, allowance });
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
         {
@@ -170,8 +169,29 @@ impl Transport {
     }
 }
 
+/// The body of an answer, or what its status says.
+pub(super) async fn whole(response: Response<Incoming>) -> Result<Vec<u8>, TransportError> {
+    let status = response.status();
+    let mut body = response.into_body();
+    let mut answer = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.data_ref() {
+            answer.extend_from_slice(data);
+        }
+        // The allowance ends it sooner; this says it where the reader looks for it.
+        if answer.len() as u64 > MAX_ANSWER {
+            return Err(TransportError::TooLong);
+        }
+    }
+    if status.is_success() {
+        Ok(answer)
+    } else {
+        Err(TransportError::Status { status: status.as_u16(), message: error_message(&answer) })
+    }
+}
+
 /// The text of Docker's `{"message":"…"}`, or what was sent instead.
-fn error_message(answer: &[u8]) -> String {
+pub(super) fn error_message(answer: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Refusal {
         message: String,

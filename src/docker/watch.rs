@@ -364,7 +364,7 @@ fn client(
 }
 
 /// Whether an event can change where a container is. Health checks alone make three others of every run.
-fn may_move_a_container(event: &EventMessage) -> bool {
+pub(super) fn may_move_a_container(event: &EventMessage) -> bool {
     const NEVER: [&str; 11] = [
         "archive-path",
         "attach",

@@ -176,7 +176,7 @@ impl Rewritten {
 }
 
 /// Reads the attributes of one entry (`linux/netfilter/nfnetlink_conntrack.h`).
-fn decode(attributes: &[u8]) -> Option<Rewritten> {
+pub(super) fn decode(attributes: &[u8]) -> Option<Rewritten> {
     const SEEN_REPLY: u32 = 1 << 1;
     let (mut original, mut reply, mut state, mut is_answered) = (None, None, None, false);
     for (kind, content) in Attributes(attributes) {
@@ -248,7 +248,7 @@ fn protocol_of(number: u8) -> Option<Protocol> {
 }
 
 /// Reads one line of `/proc/net/nf_conntrack`: its first words, then both directions as `src= dst= sport= dport=`.
-fn parse(line: &str) -> Option<Rewritten> {
+pub(super) fn parse(line: &str) -> Option<Rewritten> {
     let mut words = line.split_ascii_whitespace().skip(3);
     let protocol = protocol_of(words.next()?.parse().ok()?)?;
     let rest: Vec<&str> = words.skip(1).collect();

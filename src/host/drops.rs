@@ -22,7 +22,7 @@ pub fn read(pid: Option<u32>) -> Option<Drops> {
 }
 
 /// Two lines for each group, names and figures.
-fn parse(text: &str) -> Option<Drops> {
+pub(super) fn parse(text: &str) -> Option<Drops> {
     let mut lines = text.lines();
     let names = lines.by_ref().find(|line| line.starts_with("TcpExt:"))?.split_whitespace();
     let figures = lines.next()?.split_whitespace();

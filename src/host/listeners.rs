@@ -31,7 +31,7 @@ pub struct Listening {
     pub waiting: u32,
     /// TCP: how many may wait; `None` where the source does not tell.
     pub most_waiting: Option<u32>,
-    inode: u64,
+    pub(super) inode: u64,
 }
 
 impl Listening {
@@ -94,7 +94,7 @@ fn by_netlink(protocol: Protocol) -> io::Result<Vec<Listening>> {
 }
 
 /// Reads an `inet_diag_msg` with its attributes.
-fn listening(message: &[u8], protocol: Protocol) -> Option<Listening> {
+pub(super) fn listening(message: &[u8], protocol: Protocol) -> Option<Listening> {
     let size = if i32::from(*message.first()?) == libc::AF_INET { 4 } else { 16 };
     let port = u16::from_be_bytes(message.get(4..6)?.try_into().ok()?);
     let address = SocketAddr::new(ip(message.get(8..8 + size)?)?, port);

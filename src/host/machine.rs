@@ -20,12 +20,15 @@ impl Machine {
     /// As it is now.
     pub fn read() -> Self {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
-        let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-            let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
-            kib.trim().parse::<u64>().ok()?.checked_mul(1024)
-        });
+        let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory_in(&text));
         Self { kernel: kernel.map(|text| text.trim().to_owned()), memory }
     }
+}
+
+/// Out of `/proc/meminfo`.
+pub(super) fn memory_in(text: &str) -> Option<u64> {
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The network that the processes of a container have.

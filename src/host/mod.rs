@@ -11,6 +11,7 @@ pub mod addresses;
 pub mod bound;
 pub mod conntrack;
 pub mod drops;
+pub(crate) mod fuzzing;
 pub mod holders;
 pub mod inside;
 pub mod limits;

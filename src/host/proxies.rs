@@ -60,14 +60,14 @@ fn stat(pid: u32) -> Option<(char, u64)> {
 }
 
 /// The name in brackets may hold anything, brackets and spaces too.
-fn parse_stat(text: &str) -> Option<(char, u64)> {
+pub(super) fn parse_stat(text: &str) -> Option<(char, u64)> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// Reads its arguments, in the style of Go's `flag`: `-x v`, `-x=v`, with one dash or two.
-fn parse(arguments: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
+pub(super) fn parse(arguments: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     let mut words = arguments.split(|byte| *byte == 0).skip(1).filter_map(|word| std::str::from_utf8(word).ok());
     let (mut protocol, mut host_ip, mut host_port) = (Protocol::Tcp, None, None);
     let (mut container_ip, mut container_port) = (None, None);

@@ -54,7 +54,7 @@ impl Refusals {
 }
 
 /// An IPv4 packet of ICMP that holds the start of the packet that was refused.
-fn v4(packet: &[u8], target: SocketAddr) -> Option<IpAddr> {
+pub(super) fn v4(packet: &[u8], target: SocketAddr) -> Option<IpAddr> {
     let from: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
     let message = packet.get(usize::from(packet.first()? & 0x0f) * 4..)?;
     // Unreachable: network, host or communication prohibited.
@@ -66,7 +66,7 @@ fn v4(packet: &[u8], target: SocketAddr) -> Option<IpAddr> {
 }
 
 /// A message of ICMP for IPv6 that holds the start of the packet that was refused.
-fn v6(message: &[u8], target: SocketAddr) -> bool {
+pub(super) fn v6(message: &[u8], target: SocketAddr) -> bool {
     // Unreachable: prohibited, failed a policy, or a route that rejects.
     let is_refusal = message.first() == Some(&1) && matches!(message.get(1), Some(1 | 5 | 6));
     let to = message.get(8 + 24..8 + 40).and_then(|to| <[u8; 16]>::try_from(to).ok());

@@ -84,7 +84,7 @@ pub fn route_to(address: SocketAddr) -> Result<Route, NoRoute> {
     route(message)
 }
 
-fn route(message: &[u8]) -> Result<Route, NoRoute> {
+pub(super) fn route(message: &[u8]) -> Result<Route, NoRoute> {
     let kind = message.get(7).copied().unwrap_or(0);
     let rest = message.get(12..).unwrap_or_default();
     match kind {

@@ -67,12 +67,7 @@ impl SockDiag {
         }
         let mut sockets = Vec::new();
         self.0.dump(SOCK_DIAG_BY_FAMILY, &body, |message| {
-            let socket = socket(message).ok_or_else(unknown_form)?;
-            let attributes = message.get(MESSAGE..).unwrap_or_default();
-            let info = Attributes(attributes).find(|(kind, _)| *kind == INET_DIAG_INFO).map(|(_, info)| info);
-            let cookie =
-                u64::from(u32_at(message, 44).unwrap_or(0)) | u64::from(u32_at(message, 48).unwrap_or(0)) << 32;
-            sockets.push(TcpSocket::read(&socket, message[1], cookie, info));
+            sockets.push(tcp_socket(message).ok_or_else(unknown_form)?);
             Ok(())
         })?;
         Ok(sockets)
@@ -147,7 +142,7 @@ fn unknown_form() -> io::Error {
 }
 
 /// Reads an `inet_diag_msg` with its attributes.
-fn socket(message: &[u8]) -> Option<Socket> {
+pub(super) fn socket(message: &[u8]) -> Option<Socket> {
     let family = i32::from(*message.first()?);
     let interface = u32_at(message, 40)?;
     let end = |port_at: usize, ip_at: usize| -> Option<SocketAddr> {
@@ -173,6 +168,14 @@ fn socket(message: &[u8]) -> Option<Socket> {
         socket.is_v6_only = flag.first().map(|flag| *flag != 0);
     }
     Some(socket)
+}
+
+/// The same with what was counted.
+pub(super) fn tcp_socket(message: &[u8]) -> Option<TcpSocket> {
+    let socket = socket(message)?;
+    let info = Attributes(message.get(MESSAGE..)?).find(|(kind, _)| *kind == INET_DIAG_INFO).map(|(_, info)| info);
+    let cookie = u64::from(u32_at(message, 44)?) | u64::from(u32_at(message, 48)?) << 32;
+    Some(TcpSocket::read(&socket, *message.get(1)?, cookie, info))
 }
 
 #[cfg(test)]

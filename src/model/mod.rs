@@ -12,6 +12,7 @@ pub mod cycle;
 pub mod duration;
 pub mod event;
 mod event_text;
+pub(crate) mod fuzzing;
 pub mod grammar;
 pub mod id;
 pub mod listeners;

@@ -4,8 +4,8 @@
 //! reads the rules needs root; what could not be read is said ([`Rules::unseen`]), and nothing is ever changed.
 
 mod condition;
-mod nft;
-mod save;
+pub(super) mod nft;
+pub(super) mod save;
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -257,12 +257,20 @@ fn find(tool: &str, path: &str) -> Option<std::path::PathBuf> {
 }
 
 /// A table of the newer filter.
-struct Native {
+pub(super) struct Native {
     family: u8,
-    name: String,
+    pub(in crate::host) name: String,
 }
 
 impl Native {
+    /// Out of an `nfgenmsg` and its attributes.
+    pub(super) fn of(message: &[u8]) -> Option<Self> {
+        const NFTA_TABLE_NAME: u16 = 1;
+        let (family, name) = (*message.first()?, attribute(message.get(4..)?, NFTA_TABLE_NAME)?);
+        let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
+        Some(Self { family, name })
+    }
+
     /// The tools of the older filter list it too.
     fn is_common(&self) -> bool {
         let family = i32::from(self.family);
@@ -279,19 +287,12 @@ impl Native {
 fn tables_of_the_newer_filter() -> std::io::Result<Vec<Native>> {
     const NFNL_SUBSYS_NFTABLES: u16 = 10;
     const NFT_MSG_GETTABLE: u16 = 1;
-    const NFTA_TABLE_NAME: u16 = 1;
     let mut netlink = Netlink::open(libc::NETLINK_NETFILTER)?;
     // `nfgenmsg` of any family.
     match netlink.table(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE, &[0; 4]) {
-        Ok(messages) => Ok(messages
-            .iter()
-            .filter_map(|message| Some((*message.first()?, attribute(message.get(4..)?, NFTA_TABLE_NAME)?)))
-            .map(|(family, name)| {
-                let name = String::from_utf8_lossy(name.strip_suffix(&[0]).unwrap_or(name)).into_owned();
-                Native { family, name }
-            })
-            .filter(Native::is_of_ip)
-            .collect()),
+        Ok(messages) => {
+            Ok(messages.iter().filter_map(|message| Native::of(message)).filter(Native::is_of_ip).collect())
+        }
         // A kernel without the newer filter.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),
         Err(error) => Err(error),

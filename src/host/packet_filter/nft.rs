@@ -13,7 +13,7 @@ const MOST: usize = 50_000;
 
 /// The tables in `text`, without those that the tools of the older filter list (all but those of the families in
 /// `unlisted`); `None` for what is no such list.
-pub(super) fn tables(text: &str, unlisted: &[(Family, SafeText)]) -> Option<Vec<Table>> {
+pub(in crate::host) fn tables(text: &str, unlisted: &[(Family, SafeText)]) -> Option<Vec<Table>> {
     let listed: Value = serde_json::from_str(text).ok()?;
     let mut tables: Vec<Table> = Vec::new();
     for object in listed.get("nftables")?.as_array()?.iter().take(MOST) {

@@ -12,7 +12,7 @@ const MOST_LINES: usize = 50_000;
 const KNOWN_MATCHES: [&str; 8] = ["tcp", "udp", "sctp", "conntrack", "state", "addrtype", "comment", "multiport"];
 
 /// The tables in `text`.
-pub(super) fn tables(text: &str, source: &str, family: Family) -> Vec<Table> {
+pub(in crate::host) fn tables(text: &str, source: &str, family: Family) -> Vec<Table> {
     let mut tables: Vec<Table> = Vec::new();
     for line in text.lines().take(MOST_LINES) {
         if let Some(name) = line.strip_prefix('*') {
