@@ -6,7 +6,9 @@
 #[path = "common/hostile.rs"]
 mod hostile;
 
+use std::fmt::Write as _;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use hostile::{assert_plain, texts};
 use portolan::model::grammar::GrammarError;
@@ -138,5 +140,31 @@ fn no_path_lets_hostile_text_through() {
         let _held = store.claim().unwrap();
         assert_harmless(&store.claim().unwrap_err().to_string(), &text);
         assert_harmless(store.shown_path().as_str(), &text);
+    }
+}
+
+/// As many problems as there is room for, all on one line: to say them takes about as long as to read them.
+#[test]
+fn a_file_of_problems_alone_is_answered_soon() {
+    /// Ten times what it takes on a slow machine, and a tenth of what it took when each column was counted anew.
+    const SOON: Duration = Duration::from_secs(40);
+    let mut unknown = r#"{"version":1,"mappings":[]"#.to_owned();
+    let mut twice = unknown.clone();
+    for number in 0..200_000 {
+        write!(unknown, r#","{number:x}":1"#).unwrap();
+        twice.push_str(r#","zzzzz":1"#);
+    }
+    let long = format!(r#"{{"version":1,"mappings":[],"{}":1"#, "x".repeat(unknown.len()));
+    for (text, said) in [
+        (unknown, "a: and 199000 more problems"),
+        // The first of them is unknown, the others are repeated.
+        (twice, "a: and 199000 more problems"),
+        (long, "a:1:28: "),
+    ] {
+        let began = Instant::now();
+        let problems = read_profile((text + "}").as_bytes(), &SafeText::new("a"), &[]).unwrap_err();
+        assert!(began.elapsed() < SOON, "{said}: {:?}", began.elapsed());
+        let last = problems.last().unwrap().to_string();
+        assert!(last.starts_with(said), "{last}");
     }
 }

@@ -25,6 +25,9 @@ pub use super::syntax::{MAX_BYTES, check_size};
 /// Problems listed one by one; of more, their number is said.
 const MAX_PROBLEMS: usize = 1000;
 
+/// Problems of unknown and repeated fields that are put into words. More are counted alone: a file may have a million.
+const MAX_WORDED: usize = 10 * MAX_PROBLEMS;
+
 /// Fields that later releases bring: refused, since a mapping without what they ask for is another mapping.
 const LATER: &[&str] = &["identity", "probe", "accept_proxy", "trusted_cidrs", "inspect"];
 
@@ -36,12 +39,15 @@ const NEAR: usize = 2;
 pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> Result<Profile, Problems> {
     let name = file.as_str().rsplit('/').next().unwrap_or_default();
     let read = Document::parse(bytes, &format!("{name}.bak"))
-        .map_err(|problem| vec![problem])
-        .and_then(|document| Reader { document: &document, problems: Vec::new() }.read(own_addresses));
-    read.map_err(|mut problems| {
+        .map_err(|problem| (vec![problem], 0))
+        .and_then(|document| {
+            let mut reader = Reader { document: &document, problems: Vec::new(), unworded: 0 };
+            reader.read(own_addresses).ok_or((reader.problems, reader.unworded))
+        });
+    read.map_err(|(mut problems, unworded)| {
         problems.sort_by_key(|problem| problem.position);
         if problems.len() > MAX_PROBLEMS {
-            let more = problems.len() - MAX_PROBLEMS;
+            let more = problems.len() - MAX_PROBLEMS + unworded;
             problems.truncate(MAX_PROBLEMS);
             problems.push(Problem::new("", format!("and {}", count(more as u64, "more problem"))));
         }
@@ -55,6 +61,8 @@ pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> 
 struct Reader<'a> {
     document: &'a Document<'a>,
     problems: Problems,
+    /// Problems beyond [`MAX_WORDED`].
+    unworded: usize,
 }
 
 /// The fields of one object.
@@ -66,16 +74,18 @@ struct Fields<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn read(mut self, own: &[IpAddr]) -> Result<Profile, Problems> {
+    /// The profile, or `None` where there are problems.
+    fn read(&mut self, own: &[IpAddr]) -> Option<Profile> {
         let root = &self.document.root;
         let Value::Object(object) = root else {
             let text =
                 format!("expected an object such as {{\"version\": 1, \"mappings\": []}}, found {}", found(root));
             self.report(root.range().start, Problem::new("", text));
-            return Err(self.problems);
+            return None;
         };
         if let Some(newer) = self.newer_version(object) {
-            return Err(vec![newer]);
+            self.problems = vec![newer];
+            return None;
         }
         let fields = self.fields(object, schema::borrowed(), "");
         let (mut origins, mut usable, mut configs) = (Vec::new(), Vec::new(), Vec::new());
@@ -105,7 +115,7 @@ impl<'a> Reader<'a> {
             self.report_at_path(problem);
         }
         name_the_nameless(&mut configs);
-        if self.problems.is_empty() { Ok(Profile { mappings: configs }) } else { Err(self.problems) }
+        self.problems.is_empty().then_some(Profile { mappings: configs })
     }
 
     /// A file of a later format is not judged by the rules of this one.
@@ -128,18 +138,26 @@ impl<'a> Reader<'a> {
         let mut fields = Fields { known: Vec::new(), broken: Vec::new() };
         for property in &object.properties {
             let (name, at) = (property.name.as_str(), property.range.start);
+            let is_worded = self.problems.len() < MAX_WORDED;
             let here = || join(path, SafeText::quoted(name).as_str());
             if let Some(first) = seen.insert(name, at) {
+                if let Some((known, _)) = known_fields.get_key_value(name)
+                    && !fields.broken.contains(&known.as_str())
+                {
+                    fields.broken.push(known);
+                }
+                if !is_worded {
+                    self.unworded += 1;
+                    continue;
+                }
                 let (first, second) = (self.document.position(first), self.document.position(at));
                 let text = format!("\"{}\" appears twice ({}, {})", SafeText::quoted(name), show(first), show(second));
                 self.report(at, Problem::new(here(), text).with_hint("keep one of them"));
-                if let Some((known, _)) = known_fields.get_key_value(name) {
-                    fields.broken.push(known);
-                }
                 continue;
             }
             match known_fields.get_key_value(name) {
                 Some((known, schema)) => fields.known.push((known, &property.value, schema::resolve(schema))),
+                None if !is_worded => self.unworded += 1,
                 None => self.unknown(name, at, &property.value, here(), known_fields, !path.is_empty()),
             }
         }
@@ -183,6 +201,8 @@ impl<'a> Reader<'a> {
         }
         let near = known
             .keys()
+            // What is so much longer is no misspelling of it, and may be longer than anybody's patience.
+            .filter(|field| name.chars().nth(field.len() + NEAR).is_none())
             .map(|field| (strsim::damerau_levenshtein(name, field), field))
             .min()
             .filter(|(edits, field)| *edits <= NEAR && *edits < field.len());
@@ -208,7 +228,7 @@ impl<'a> Reader<'a> {
             self.report(syntax::start(element), Problem::new(path, text));
             return (None, Usable::default());
         };
-        let before = self.problems.len();
+        let before = self.problems.len() + self.unworded;
         let Fields { known, mut broken } = self.fields(object, schema, path);
         let mut written = serde_json::Map::new();
         for (field, value, schema) in known {
@@ -238,7 +258,7 @@ impl<'a> Reader<'a> {
         for problem in problems {
             self.report_at_path(Problem { path: join(path, &problem.path), ..problem });
         }
-        (config.filter(|_| self.problems.len() == before), usable)
+        (config.filter(|_| self.problems.len() + self.unworded == before), usable)
     }
 
     /// Checks a value's type and limits, as the schema says them.

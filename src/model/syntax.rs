@@ -202,16 +202,25 @@ fn not_json(error: &serde_json::Error, at: Option<char>) -> Problem {
     Problem::new("", said).with_hint("write it as JSON defines it")
 }
 
-/// Offsets of a text as lines and columns.
+/// Offsets of a text as lines and columns. A line may be the whole file, and have as many problems.
 struct Places<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
+    /// How many characters there are before each piece of [`PIECE`] bytes.
+    characters: Vec<usize>,
 }
+
+/// So many bytes are looked at to find a column.
+const PIECE: usize = 1024;
 
 impl<'a> Places<'a> {
     fn new(text: &'a str) -> Self {
         let after_breaks = text.match_indices('\n').map(|(offset, _)| offset + 1);
-        Self { text, line_starts: std::iter::once(0).chain(after_breaks).collect() }
+        let mut characters = vec![0];
+        for piece in text.as_bytes().chunks(PIECE) {
+            characters.push(characters.last().unwrap_or(&0) + count_characters(piece));
+        }
+        Self { text, line_starts: std::iter::once(0).chain(after_breaks).collect(), characters }
     }
 
     /// Behind the last character that is not space.
@@ -221,9 +230,15 @@ impl<'a> Places<'a> {
 
     fn position(&self, offset: usize) -> Position {
         let line = self.line_starts.partition_point(|start| *start <= offset) - 1;
-        let before = self.text.get(self.line_starts[line]..offset).unwrap_or("");
+        let column = self.characters_before(offset) - self.characters_before(self.line_starts[line]);
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Position { line: count(line + 1), column: count(before.chars().count() + 1) }
+        Position { line: count(line + 1), column: count(column + 1) }
+    }
+
+    fn characters_before(&self, offset: usize) -> usize {
+        let offset = offset.min(self.text.len());
+        let piece = offset / PIECE;
+        self.characters[piece] + count_characters(&self.text.as_bytes()[piece * PIECE..offset])
     }
 
     /// From a line and a column in bytes, both counted from 1.
@@ -239,6 +254,11 @@ impl<'a> Places<'a> {
     fn put(&self, problem: Problem, offset: usize) -> Problem {
         Problem { position: Some(self.position(offset)), ..problem }
     }
+}
+
+/// Every byte but those that go on with a character.
+fn count_characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
 /// What a value is, for "expected …, found …".
