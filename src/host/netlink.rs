@@ -114,7 +114,7 @@ impl<'a> Iterator for Messages<'a> {
             libc::NLMSG_DONE => Ok(Message::Done),
             libc::NLMSG_ERROR => {
                 let code = u32_at(message, 0).unwrap_or(0).cast_signed();
-                if code == 0 { Ok(Message::Done) } else { Err(io::Error::from_raw_os_error(-code)) }
+                if code == 0 { Ok(Message::Done) } else { Err(io::Error::from_raw_os_error(code.saturating_neg())) }
             }
             _ => Ok(Message::Data(message)),
         })
@@ -186,6 +186,10 @@ mod tests {
         for cut in 0..whole.len() {
             assert!(Messages(&whole[..cut]).next().is_none(), "{cut}");
         }
+        // The number of an error that has no opposite.
+        whole[4..6].copy_from_slice(&2u16.to_ne_bytes());
+        whole[HEADER..HEADER + 4].copy_from_slice(&i32::MIN.to_ne_bytes());
+        assert!(matches!(Messages(&whole).next(), Some(Err(_))));
         for length in [0u32, 1, 15, u32::MAX] {
             whole[..4].copy_from_slice(&length.to_ne_bytes());
             assert!(Messages(&whole).next().is_none(), "{length}");
