@@ -66,7 +66,7 @@ struct Walker<'a> {
 /// The way of `packet` through the chains of `hooks`, in order.
 pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> Walk<'a> {
     let family = Family::of(packet.destination);
-    let mut whole = Walk::default();
+    let (mut whole, mut rules_left) = (Walk::default(), MOST_RULES);
     for hook in hooks {
         let mut entries: Vec<(&Table, &str, &Chain)> = rules
             .tables
@@ -81,8 +81,11 @@ pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> 
             if table.name == "nat" && packet.state == crate::host::packet_filter::State::Answer {
                 continue;
             }
-            let way = Walker { packet, table, is_open: false, rules_left: MOST_RULES, walk: Walk::default() };
-            let walked = way.enter(name, chain);
+            let mut way = Walker { packet, table, is_open: false, rules_left, walk: Walk::default() };
+            way.enter(name, chain);
+            // A thousand chains may lead into one tree of chains that makes a million rules of a hundred.
+            rules_left = way.rules_left;
+            let walked = way.walk;
             whole.suspects.extend(walked.suspects);
             let is_certain = !whole.may_redirect;
             whole.may_redirect |= walked.may_redirect;
@@ -97,7 +100,7 @@ pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> 
 }
 
 impl<'a> Walker<'a> {
-    fn enter(mut self, name: &str, chain: &'a Chain) -> Walk<'a> {
+    fn enter(&mut self, name: &str, chain: &'a Chain) {
         let fate = self.chain(name, chain, false, 0);
         if chain.policy == Policy::Drop && fate == Fate::Returned {
             let text = format!("{} {}: the policy of {name} is DROP", self.table.source, self.table.name);
@@ -111,7 +114,6 @@ impl<'a> Walker<'a> {
                 self.walk.end = Some(End::Policy(text));
             }
         }
-        self.walk
     }
 
     /// Walks one chain; `doubted`: it is not certain that the packet comes here.
@@ -213,16 +215,8 @@ mod tests {
         Rule { text: format!("{action:?}").as_str().into(), conditions, action, packets: Some(1) }
     }
 
-    fn end(input: Vec<Rule>, other: Vec<Rule>, policy: Policy) -> (Option<String>, usize) {
-        let chain = |hook, rules| Chain { hook, policy, rules, ..Chain::default() };
-        let chains = BTreeMap::from([
-            ("INPUT".to_owned(), chain(Some(Hook::Input), input)),
-            ("other".to_owned(), Chain { policy: Policy::Accept, ..chain(None, other) }),
-        ]);
-        let table = Table { source: "t".into(), name: "filter".into(), family: Some(Family::V4), chains };
-        let mut rules = Rules::default();
-        rules.tables.push(table);
-        let packet = Packet {
+    fn packet() -> Packet {
+        Packet {
             protocol: Protocol::Tcp,
             source: None,
             source_port: None,
@@ -232,7 +226,19 @@ mod tests {
             goes_out: None,
             is_for_this_host: true,
             state: State::New,
-        };
+        }
+    }
+
+    fn end(input: Vec<Rule>, other: Vec<Rule>, policy: Policy) -> (Option<String>, usize) {
+        let chain = |hook, rules| Chain { hook, policy, rules, ..Chain::default() };
+        let chains = BTreeMap::from([
+            ("INPUT".to_owned(), chain(Some(Hook::Input), input)),
+            ("other".to_owned(), Chain { policy: Policy::Accept, ..chain(None, other) }),
+        ]);
+        let table = Table { source: "t".into(), name: "filter".into(), family: Some(Family::V4), chains };
+        let mut rules = Rules::default();
+        rules.tables.push(table);
+        let packet = packet();
         let walked = walk(&rules, &[Hook::Input], &packet);
         (walked.end.map(|end| end.text()), walked.suspects.len())
     }
@@ -277,5 +283,26 @@ mod tests {
         }
         // A circle ends.
         assert_eq!(end(vec![rule(None, jump())], vec![rule(None, jump())], Policy::Accept), open(0));
+    }
+
+    #[test]
+    fn however_many_chains_lead_into_others_a_walk_has_an_end() {
+        let mut chains = BTreeMap::new();
+        for at in 0..10 {
+            let rules = vec![rule(None, Action::Jump("deep 1".into()))];
+            chains.insert(format!("entry {at}"), Chain { hook: Some(Hook::Input), rules, ..Chain::default() });
+        }
+        // Each level doubles.
+        for at in 1..DEEPEST {
+            let next = || rule(None, Action::Jump(format!("deep {}", at + 1)));
+            chains.insert(format!("deep {at}"), Chain { rules: vec![next(), next()], ..Chain::default() });
+        }
+        let drops = vec![rule(Some(What::Unknown), Action::Drop)];
+        chains.insert(format!("deep {DEEPEST}"), Chain { rules: drops, ..Chain::default() });
+        let mut rules = Rules::default();
+        rules.tables.push(Table { source: "t".into(), name: "filter".into(), family: None, chains });
+        let packet = packet();
+        let walked = walk(&rules, &[Hook::Input], &packet);
+        assert!(walked.end.is_none() && (1..MOST_RULES).contains(&walked.suspects.len()), "{}", walked.suspects.len());
     }
 }
