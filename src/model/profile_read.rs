@@ -38,9 +38,8 @@ const NEAR: usize = 2;
 /// as far as they are known, for mappings that would forward to themselves.
 pub fn read_profile(bytes: &[u8], file: &SafeText, own_addresses: &[IpAddr]) -> Result<Profile, Problems> {
     let name = file.as_str().rsplit('/').next().unwrap_or_default();
-    let read = Document::parse(bytes, &format!("{name}.bak"))
-        .map_err(|problem| (vec![problem], 0))
-        .and_then(|document| {
+    let read =
+        Document::parse(bytes, &format!("{name}.bak")).map_err(|problem| (vec![problem], 0)).and_then(|document| {
             let mut reader = Reader { document: &document, problems: Vec::new(), unworded: 0 };
             reader.read(own_addresses).ok_or((reader.problems, reader.unworded))
         });
