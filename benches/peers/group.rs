@@ -1,0 +1,93 @@
+//! Control groups: the processor time of a contestant with all of its processes, those that have ended included, and
+//! its memory with the kernel's share. Where none can be made (not root, a container), the figures that need one are
+//! left out, and processor time comes from /proc.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::cpu::CpuMeter;
+
+/// Folders of control groups start with it; what follows is the pid of the outer bench.
+const PREFIX: &str = "portolan-peers-";
+
+/// Where control groups of the first version are mounted, each with its controllers' file.
+const CPU_V1: &str = "/sys/fs/cgroup/cpuacct";
+const MEMORY_V1: &str = "/sys/fs/cgroup/memory";
+const V2: &str = "/sys/fs/cgroup";
+
+/// The control group of one contestant. It goes on drop, after its processes.
+#[derive(Debug)]
+pub(crate) struct Group {
+    folders: Vec<PathBuf>,
+    version: Version,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+impl Group {
+    /// A new one, or none where this machine gives none.
+    pub(crate) fn new(label: &str) -> Option<Self> {
+        let name = format!("{PREFIX}{}-{label}", nix::unistd::getppid());
+        let is_two = Path::new(V2).join("cgroup.controllers").exists();
+        let (version, parents) = if is_two { (Version::Two, &[V2][..]) } else { (Version::One, &[CPU_V1, MEMORY_V1][..]) };
+        let group = Self { folders: parents.iter().map(|parent| Path::new(parent).join(&name)).collect(), version };
+        group.folders.iter().all(|folder| folder.is_dir() || fs::create_dir(folder).is_ok()).then_some(group)
+    }
+
+    /// A process joins by writing its pid to each of these.
+    pub(crate) fn doors(&self) -> Vec<PathBuf> {
+        self.folders.iter().map(|folder| folder.join("cgroup.procs")).collect()
+    }
+
+    /// Where processor time is read.
+    pub(crate) fn cpu(&self) -> CpuMeter {
+        match self.version {
+            Version::One => CpuMeter::Nanoseconds(self.folders[0].join("cpuacct.usage")),
+            Version::Two => CpuMeter::CpuStat(self.folders[0].join("cpu.stat")),
+        }
+    }
+
+    /// Bytes of the kernel: tables, stacks, sockets and what they hold.
+    pub(crate) fn kernel_bytes(&self) -> Option<u64> {
+        match self.version {
+            Version::One => {
+                let number = |file: &str| fs::read_to_string(self.folders[1].join(file)).ok()?.trim().parse::<u64>().ok();
+                Some(number("memory.kmem.usage_in_bytes")? + number("memory.kmem.tcp.usage_in_bytes")?)
+            }
+            Version::Two => {
+                let text = fs::read_to_string(self.folders[0].join("memory.stat")).ok()?;
+                let number = |key: &str| {
+                    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse::<u64>().ok())
+                };
+                Some(number("kernel")? + number("sock")?)
+            }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            // Fails while a process is still ending; `remove_stale` comes later.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Removes what ended benches left: groups without a process.
+pub(crate) fn remove_stale() {
+    for parent in [CPU_V1, MEMORY_V1, V2] {
+        for entry in fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok) {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                // One that is in use refuses.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What can be asked of the bench on its command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::cases::Case;
+use crate::contestants::Contestant;
+
+/// Measures portolan beside docker-proxy, HAProxy, nginx, socat, rinetd and redir, and beside no proxy at all.
+#[derive(Debug, Parser)]
+#[command(name = "peers", bin_name = "cargo bench --bench peers --", max_term_width = 100)]
+pub(crate) struct Options {
+    /// Paired rounds of each test [default: 15, or 3 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Only these tests, separated by commas
+    #[arg(long, value_name = "TEST", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only these peers, separated by commas; portolan and direct always take part
+    #[arg(long, value_name = "PEER", value_delimiter = ',')]
+    peers: Vec<String>,
+    /// A part that takes less than a minute: the main tests beside docker-proxy and nginx
+    #[arg(long)]
+    quick: bool,
+    /// How long one piece of work lasts, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub(crate) millis: u64,
+    /// Where all raw rounds are written [default: target/peers.json]
+    #[arg(long, value_name = "PATH")]
+    json: Option<PathBuf>,
+    /// Another portolan than the one built with the bench
+    #[arg(long, value_name = "PATH")]
+    portolan: Option<PathBuf>,
+    /// List tests and peers and do nothing else
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Said by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Options {
+    /// The tests to run.
+    pub(crate) fn cases(&self) -> Result<Vec<&'static Case>> {
+        let all = Case::all();
+        if self.only.is_empty() {
+            return Ok(all.iter().filter(|case| !self.quick || case.is_quick).collect());
+        }
+        self.only
+            .iter()
+            .map(|id| match all.iter().find(|case| case.id == id) {
+                Some(case) => Ok(case),
+                None => bail!("no test {id:?}: --list shows them"),
+            })
+            .collect()
+    }
+
+    /// Who takes part, ours and `direct` first.
+    pub(crate) fn contestants(&self) -> Result<Vec<Contestant>> {
+        let mut contestants = vec![Contestant::Direct, Contestant::Portolan];
+        if self.peers.is_empty() {
+            let peers = if self.quick { &Contestant::PEERS[..2] } else { &Contestant::PEERS[..] };
+            contestants.extend(peers);
+        }
+        for name in &self.peers {
+            match Contestant::PEERS.iter().find(|peer| peer.name() == name) {
+                Some(peer) => contestants.push(*peer),
+                None => bail!("no peer {name:?}: --list shows them"),
+            }
+        }
+        Ok(contestants)
+    }
+
+    /// How many rounds each test has.
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 15 })
+    }
+
+    /// Where the raw rounds go.
+    pub(crate) fn json_path(&self) -> PathBuf {
+        let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/peers.json");
+        self.json.clone().unwrap_or_else(default)
+    }
+
+    /// The portolan that is measured.
+    pub(crate) fn portolan(&self) -> PathBuf {
+        self.portolan.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_portolan").into())
+    }
+}
