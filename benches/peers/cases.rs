@@ -94,7 +94,7 @@ const fn less(key: &'static str, heading: &'static str, digits: usize) -> Metric
 }
 
 /// A test.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
     /// As it is called on the command line.
     pub(crate) id: &'static str,
@@ -130,10 +130,14 @@ const MAPPINGS: &[Metric] = &[
     less("total_mb", "with kernel MB", 1),
     less("processes", "processes", 0),
 ];
-const ECHO: &[Metric] =
-    &[more("packets_per_s", "packets/s", 0), less("cpu_s_per_million", "CPU s/M", 2), less("lost_percent", "lost %", 2)];
+const ECHO: &[Metric] = &[
+    more("packets_per_s", "packets/s", 0),
+    less("cpu_s_per_million", "CPU s/M", 2),
+    less("lost_percent", "lost %", 2),
+];
 const ROUND_TRIP: &[Metric] = &[less("p50_us", "p50 µs", 1), less("p99_us", "p99 µs", 1)];
 const BURST: &[Metric] = &[
+    more("sent_per_s", "sent/s", 0),
     more("received_per_s", "received/s", 0),
     less("lost_percent", "lost %", 3),
     less("cpu_s_per_million", "CPU s/M received", 2),

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cpu::CpuMeter;
+use crate::enclosure;
 use crate::group::Group;
 use crate::listening::Ports;
 use crate::memory;
@@ -131,7 +132,7 @@ impl Contestant {
 
     /// Starts it and waits until it listens.
     pub(crate) fn start(self, plan: Plan, folder: &Path, portolan: &Path) -> Result<Running> {
-        let group = if self == Direct { None } else { Group::new(self.name()) };
+        let group = if self == Direct { None } else { Group::new(&enclosure::run_name(), self.name()) };
         let mut running = Running { children: Vec::new(), group };
         for arguments in self.command_lines(plan, folder, portolan)? {
             let has_status = self == DockerProxy;
@@ -187,7 +188,11 @@ impl Contestant {
                     })
                 })
                 .collect(),
-            Nginx => vec![words(format!("{program} -p {} -c {}", folder.display(), file(nginx_file(plan, folder))?))],
+            Nginx => vec![words(format!(
+                "{program} -e stderr -p {} -c {}",
+                folder.display(),
+                file(nginx_file(plan, folder))?
+            ))],
             Haproxy => vec![words(format!("{program} -db -f {}", file(haproxy_file(plan))?))],
             Socat => pairs()
                 .map(|(listen, target)| {
@@ -197,7 +202,10 @@ impl Contestant {
                 })
                 .collect(),
             Rinetd => {
-                let lines = pairs().map(|(listen, target)| format!("::1 {listen} 127.0.0.1 {target}\n")).collect();
+                let mut lines = String::new();
+                for (listen, target) in pairs() {
+                    let _ = writeln!(lines, "::1 {listen} 127.0.0.1 {target}");
+                }
                 vec![words(format!("{program} -f -c {}", file(lines)?))]
             }
             Redir => pairs()

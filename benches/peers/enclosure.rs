@@ -10,11 +10,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::wait;
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::group;
 
-/// Tells the inner program what it is.
+/// Tells the inner program what it is, and the name of the run.
 const INSIDE: &str = "PORTOLAN_BENCH_INSIDE";
 
 /// Local ports of clients: those below are for listeners, so that no client ever takes a listener's port.
@@ -25,6 +28,11 @@ pub(crate) fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
+/// The name of this run: the pid of the outer program.
+pub(crate) fn run_name() -> String {
+    std::env::var(INSIDE).unwrap_or_else(|_| std::process::id().to_string())
+}
+
 /// Runs this program again, with the same arguments, in new namespaces, until it ends.
 pub(crate) fn run_inside() -> Result<()> {
     let mut command = Command::new("unshare");
@@ -32,13 +40,17 @@ pub(crate) fn run_inside() -> Result<()> {
         command.args(["--user", "--map-root-user"]);
     }
     command.args(["--net", "--pid", "--mount", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--"]);
-    command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").stdin(Stdio::piped());
+    command
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, run_name())
+        .stdin(Stdio::piped());
     let mut child = command.spawn().context("cannot run unshare, of the package util-linux")?;
     // Taken out, since waiting would close it.
     let life = child.stdin.take();
     let status = child.wait();
     drop(life);
-    group::remove_stale();
+    group::remove_all(&run_name());
     let status = status?;
     if let Some(signal) = status.signal() {
         bail!("ended by signal {signal}");
@@ -67,9 +79,7 @@ pub(crate) fn prepare() -> Result<Enclosure> {
     std::thread::spawn(move || {
         // Nothing is ever written: this returns when the outer program has ended.
         let _ = std::io::stdin().read(&mut [0]);
-        // Best effort; the process ends now.
-        let _ = std::fs::remove_dir_all(path);
-        std::process::exit(1);
+        abandon(&path);
     });
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run ip")?;
     ensure!(status.success(), "the loopback cannot be brought up");
@@ -77,4 +87,14 @@ pub(crate) fn prepare() -> Result<Enclosure> {
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(Enclosure { folder })
+}
+
+/// Leaves nothing behind when the outer program is gone. Best effort: this process ends in any case.
+fn abandon(folder: &Path) -> ! {
+    // Everybody else in this process namespace, whose first process this one is: see `prepare`.
+    let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    while wait().is_ok() {}
+    group::remove_all(&run_name());
+    let _ = std::fs::remove_dir_all(folder);
+    std::process::exit(1);
 }

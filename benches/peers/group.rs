@@ -4,13 +4,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
 use crate::cpu::CpuMeter;
 
-/// Folders of control groups start with it; what follows is the pid of the outer bench.
-const PREFIX: &str = "portolan-peers-";
+/// Folders of control groups of this run start so; the name of the run keeps others' apart.
+fn prefix(run: &str) -> String {
+    format!("portolan-peers-{run}-")
+}
 
 /// Where control groups of the first version are mounted, each with its controllers' file.
 const CPU_V1: &str = "/sys/fs/cgroup/cpuacct";
@@ -32,12 +35,16 @@ enum Version {
 
 impl Group {
     /// A new one, or none where this machine gives none.
-    pub(crate) fn new(label: &str) -> Option<Self> {
-        let name = format!("{PREFIX}{}-{label}", nix::unistd::getppid());
+    ///
+    /// Each has a new name: what the kernel still holds for one of before would count.
+    pub(crate) fn new(run: &str, label: &str) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}{label}-{}", prefix(run), COUNT.fetch_add(1, Ordering::Relaxed));
         let is_two = Path::new(V2).join("cgroup.controllers").exists();
-        let (version, parents) = if is_two { (Version::Two, &[V2][..]) } else { (Version::One, &[CPU_V1, MEMORY_V1][..]) };
+        let (version, parents) =
+            if is_two { (Version::Two, &[V2][..]) } else { (Version::One, &[CPU_V1, MEMORY_V1][..]) };
         let group = Self { folders: parents.iter().map(|parent| Path::new(parent).join(&name)).collect(), version };
-        group.folders.iter().all(|folder| folder.is_dir() || fs::create_dir(folder).is_ok()).then_some(group)
+        group.folders.iter().all(|folder| fs::create_dir(folder).is_ok()).then_some(group)
     }
 
     /// A process joins by writing its pid to each of these.
@@ -57,7 +64,8 @@ impl Group {
     pub(crate) fn kernel_bytes(&self) -> Option<u64> {
         match self.version {
             Version::One => {
-                let number = |file: &str| fs::read_to_string(self.folders[1].join(file)).ok()?.trim().parse::<u64>().ok();
+                let number =
+                    |file: &str| fs::read_to_string(self.folders[1].join(file)).ok()?.trim().parse::<u64>().ok();
                 Some(number("memory.kmem.usage_in_bytes")? + number("memory.kmem.tcp.usage_in_bytes")?)
             }
             Version::Two => {
@@ -74,17 +82,18 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         for folder in &self.folders {
-            // Fails while a process is still ending; `remove_stale` comes later.
+            // Fails while a process is still ending; `remove_all` comes later.
             let _ = fs::remove_dir(folder);
         }
     }
 }
 
-/// Removes what ended benches left: groups without a process.
-pub(crate) fn remove_stale() {
+/// Removes the control groups of a run, once their processes have ended.
+pub(crate) fn remove_all(run: &str) {
+    let prefix = prefix(run);
     for parent in [CPU_V1, MEMORY_V1, V2] {
         for entry in fs::read_dir(parent).into_iter().flatten().filter_map(Result::ok) {
-            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
                 // One that is in use refuses.
                 let _ = fs::remove_dir(entry.path());
             }

@@ -28,7 +28,9 @@ pub(crate) fn family(root: u32) -> Vec<u32> {
     let mut family = HashSet::from([root]);
     loop {
         let before = family.len();
-        family.extend(parents.iter().filter(|(_, parent)| family.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>());
+        family.extend(
+            parents.iter().filter(|(_, parent)| family.contains(parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+        );
         if family.len() == before {
             return family.into_iter().collect();
         }
@@ -39,7 +41,8 @@ pub(crate) fn family(root: u32) -> Vec<u32> {
 pub(crate) fn held(pids: &[u32]) -> Held {
     let mut held = Held::default();
     for pid in pids {
-        let Ok(process) = i32::try_from(*pid).map_err(|_| ()).and_then(|pid| procfs::process::Process::new(pid).map_err(|_| ()))
+        let Ok(process) =
+            i32::try_from(*pid).map_err(|_| ()).and_then(|pid| procfs::process::Process::new(pid).map_err(|_| ()))
         else {
             continue;
         };

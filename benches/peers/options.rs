@@ -1,6 +1,7 @@
 //! What can be asked of the bench on its command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -24,9 +25,12 @@ pub(crate) struct Options {
     /// A part that takes less than a minute: the main tests beside docker-proxy and nginx
     #[arg(long)]
     quick: bool,
-    /// How long one piece of work lasts, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
-    pub(crate) millis: u64,
+    /// How long one piece of work lasts, in milliseconds [default: 500, or 300 with --quick]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    millis: Option<u64>,
+    /// How long to wait for the machine to be fast and idle, in seconds, all together [default: 600, or 5 with --quick]
+    #[arg(long, value_name = "S")]
+    patience: Option<u64>,
     /// Where all raw rounds are written [default: target/peers.json]
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
@@ -76,6 +80,16 @@ impl Options {
     /// How many rounds each test has.
     pub(crate) fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.quick { 3 } else { 15 })
+    }
+
+    /// How long one piece of work lasts.
+    pub(crate) fn millis(&self) -> u64 {
+        self.millis.unwrap_or(if self.quick { 300 } else { 500 })
+    }
+
+    /// How long all waits for a fast phase may last together.
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience.unwrap_or(if self.quick { 5 } else { 600 }))
     }
 
     /// Where the raw rounds go.

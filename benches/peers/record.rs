@@ -41,7 +41,7 @@ pub(crate) struct Cell {
     pub(crate) contestant: &'static str,
     /// What was found.
     pub(crate) figures: Figures,
-    /// True if the machine stayed slow: tables leave it out.
+    /// True if the machine stayed slow or busy with something else.
     pub(crate) is_slow: bool,
 }
 
@@ -103,11 +103,22 @@ fn said(command: &mut Command) -> String {
 }
 
 impl Record {
+    /// The pieces of work of a test that tables show: those of slow phases are left out, unless most are.
+    pub(crate) fn shown(&self, case: &Case) -> impl Iterator<Item = &Cell> {
+        let (id, is_mostly_slow) = (case.id, self.is_mostly_slow(case));
+        self.cells.iter().filter(move |cell| cell.case == id && (is_mostly_slow || !cell.is_slow))
+    }
+
+    /// True if most of a test was measured in slow phases.
+    pub(crate) fn is_mostly_slow(&self, case: &Case) -> bool {
+        let of_case = || self.cells.iter().filter(|cell| cell.case == case.id);
+        of_case().filter(|cell| cell.is_slow).count() * 2 > of_case().count()
+    }
+
     /// The values of a figure, by round.
     pub(crate) fn values(&self, case: &Case, contestant: Contestant, key: &str) -> BTreeMap<u32, f64> {
-        self.cells
-            .iter()
-            .filter(|cell| cell.case == case.id && cell.contestant == contestant.name() && !cell.is_slow)
+        self.shown(case)
+            .filter(|cell| cell.contestant == contestant.name())
             .filter_map(|cell| Some((cell.round, *cell.figures.get(key)?)))
             .collect()
     }

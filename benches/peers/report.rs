@@ -47,6 +47,11 @@ fn print_case(record: &Record, case: &Case) {
         table.rows.push(row);
     }
     table.print();
+    if record.is_mostly_slow(case) {
+        println!(
+            "\nThe machine was slow or busy with something else most of the time: take these for nothing but ratios."
+        );
+    }
     if matches!(case.work, Work::Mappings) {
         println!("\nPeers with a process for each mapping: 50 are started, and the figures multiplied by 20.");
     }
@@ -88,8 +93,7 @@ fn print_targets(record: &Record) {
             found if found.abs() >= 100.0 => format!("{found:.0}"),
             found => format!("{found:.2}"),
         });
-        let rounds = record.cells.iter().filter(|cell| cell.case == case.id && !cell.is_slow);
-        let rounds = rounds.filter(|cell| cell.contestant == Contestant::Portolan.name()).count();
+        let rounds = record.shown(case).filter(|cell| cell.contestant == Contestant::Portolan.name()).count();
         table.rows.push(vec![
             case.id.to_owned(),
             target.heading().to_owned(),

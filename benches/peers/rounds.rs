@@ -24,10 +24,10 @@ const ATTEMPTS: u32 = 4;
 /// Measures everything that was asked for.
 pub(crate) fn run(options: &Options, cases: &[&'static Case], who: &[Contestant], folder: &Path) -> Result<Record> {
     let (start, portolan) = (Instant::now(), options.portolan());
-    let setting = Setting::new(who, &portolan, options.rounds(), options.millis);
+    let setting = Setting::new(who, &portolan, options.rounds(), options.millis());
     let record = Record { setting, cells: Vec::new(), failures: Vec::new(), discarded: 0, waited_s: 0.0, took_s: 0.0 };
-    let mut bench =
-        Bench { folder: folder.to_owned(), portolan, millis: options.millis, phase: Phase::default(), record };
+    let phase = Phase::new(options.patience());
+    let mut bench = Bench { folder: folder.to_owned(), portolan, millis: options.millis(), phase, record };
     for (nth, case) in cases.iter().enumerate() {
         let elapsed = start.elapsed().as_secs();
         eprintln!("peers: {:>2}:{:02}  {}/{} {}", elapsed / 60, elapsed % 60, nth + 1, cases.len(), case.id);
@@ -88,7 +88,7 @@ impl Bench {
             let result = self.work(case, who, running);
             let Some(figures) = self.is_success(case, who, result)? else { return Ok(()) };
             let is_slow = !(is_fast_before && self.phase.is_fast()?);
-            if is_slow && attempt < ATTEMPTS {
+            if is_slow && attempt < ATTEMPTS && !self.phase.is_out_of_patience() {
                 self.record.discarded += 1;
                 continue;
             }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::contestants::{Contestant, Plan, Running};
 use crate::listening::Ports;
@@ -63,7 +63,8 @@ pub(crate) fn idle(contestant: Contestant, running: &Running, order: &Order, con
     // Each has had some connections, so that what it allocates once is not counted.
     held_by_load(running, &Order { work: crate::cases::Work::Idle { connections: 10 }, ..order.again() })?;
     let before = Total::settled(running);
-    let with = held_by_load(running, &Order { work: crate::cases::Work::Idle { connections: count }, ..order.again() })?;
+    let with =
+        held_by_load(running, &Order { work: crate::cases::Work::Idle { connections: count }, ..order.again() })?;
     let each = |before: f64, with: f64| (with - before) / count as f64;
     let mut figures = Figures::new();
     let pss = each(before.pss, with.pss);
@@ -81,14 +82,14 @@ fn held_by_load(running: &Running, order: &Order) -> Result<Total> {
     let mut load = start_load(order)?;
     let (life, output) = (load.stdin.take(), load.stdout.take().expect("it is piped"));
     let mut output = BufReader::new(output);
-    let mut line = String::new();
-    output.read_line(&mut line)?;
-    let total = (line.trim() == HELD).then(|| Total::settled(running));
+    let mut said = String::new();
+    output.read_line(&mut said)?;
+    let total = (said.trim() == HELD).then(|| Total::settled(running));
     drop(life);
     output.read_to_string(&mut String::new())?;
-    let status = load.wait()?;
-    ensure!(status.success(), "the load failed: {status}");
-    total.ok_or_else(|| anyhow::anyhow!("the load said {line:?}"))
+    let ended = load.wait_with_output()?;
+    ensure!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr).trim());
+    total.ok_or_else(|| anyhow!("the load said {said:?}"))
 }
 
 /// A thousand mappings: until all are listened on, and what they take.

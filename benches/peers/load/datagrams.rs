@@ -86,7 +86,8 @@ impl Client {
             sent.extend([0; Mark::LENGTH]);
             sent.extend(&body);
         }
-        let (send_headers, receive_headers) = (MultiHeaders::preallocate(BATCH, None), MultiHeaders::preallocate(BATCH, None));
+        let (send_headers, receive_headers) =
+            (MultiHeaders::preallocate(BATCH, None), MultiHeaders::preallocate(BATCH, None));
         Self { size, sent, received: vec![0; BATCH * (size + 1)], body, send_headers, receive_headers }
     }
 
@@ -98,8 +99,14 @@ impl Client {
         let count = count.min(BATCH);
         let slices: [[IoSlice<'_>; 1]; BATCH] =
             std::array::from_fn(|nth| [IoSlice::new(&self.sent[nth * self.size..][..self.size])]);
-        let sent =
-            sendmmsg(socket.as_raw_fd(), &mut self.send_headers, &slices[..count], [None; BATCH], [], MsgFlags::empty());
+        let sent = sendmmsg(
+            socket.as_raw_fd(),
+            &mut self.send_headers,
+            &slices[..count],
+            [None; BATCH],
+            [],
+            MsgFlags::empty(),
+        );
         match sent {
             Ok(sent) => Ok(sent.count()),
             // A refusal that an earlier datagram met while a proxy was not ready, or a full queue: nothing went out.
@@ -129,7 +136,10 @@ impl Client {
         }
         for (datagram, length) in self.received.chunks_exact(self.size + 1).zip(&lengths[..count]) {
             ensure!(*length == self.size, "a datagram of {} bytes came back with {length}", self.size);
-            ensure!(!is_check || datagram[Mark::LENGTH..self.size] == self.body, "a datagram came back with wrong bytes");
+            ensure!(
+                !is_check || datagram[Mark::LENGTH..self.size] == self.body,
+                "a datagram came back with wrong bytes"
+            );
             each(Mark::read(datagram));
         }
         Ok(())

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -55,7 +55,7 @@ fn beside_target<T>(order: &Order, client: impl FnOnce() -> Result<T>) -> Result
     std::thread::scope(|scope| {
         let target = scope.spawn(|| send_back(&target, 2_048, &count, &is_over));
         let found = client();
-        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        is_over.store(true, Ordering::Relaxed);
         target.join().map_err(|_| anyhow!("the target panicked"))??;
         found
     })
@@ -146,7 +146,7 @@ struct Flow {
 struct Flows {
     client: Client,
     epoll: Epoll,
-    flows: Vec<Flow>,
+    all: Vec<Flow>,
     /// Flows with a burst under way, the oldest first; one that has had all its answers may still be in it.
     active: VecDeque<usize>,
     under_way: usize,
@@ -157,21 +157,21 @@ struct Flows {
 impl Flows {
     fn new(order: &Order, count: usize, size: usize) -> Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let mut flows = Vec::new();
+        let mut all = Vec::new();
         for nth in 0..count {
             let socket = socket(None, Some(order.client))?;
             socket.set_nonblocking(true)?;
             epoll.add(socket.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, nth as u64))?;
-            flows.push(Flow { socket, first: 0, under_way: 0, sent_at: Instant::now(), was_answered: false });
+            all.push(Flow { socket, first: 0, under_way: 0, sent_at: Instant::now(), was_answered: false });
         }
         let (client, window) = (Client::new(size), window(size));
-        Ok(Self { client, epoll, flows, active: VecDeque::new(), under_way: 0, turn: 0, window })
+        Ok(Self { client, epoll, all, active: VecDeque::new(), under_way: 0, turn: 0, window })
     }
 
     /// Lets every flow have its turn, so that each is known to the proxy before the clock starts.
     fn answered_once(&mut self, order: &Order) -> Result<()> {
         let start = Instant::now();
-        while !self.flows.iter().all(|flow| flow.was_answered) {
+        while !self.all.iter().all(|flow| flow.was_answered) {
             ensure!(start.elapsed() < FIRST_ANSWERS, "some flows had no answer");
             self.run(order, Duration::from_millis(20))?;
         }
@@ -200,8 +200,8 @@ impl Flows {
     fn fill(&mut self) -> Result<()> {
         while self.under_way + BURST <= self.window {
             let nth = self.turn;
-            self.turn = (self.turn + 1) % self.flows.len();
-            let flow = &mut self.flows[nth];
+            self.turn = (self.turn + 1) % self.all.len();
+            let flow = &mut self.all[nth];
             if flow.under_way > 0 {
                 continue;
             }
@@ -217,7 +217,7 @@ impl Flows {
 
     /// Takes the answers of a flow; says how many were due.
     fn take(&mut self, nth: usize, is_check: bool) -> Result<u64> {
-        let flow = &mut self.flows[nth];
+        let flow = &mut self.all[nth];
         let (mut due, mut is_strange) = (0, false);
         self.client.receive(&flow.socket, is_check, |mark| {
             is_strange |= mark.flow as usize != nth;
@@ -234,7 +234,7 @@ impl Flows {
     fn give_up_old(&mut self) -> u64 {
         let mut lost = 0;
         while let Some(nth) = self.active.front() {
-            let flow = &mut self.flows[*nth];
+            let flow = &mut self.all[*nth];
             if flow.under_way > 0 && flow.sent_at.elapsed() < LOST_AFTER {
                 break;
             }
