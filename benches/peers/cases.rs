@@ -83,14 +83,20 @@ pub(crate) struct Metric {
     pub(crate) digits: usize,
     /// What one hopes for.
     pub(crate) better: Better,
+    /// Whether a ratio says anything.
+    pub(crate) is_compared: bool,
 }
 
 const fn more(key: &'static str, heading: &'static str, digits: usize) -> Metric {
-    Metric { key, heading, digits, better: Better::More }
+    Metric { key, heading, digits, better: Better::More, is_compared: true }
 }
 
 const fn less(key: &'static str, heading: &'static str, digits: usize) -> Metric {
-    Metric { key, heading, digits, better: Better::Less }
+    Metric { key, heading, digits, better: Better::Less, is_compared: true }
+}
+
+const fn alone(metric: Metric) -> Metric {
+    Metric { is_compared: false, ..metric }
 }
 
 /// A test.
@@ -121,25 +127,25 @@ const CONNECT: &[Metric] = &[more("conn_per_s", "conn/s", 0), less("cpu_us_per_c
 const IDLE: &[Metric] = &[
     less("pss_bytes", "PSS bytes/conn", 0),
     less("total_bytes", "with kernel bytes/conn", 0),
-    less("descriptors", "fds/conn", 2),
-    less("processes", "processes/conn", 2),
+    alone(less("descriptors", "fds/conn", 2)),
+    alone(less("processes", "processes/conn", 2)),
 ];
 const MAPPINGS: &[Metric] = &[
     less("ready_s", "ready s", 3),
     less("pss_mb", "PSS MB", 1),
     less("total_mb", "with kernel MB", 1),
-    less("processes", "processes", 0),
+    alone(less("processes", "processes", 0)),
 ];
 const ECHO: &[Metric] = &[
     more("packets_per_s", "packets/s", 0),
     less("cpu_s_per_million", "CPU s/M", 2),
-    less("lost_percent", "lost %", 2),
+    alone(less("lost_percent", "lost %", 2)),
 ];
 const ROUND_TRIP: &[Metric] = &[less("p50_us", "p50 µs", 1), less("p99_us", "p99 µs", 1)];
 const BURST: &[Metric] = &[
-    more("sent_per_s", "sent/s", 0),
+    alone(more("sent_per_s", "sent/s", 0)),
     more("received_per_s", "received/s", 0),
-    less("lost_percent", "lost %", 3),
+    alone(less("lost_percent", "lost %", 3)),
     less("cpu_s_per_million", "CPU s/M received", 2),
 ];
 

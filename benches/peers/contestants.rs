@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use crate::cpu::CpuMeter;
@@ -154,7 +155,8 @@ impl Contestant {
             }
         }
         if self != Direct {
-            plan.listen.wait(plan.has_udp && self.does_udp()).with_context(|| self.said(folder))?;
+            let has_udp = plan.has_udp && self.does_udp();
+            plan.listen.wait(has_udp, || running.alive()).with_context(|| self.said(folder))?;
         }
         Ok(running)
     }
@@ -283,6 +285,16 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Fails once one of its processes has ended.
+    fn alive(&mut self) -> Result<()> {
+        for child in &mut self.children {
+            if let Some(status) = child.try_wait()? {
+                bail!("ended with {status}");
+            }
+        }
+        Ok(())
+    }
+
     /// Where its processor time is read.
     pub(crate) fn cpu(&self) -> CpuMeter {
         match &self.group {
@@ -294,7 +306,10 @@ impl Running {
 
     /// Its processes now.
     pub(crate) fn pids(&self) -> Vec<u32> {
-        self.children.iter().flat_map(|child| memory::family(child.id())).collect()
+        match &self.group {
+            Some(group) => group.pids(),
+            None => self.children.iter().flat_map(|child| memory::family(child.id())).collect(),
+        }
     }
 
     /// What the kernel holds for it, in bytes, where a control group tells.
@@ -318,8 +333,6 @@ impl Drop for Running {
             let _ = child.wait();
         }
         // Orphans are children of this program, the first of its namespace.
-        while matches!(nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)), Ok(status) if status.pid().is_some())
-        {
-        }
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some()) {}
     }
 }

@@ -52,6 +52,12 @@ impl Group {
         self.folders.iter().map(|folder| folder.join("cgroup.procs")).collect()
     }
 
+    /// The processes in it, wherever they come from: a forked one need not be a descendant for long.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.folders[0].join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Where processor time is read.
     pub(crate) fn cpu(&self) -> CpuMeter {
         match self.version {

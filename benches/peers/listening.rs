@@ -22,10 +22,11 @@ impl Ports {
         port >= self.first && port - self.first < self.count
     }
 
-    /// Waits until every one is listened on over TCP, and over UDP if that is asked for.
-    pub(crate) fn wait(self, has_udp: bool) -> Result<()> {
+    /// Waits until every one is listened on over TCP, and over UDP if that is asked for, as long as `alive` is fine.
+    pub(crate) fn wait(self, has_udp: bool, mut alive: impl FnMut() -> Result<()>) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.tcp_listeners()? < usize::from(self.count) || (has_udp && self.udp_sockets()? == 0) {
+            alive()?;
             if Instant::now() > deadline {
                 bail!("nobody listens on every one of {self:?} after {PATIENCE:?}");
             }

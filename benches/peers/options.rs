@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::cases::Case;
@@ -98,8 +98,9 @@ impl Options {
         self.json.clone().unwrap_or_else(default)
     }
 
-    /// The portolan that is measured.
-    pub(crate) fn portolan(&self) -> PathBuf {
-        self.portolan.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_portolan").into())
+    /// The portolan that is measured. Contestants run in another folder: the path is made a whole one.
+    pub(crate) fn portolan(&self) -> Result<PathBuf> {
+        let path = self.portolan.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_portolan").into());
+        path.canonicalize().with_context(|| path.display().to_string())
     }
 }

@@ -38,12 +38,13 @@ fn print_case(record: &Record, case: &Case) {
     println!("\n### {}: {}\n", case.id, case.title);
     let mut table = Table::new(["median [best]".to_owned()]);
     table.rows[0].extend(case.metrics.iter().map(|metric| metric.heading.to_owned()));
-    table.rows[0].extend(case.metrics.iter().map(|metric| format!("ours ÷ it: {}", metric.heading)));
+    let compared = || case.metrics.iter().filter(|metric| metric.is_compared);
+    table.rows[0].extend(compared().map(|metric| format!("ours ÷ it: {}", metric.heading)));
     let everybody = [Contestant::Direct, Contestant::Portolan].into_iter().chain(Contestant::PEERS);
     for contestant in everybody.filter(|contestant| has_values(record, case, *contestant)) {
         let mut row = vec![contestant.name().to_owned()];
         row.extend(case.metrics.iter().map(|metric| values(record, case, contestant, metric)));
-        row.extend(case.metrics.iter().map(|metric| ratio(record, case, contestant, metric)));
+        row.extend(compared().map(|metric| ratio(record, case, contestant, metric)));
         table.rows.push(row);
     }
     table.print();

@@ -23,7 +23,7 @@ const ATTEMPTS: u32 = 4;
 
 /// Measures everything that was asked for.
 pub(crate) fn run(options: &Options, cases: &[&'static Case], who: &[Contestant], folder: &Path) -> Result<Record> {
-    let (start, portolan) = (Instant::now(), options.portolan());
+    let (start, portolan) = (Instant::now(), options.portolan()?);
     let setting = Setting::new(who, &portolan, options.rounds(), options.millis());
     let record = Record { setting, cells: Vec::new(), failures: Vec::new(), discarded: 0, waited_s: 0.0, took_s: 0.0 };
     let phase = Phase::new(options.patience());

@@ -93,10 +93,10 @@ impl Client {
 
     /// Sends `count` datagrams of a flow, the first with that number; says how many went out.
     pub(super) fn send(&mut self, socket: &UdpSocket, first: Mark, count: usize) -> Result<usize> {
-        for (datagram, nth) in self.sent.chunks_exact_mut(self.size).zip(0..) {
+        let count = count.min(BATCH);
+        for (datagram, nth) in self.sent.chunks_exact_mut(self.size).take(count).zip(0..) {
             Mark { nth: first.nth.wrapping_add(nth), ..first }.write(datagram);
         }
-        let count = count.min(BATCH);
         let slices: [[IoSlice<'_>; 1]; BATCH] =
             std::array::from_fn(|nth| [IoSlice::new(&self.sent[nth * self.size..][..self.size])]);
         let sent = sendmmsg(

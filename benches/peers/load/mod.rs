@@ -26,7 +26,7 @@ use crate::cpu::CpuMeter;
 pub(crate) const MODE: &str = "load";
 
 /// How long a load may take beyond the time that it is to last.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Before the clock starts, so that caches, windows and flows are as in the middle of work.
 const WARM_UP: Duration = Duration::from_millis(60);
