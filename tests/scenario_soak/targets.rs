@@ -73,7 +73,7 @@ impl Targets {
                     "swallowed" => ("auto", r#", "connect_timeout": "1s""#),
                     "mute" => ("auto", r#", "idle_timeout": "2s""#),
                     "half-closed" => ("auto", r#", "half_close_timeout": "1s""#),
-                    "datagrams" | "datagrams-refused" => ("auto", r#", "protocol": "udp", "idle_timeout": "2s""#),
+                    "datagrams" | "datagrams-refused" => ("auto", r#", "protocol": "udp", "idle_timeout": "10s""#),
                     "cut" if edit % 6 == 3 => ("127.0.0.1:auto", r#", "enabled": false"#),
                     "cut" if edit.is_multiple_of(2) => ("127.0.0.1:auto", ""),
                     "cut" => ("[::1]:auto", ""),

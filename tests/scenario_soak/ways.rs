@@ -8,13 +8,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{sleep, timeout};
 
-use crate::sockets::{PATIENCE, reset};
+use crate::sockets::reset;
 
 /// The longest message.
 pub(crate) const LONGEST: usize = 4 << 20;
 /// What a slow reader is sent, and how much of it he takes at a time.
 const SLOW: usize = 1 << 20;
 const SIP: usize = 64 << 10;
+/// When something has not happened by then, it never will, however busy the machine is.
+const LATEST: Duration = Duration::from_mins(1);
 /// How long an idle connection stands with nothing said.
 const STANDING: Duration = Duration::from_secs(10);
 /// What both ends of a connection that is to be cut send, again and again.
@@ -272,7 +274,7 @@ pub(crate) async fn client(listener: SocketAddr, number: u64, way: Way, payload:
     if way == Way::SlowReader {
         socket.set_recv_buffer_size(u32::try_from(SIP).expect("small")).expect("it can be set");
     }
-    let connected = timeout(PATIENCE, socket.connect(listener)).await.expect("an answer to connect");
+    let connected = timeout(LATEST, socket.connect(listener)).await.expect("an answer to connect");
     let mut stream = match connected {
         // The mapping may have been taken away by now.
         Err(_) if way == Way::Cut => return None,
@@ -354,7 +356,7 @@ async fn talk(mut stream: TcpStream, head: Head, payload: &[u8]) -> u64 {
 }
 
 async fn expect_reset(stream: &mut TcpStream, way: Way) {
-    let end = timeout(PATIENCE, stream.read(&mut [0])).await;
+    let end = timeout(LATEST, stream.read(&mut [0])).await;
     let end = end.unwrap_or_else(|_| panic!("{way:?}: no end")).map_err(|error| error.kind());
     assert_eq!(end, Err(ErrorKind::ConnectionReset), "{way:?}");
 }
@@ -367,7 +369,7 @@ async fn datagrams(listener: SocketAddr, number: u64, payload: &[u8]) -> (Socket
         let length = usize::try_from((number * 31 + round * 997) % 1_400).expect("short");
         let length = if number.is_multiple_of(400) { length + 8_000 } else { length };
         socket.send(&payload[..length]).await.expect("sent");
-        let got = timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("a reply in time").expect("no refusal");
+        let got = timeout(LATEST, socket.recv(&mut buffer)).await.expect("a reply in time").expect("no refusal");
         assert!(buffer[..got] == payload[..length], "{got} bytes came back of {length}, or others");
         bytes += got as u64;
     }
