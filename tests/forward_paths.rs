@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use portolan::forward::meter::Direction;
+use portolan::forward::tap::Tap;
 use portolan::model::event::CloseReason;
 use socket2::SockRef;
 use sockets::{Bench, PATIENCE, Server, bound, config, connect, noise, reset, until};
@@ -118,6 +120,50 @@ async fn changes_of_path_on_live_connections_lose_and_reorder_nothing() {
     let (to_splice, to_copy) = bench.engine.path_switches();
     println!("{to_splice} times to splicing, {to_copy} times back");
     assert!(to_splice > 2 * CONNECTIONS && to_copy > 2 * CONNECTIONS, "{to_splice} and {to_copy}");
+    bench.shutdown().await;
+}
+
+/// Keeps what it sees.
+#[derive(Debug, Default)]
+struct Seen([std::sync::Mutex<Vec<u8>>; 2]);
+
+impl Tap for Seen {
+    fn saw(&self, direction: Direction, bytes: &[u8]) {
+        self.0[usize::from(direction == Direction::Out)].lock().expect("no panic").extend_from_slice(bytes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_sees_every_byte_while_it_is_there_and_bulk_is_spliced_when_it_is_gone() {
+    let bench = Bench::start();
+    let server = counting_echo(&Arc::default());
+    let mut stream = connect(bench.map(1, "[::1]", server.address).await).await;
+    let sent = noise(1, 8 << 20);
+    // Bulk is on its way through the kernel already.
+    there_and_back(&mut stream, &sent).await;
+    let record = bench.registry.open_connections().pop().expect("it is open");
+    for round in 2..=3 {
+        let seen = Arc::new(Seen::default());
+        record.tap(Some(Arc::clone(&seen) as Arc<dyn Tap>));
+        // What is spliced meanwhile ends with the next turn of each direction.
+        there_and_back(&mut stream, &noise(0, 1)).await;
+        for side in &seen.0 {
+            side.lock().expect("no panic").clear();
+        }
+        let before = bench.engine.path_switches();
+        let sent = noise(round, 8 << 20);
+        there_and_back(&mut stream, &sent).await;
+        assert_eq!(bench.engine.path_switches(), before, "a connection with a tap is copied");
+        for side in &seen.0 {
+            assert!(*side.lock().expect("no panic") == sent, "every byte in its place");
+        }
+        record.tap(None);
+        there_and_back(&mut stream, &sent).await;
+        assert!(bench.engine.path_switches().0 > before.0, "and spliced again without it");
+        assert_eq!(seen.0[0].lock().expect("no panic").len(), sent.len(), "it sees nothing any more");
+    }
+    drop(stream);
+    bench.closed(1).await;
     bench.shutdown().await;
 }
 

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod meter;
 pub mod pressure;
 pub mod registry;
+pub mod tap;
 pub mod tcp;
 pub mod udp;
 

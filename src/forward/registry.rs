@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::{Counters, Counts, Direction, MappingMeter};
 use super::relay::Allowed;
+use super::tap::Tap;
 use super::udp::FlowSources;
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side, to_the_millisecond};
 use crate::model::id::ConnectionId;
@@ -65,6 +66,7 @@ pub struct Record {
     pub counters: Counters,
     /// Whether somebody wants to see its bytes: then they are copied.
     copy_only: AtomicBool,
+    tap: Mutex<Option<Arc<dyn Tap>>>,
     /// Cancelled when the connection is to be reset; the reason is in [`Record::kill_reason`].
     pub kill: CancellationToken,
     protocol: Protocol,
@@ -130,6 +132,7 @@ impl Registry {
             target,
             counters: Counters::default(),
             copy_only: AtomicBool::new(false),
+            tap: Mutex::default(),
             kill: CancellationToken::new(),
             protocol,
             opened: Instant::now(),
@@ -346,6 +349,19 @@ impl Record {
     /// Has its bytes copied through user memory from its next step on, or moved as suits them again.
     pub fn copy_only(&self, is_wanted: bool) {
         self.copy_only.store(is_wanted, Ordering::Relaxed);
+    }
+
+    /// Shows its bytes to `tap` from its next step on, or to nobody any more. What has gone into the kernel before, and
+    /// has not come out of it yet, is not seen.
+    pub fn tap(&self, tap: Option<Arc<dyn Tap>>) {
+        let is_wanted = tap.is_some();
+        *lock(&self.tap) = tap;
+        self.copy_only(is_wanted);
+    }
+
+    /// Who sees its bytes now, of those that are copied.
+    pub(super) fn tapped(&self) -> Option<Arc<dyn Tap>> {
+        lock(&self.tap).clone()
     }
 
     /// Which paths its relay may take now.

@@ -58,8 +58,14 @@ pub(super) enum Failure {
 }
 
 impl CopyPath {
-    /// Moves what can be moved in one go. Pending means that a wake-up is arranged for.
-    pub(super) fn poll_step(&mut self, cx: &mut Context<'_>, from: &Leg, to: &Leg) -> Poll<Result<Step, Failure>> {
+    /// Moves what can be moved in one go, and shows `saw` what is new. Pending means that a wake-up is arranged for.
+    pub(super) fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Leg,
+        to: &Leg,
+        saw: impl FnOnce(&[u8]),
+    ) -> Poll<Result<Step, Failure>> {
         if !self.tail.is_empty() {
             let taken = ready!(to.poll_send(cx, &self.tail[self.sent..])).map_err(Failure::Destination)?;
             self.sent += taken;
@@ -77,6 +83,7 @@ impl CopyPath {
                 self.first = Said::of(&buffer[..count]).map_or(First::Silent, First::Heard);
             }
             self.received = count;
+            saw(&buffer[..count]);
             let taken = match to.poll_send(cx, &buffer[..count]) {
                 Poll::Ready(result) => result.map_err(Failure::Destination)?,
                 Poll::Pending => 0,

@@ -7,6 +7,7 @@
 mod copy;
 mod ending;
 mod leg;
+mod pace;
 mod path;
 mod pipes;
 mod splice;
@@ -218,11 +219,18 @@ impl<'a> Relay<'a> {
             Direction::In => (&mut self.inward, self.client, self.target, Side::Client, Side::Target),
             Direction::Out => (&mut self.outward, self.target, self.client, Side::Target, Side::Client),
         };
-        let allowed = self.connection.record().allowed_path();
-        match flow.path.poll_step(cx, from, to, self.pipes, allowed) {
+        let record = self.connection.record();
+        let allowed = record.allowed_path();
+        let saw = |bytes: &[u8]| {
+            if allowed == Allowed::Copy
+                && let Some(tap) = record.tapped()
+            {
+                tap.saw(direction, bytes);
+            }
+        };
+        match flow.path.poll_step(cx, from, to, self.pipes, allowed, saw) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(Step::Moved(count))) => {
-                let record = self.connection.record();
                 record.counters.add_bytes(direction, count);
                 if let Some(said) = flow.path.take_first() {
                     record.heard(direction, said);

@@ -7,16 +7,10 @@ use std::task::{Context, Poll, ready};
 
 use super::copy::{CopyPath, Failure, Step};
 use super::leg::Leg;
+use super::pace::Pace;
 use super::pipes::PipePool;
 use super::splice::{SplicePath, Spliced};
 use crate::model::speech::Said;
-
-/// A read of at least so much is a large one,
-const LARGE: usize = 16 * 1024;
-/// and so many of them in a row,
-const LARGE_IN_A_ROW: u8 = 2;
-/// after so much in all, make a direction bulk.
-const BULK_FROM: u64 = 64 * 1024;
 
 /// Which paths a direction may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,13 +28,11 @@ pub(super) struct Path {
     copy: CopyPath,
     /// While it splices.
     splice: Option<SplicePath>,
-    /// All that was received by copying.
-    copied: u64,
-    large: u8,
+    pace: Pace,
 }
 
 impl Path {
-    /// Moves what can be moved in one go. Pending means that a wake-up is arranged for.
+    /// Moves what can be moved in one go, and shows `saw` what is copied. Pending means that a wake-up is arranged for.
     pub(super) fn poll_step(
         &mut self,
         cx: &mut Context<'_>,
@@ -48,27 +40,27 @@ impl Path {
         to: &Leg,
         pool: &PipePool,
         allowed: Allowed,
+        saw: impl FnOnce(&[u8]),
     ) -> Poll<Result<Step, Failure>> {
         if let Some(splice) = &mut self.splice {
-            let must_stop = allowed == Allowed::Copy || splice.is_small_talk();
+            let must_stop = allowed == Allowed::Copy || self.pace.is_small_talk();
             if must_stop && splice.is_empty() {
                 self.stop_splicing(pool);
             } else {
-                match ready!(splice.poll_step(cx, from, to, pool))? {
+                match ready!(splice.poll_step(cx, from, to, pool, &mut self.pace))? {
                     Spliced::Step(step) => return Poll::Ready(Ok(step)),
                     Spliced::Copy => self.stop_splicing(pool),
                 }
             }
         }
-        let step = ready!(self.copy.poll_step(cx, from, to))?;
+        let step = ready!(self.copy.poll_step(cx, from, to, saw))?;
         let received = self.copy.take_received();
         if received > 0 {
-            self.copied += received as u64;
-            self.large = if received >= LARGE { self.large.saturating_add(1) } else { 0 };
+            self.pace.copied(received);
         }
-        let is_bulk = self.copied >= BULK_FROM && self.large >= LARGE_IN_A_ROW;
-        if is_bulk && allowed == Allowed::Any && self.copy.is_empty() {
+        if self.pace.is_bulk() && allowed == Allowed::Any && self.copy.is_empty() {
             self.splice = Some(SplicePath::default());
+            self.pace.restart();
             pool.count_to_splice();
         }
         Poll::Ready(Ok(step))
@@ -95,7 +87,7 @@ impl Path {
     fn stop_splicing(&mut self, pool: &PipePool) {
         if let Some(mut splice) = self.splice.take() {
             splice.let_go(pool);
-            self.large = 0;
+            self.pace.restart();
             pool.count_to_copy();
         }
     }

@@ -11,18 +11,13 @@ use nix::fcntl::{SpliceFFlags, splice};
 
 use super::copy::{Failure, Step};
 use super::leg::Leg;
+use super::pace::Pace;
 use super::pipes::{Pipe, PipePool};
-
-/// A pipe's worth that is smaller is small talk, which copying serves better.
-const SMALL: usize = 4 * 1024;
-/// So much small talk in a row ends the splicing.
-const SMALL_IN_A_ROW: u8 = 4;
 
 /// What a direction holds while it splices: a pipe only while something moves.
 #[derive(Debug, Default)]
 pub(super) struct SplicePath {
     pipe: Option<Pipe>,
-    small: u8,
 }
 
 /// What one step has done, or that copying is to do it.
@@ -40,11 +35,6 @@ impl SplicePath {
         self.pipe.as_ref().is_none_or(|pipe| pipe.held == 0)
     }
 
-    /// Whether what comes is small talk.
-    pub(super) fn is_small_talk(&self) -> bool {
-        self.small >= SMALL_IN_A_ROW
-    }
-
     /// Moves what can be moved in one go. Pending means that a wake-up is arranged for.
     pub(super) fn poll_step(
         &mut self,
@@ -52,6 +42,7 @@ impl SplicePath {
         from: &Leg,
         to: &Leg,
         pool: &PipePool,
+        pace: &mut Pace,
     ) -> Poll<Result<Spliced, Failure>> {
         if self.is_empty() {
             let pipe = match self.pipe.take().or_else(|| pool.take()) {
@@ -79,7 +70,7 @@ impl SplicePath {
                 }
                 Poll::Ready(Ok(count)) => {
                     (pipe.held, pipe.received) = (count, count);
-                    self.small = if count < SMALL { self.small.saturating_add(1) } else { 0 };
+                    pace.spliced(count);
                 }
             }
             // What the destination does not take now waits in the pipe.
