@@ -8,8 +8,11 @@
 
 use crate::{docker, host, model};
 
+/// Tries bytes, and panics where something does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name in `fuzz/`.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("calls", calls),
     ("docker_answers", docker_answers),
     ("docker_http", docker_http),

@@ -252,7 +252,9 @@ fn form(text: &str) {
         Ok(config) => assert_is_written(&config),
         Err(problems) => {
             assert!(!problems.is_empty());
-            problems.iter().for_each(|problem| assert_refusal(&problem.to_string()));
+            for problem in &problems {
+                assert_refusal(&problem.to_string());
+            }
         }
     }
 }
