@@ -25,7 +25,7 @@ mod targets;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 
 use options::Options;
@@ -60,6 +60,7 @@ fn measure(options: &Options) -> Result<()> {
     let path = options.json_path();
     record.write(&path)?;
     println!("\nraw rounds: {}", path.display());
+    ensure!(!record.has_failed, "portolan or the load could not do everything");
     Ok(())
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Record {
     pub(crate) cells: Vec<Cell>,
     /// What could not be measured, and why.
     pub(crate) failures: Vec<String>,
+    /// True if ours or the load itself could not do something: then the bench has failed.
+    pub(crate) has_failed: bool,
     /// Pieces of work that were done again, since the machine was slow.
     pub(crate) discarded: u32,
     /// Seconds of waiting for the machine to be fast again.

@@ -25,7 +25,15 @@ const ATTEMPTS: u32 = 4;
 pub(crate) fn run(options: &Options, cases: &[&'static Case], who: &[Contestant], folder: &Path) -> Result<Record> {
     let (start, portolan) = (Instant::now(), options.portolan()?);
     let setting = Setting::new(who, &portolan, options.rounds(), options.millis());
-    let record = Record { setting, cells: Vec::new(), failures: Vec::new(), discarded: 0, waited_s: 0.0, took_s: 0.0 };
+    let record = Record {
+        setting,
+        cells: Vec::new(),
+        failures: Vec::new(),
+        has_failed: false,
+        discarded: 0,
+        waited_s: 0.0,
+        took_s: 0.0,
+    };
     let phase = Phase::new(options.patience());
     let mut bench = Bench { folder: folder.to_owned(), portolan, millis: options.millis(), phase, record };
     for (nth, case) in cases.iter().enumerate() {
@@ -60,7 +68,7 @@ impl Bench {
             let mut sound = Vec::new();
             for contestant in who {
                 let result = load(&self.order(contestant, case.work, &running[&contestant], true)?);
-                if self.is_success(case, contestant, result)?.is_some() {
+                if self.is_success(case, contestant, result).is_some() {
                     sound.push(contestant);
                 }
             }
@@ -86,7 +94,7 @@ impl Bench {
         for attempt in 1..=ATTEMPTS {
             let is_fast_before = self.phase.wait()?;
             let result = self.work(case, who, running);
-            let Some(figures) = self.is_success(case, who, result)? else { return Ok(()) };
+            let Some(figures) = self.is_success(case, who, result) else { return Ok(()) };
             let is_slow = !(is_fast_before && self.phase.is_fast()?);
             if is_slow && attempt < ATTEMPTS && !self.phase.is_out_of_patience() {
                 self.record.discarded += 1;
@@ -124,18 +132,16 @@ impl Bench {
         Ok(order)
     }
 
-    /// What a peer cannot do is told; what ours or the load itself cannot do ends the bench.
-    fn is_success(&mut self, case: &Case, who: Contestant, result: Result<Figures>) -> Result<Option<Figures>> {
+    /// What somebody cannot do is told, and the rest goes on.
+    fn is_success(&mut self, case: &Case, who: Contestant, result: Result<Figures>) -> Option<Figures> {
         match result {
-            Ok(figures) => Ok(Some(figures)),
-            Err(error) if matches!(who, Contestant::Direct | Contestant::Portolan) => {
-                Err(error.context(format!("{}, {}", case.id, who.name())))
-            }
+            Ok(figures) => Some(figures),
             Err(error) => {
                 let failure = format!("{}, {}: {error:#}", case.id, who.name());
                 eprintln!("peers: failed: {failure}");
+                self.record.has_failed |= matches!(who, Contestant::Direct | Contestant::Portolan);
                 self.record.failures.push(failure);
-                Ok(None)
+                None
             }
         }
     }

@@ -117,9 +117,10 @@ impl<'a> Clock<'a> {
     }
 }
 
-/// The figures with a key, without those that nobody measured.
+/// The figures with a key, without those that nobody measured, or that are shares of nothing.
 fn figures<const N: usize>(pairs: [(&str, Option<f64>); N]) -> Figures {
-    pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    let found = pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    found.filter(|(_, value)| value.is_finite()).collect()
 }
 
 /// The target's listener, with a queue that no burst of connections fills.
