@@ -51,14 +51,15 @@ impl Phase {
 
     /// Waits for a fast phase; false if there was none in the time that the run has for this.
     pub(crate) fn wait(&mut self) -> Result<bool> {
-        let start = Instant::now();
         let mut is_fast = self.is_fast()?;
-        while !is_fast && self.waited + start.elapsed() < self.patience {
+        let start = Instant::now();
+        let waited = self.waited;
+        while !is_fast && self.waited < self.patience {
             // Right after work, processes may still be ending; that is no phase.
             std::thread::sleep(Duration::from_millis(50));
             is_fast = self.is_fast()?;
+            self.waited = waited + start.elapsed();
         }
-        self.waited += start.elapsed();
         Ok(is_fast)
     }
 
