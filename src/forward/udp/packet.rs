@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -97,10 +98,10 @@ pub(super) fn key_of(datagram: &Datagram, bound: SocketAddr) -> Option<FlowKey> 
     Some(FlowKey { client: datagram.from?, local })
 }
 
-/// The beginnings of all slots, for runs to choose from.
-pub(super) fn parts(inbox: &Inbox, slots: usize) -> [IoSlice<'_>; SLOTS] {
+/// What `slots` hold, from the first place on.
+pub(super) fn parts(inbox: &Inbox, slots: Range<usize>) -> [IoSlice<'_>; SLOTS] {
     let mut parts = [IoSlice::new(&[]); SLOTS];
-    for (slot, part) in parts.iter_mut().enumerate().take(slots) {
+    for (part, slot) in parts.iter_mut().zip(slots) {
         *part = IoSlice::new(inbox.payload(slot));
     }
     parts

@@ -79,7 +79,7 @@ impl Listener {
         }
         // Of a flow that has ended meanwhile nothing can be counted any more.
         replies.retain(|reply| self.table.get_mut(reply.flow).is_some());
-        let parts = parts(inbox, filled);
+        let parts = parts(inbox, 0..filled);
         let mut outgoing = Vec::with_capacity(replies.len());
         for reply in replies.iter() {
             outgoing.push(to_client(&reply.key, &parts[reply.run.slots.clone()], &reply.run));

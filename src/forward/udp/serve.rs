@@ -232,8 +232,12 @@ impl Listener {
             let Some((_, flow)) = self.table.get_mut(id) else {
                 return self.context.meter.drop_datagrams(run.datagrams as u64);
             };
-            let parts = parts(inbox, run.slots.end);
-            flow.send_run(&run, &parts[run.slots.clone()], outbox, &self.context.meter, now);
+            if run.datagrams == 1 {
+                flow.send(inbox.payload(run.slots.start), &self.context.meter, now);
+            } else {
+                let parts = parts(inbox, run.slots.clone());
+                flow.send_run(&run, &parts[..run.slots.len()], outbox, &self.context.meter, now);
+            }
             self.table.touch(id, Direction::In, now);
         });
         if sent.is_none() {
