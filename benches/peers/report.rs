@@ -53,6 +53,9 @@ fn print_case(record: &Record, case: &Case) {
             "\nThe machine was slow or busy with something else most of the time: take these for nothing but ratios."
         );
     }
+    if matches!(case.work, Work::Connect { idle: 1.. }) {
+        println!("\nPeers with a process for each connection are left out: so many processes are no work for a round.");
+    }
     if matches!(case.work, Work::Mappings) {
         println!("\nPeers with a process for each mapping: 50 are started, and the figures multiplied by 20.");
     }

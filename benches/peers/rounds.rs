@@ -154,6 +154,8 @@ fn is_standing(work: Work) -> bool {
 fn takes_part(contestant: Contestant, work: Work) -> bool {
     match work {
         Work::Mappings | Work::Idle { .. } => contestant != Contestant::Direct,
+        // Three thousand processes anew for each round would take most of the bench's time.
+        Work::Connect { idle: 1.. } => !contestant.is_process_per_connection(),
         work => contestant.does_udp() || !work.is_udp(),
     }
 }
