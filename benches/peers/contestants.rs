@@ -137,7 +137,7 @@ impl Contestant {
         let mut running = Running { children: Vec::new(), group };
         for arguments in self.command_lines(plan, folder, portolan)? {
             let has_status = self == DockerProxy;
-            let mut command = self.joining(running.group.as_ref(), has_status);
+            let mut command = Self::joining(running.group.as_ref(), has_status);
             // An empty home, in which Docker is out of reach too: nothing of this machine's user takes part.
             command.args(arguments).current_dir(folder).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
             command.env("HOME", folder).env("DOCKER_HOST", format!("unix://{}/no-docker", folder.display()));
@@ -162,14 +162,10 @@ impl Contestant {
     }
 
     /// A shell that joins the control group and becomes the program; with a status pipe, descriptor 3 is its output.
-    fn joining(self, group: Option<&Group>, has_status: bool) -> Command {
+    fn joining(group: Option<&Group>, has_status: bool) -> Command {
         let mut script = String::new();
         if group.is_some() {
             script += "for door in $DOORS; do echo $$ >\"$door\" || exit 125; done; ";
-        }
-        if self.is_process_per_connection() {
-            // redir closes every descriptor that there could be in each of its processes: let it be as few as usual.
-            script += "ulimit -Sn 1024; ";
         }
         script += if has_status { "exec \"$0\" \"$@\" 3>&1 1>/dev/null" } else { "exec \"$0\" \"$@\"" };
         let mut command = Command::new("sh");
