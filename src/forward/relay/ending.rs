@@ -89,6 +89,11 @@ pub(super) async fn delivered(leg: &Leg, patience: Patience) {
     }
 }
 
+/// Whether both peers' kernels have all that was sent to them, the ends included.
+pub(super) fn is_all_delivered(legs: [&Leg; 2]) -> bool {
+    legs.map(Leg::unacknowledged) == [0; 2]
+}
+
 /// Waits until both peers' kernels have all that was sent to them, the ends included, or one of them resets instead.
 /// A peer that takes nothing for `patience` is left to its kernel, which goes on delivering after a close in order.
 ///

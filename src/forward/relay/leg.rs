@@ -55,6 +55,11 @@ impl Leg {
         self
     }
 
+    /// By which error it was broken before it became a leg.
+    pub(super) fn broken(&self) -> Option<io::ErrorKind> {
+        self.broken
+    }
+
     /// Whether there are bytes to receive. The leg is broken already: else its error would be lost here.
     pub(crate) fn has_unread(&self) -> bool {
         matches!(self.peek(), Ok(1))

@@ -15,7 +15,7 @@ mod vigil;
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) use self::path::Allowed;
 pub(crate) use self::pipes::PipePool;
 
 use self::copy::{Failure, Step};
-use self::ending::{DELIVERY, Patience, all_delivered, delivered};
+use self::ending::{DELIVERY, Patience, all_delivered, delivered, is_all_delivered};
 use self::path::Path;
 use self::vigil::Vigil;
 use crate::forward::meter::Direction;
@@ -55,67 +55,54 @@ impl Timeouts {
 }
 
 /// Relays until the connection has ended or is killed. Both sockets are closed when this returns.
-pub(crate) async fn run(
-    client: Leg,
-    target: Leg,
-    connection: &OpenConnection,
-    timeouts: Timeouts,
-    pipes: &PipePool,
-) -> Outcome {
+pub(crate) async fn run(legs: [Leg; 2], connection: &OpenConnection, timeouts: Timeouts, pipes: &PipePool) -> Outcome {
     let record = connection.record();
     let outcome = tokio::select! {
         biased;
         () = record.kill.cancelled() => Outcome::killed(record),
-        outcome = relay(&client, &target, connection, timeouts, pipes) => outcome,
+        outcome = relay(&legs, connection, timeouts, pipes) => outcome,
     };
     if outcome.reason == CloseReason::Finished {
-        client.finish();
-        target.finish();
+        legs.into_iter().for_each(Leg::finish);
     } else {
         // A reset throws away what is still queued here; it was counted when the socket took it.
-        let [to_target, to_client] = leg::silence([&target, &client]).await;
+        let [client, target] = &legs;
+        let [to_target, to_client] = Box::pin(leg::silence([target, client])).await;
         record.counters.take_back(Direction::In, to_target);
         record.counters.take_back(Direction::Out, to_client);
     }
     outcome
 }
 
-async fn relay(
-    client: &Leg,
-    target: &Leg,
-    connection: &OpenConnection,
-    timeouts: Timeouts,
-    pipes: &PipePool,
-) -> Outcome {
-    let mut relay = Relay::new(client, target, connection, timeouts, pipes);
-    let mut client_failed = pin!(client.failed());
-    let mut target_failed = pin!(target.failed());
-    let end = poll_fn(|cx| {
-        // Reading alone would not tell of a reset while a direction is finished or held up by its destination.
-        if relay.broken.is_none() {
-            if let Poll::Ready(error) = client_failed.as_mut().poll(cx) {
-                relay.break_at(Side::Client, error);
-            } else if let Poll::Ready(error) = target_failed.as_mut().poll(cx) {
-                relay.break_at(Side::Target, error);
+async fn relay(legs: &[Leg; 2], connection: &OpenConnection, timeouts: Timeouts, pipes: &PipePool) -> Outcome {
+    let (end, broken) = {
+        let mut relay = Relay::new(legs, connection, timeouts, pipes);
+        // A leg that was broken before tells no error any more: only an end, which would be taken for its peer's.
+        for (side, leg) in [Side::Client, Side::Target].into_iter().zip(legs) {
+            if let Some(kind) = leg.broken() {
+                relay.break_at(side, kind.into());
             }
         }
-        relay.poll(cx)
-    })
-    .await;
-    match (end, relay.broken.take()) {
+        let end = poll_fn(|cx| relay.poll(cx)).await;
+        (end, relay.broken.take())
+    };
+    // What waits for delivery has room of its own: few do, and all others would pay for it while they are open.
+    let [client, target] = legs;
+    match (end, broken) {
         (End::TimedOut(reason), None) => Outcome::from(reason),
+        (_, None) if is_all_delivered([client, target]) => CloseReason::Finished.into(),
         // Both ends are sent, but a byte counts when its destination has it, and a reset may still come instead.
-        (_, None) => match all_delivered([client, target], timeouts.half_close, connection).await {
+        (_, None) => match Box::pin(all_delivered([client, target], timeouts.half_close, connection)).await {
             Ok(()) => Outcome::from(CloseReason::Finished),
             Err((side, error)) => {
-                delivered(if side == Side::Client { target } else { client }, DELIVERY).await;
+                Box::pin(delivered(if side == Side::Client { target } else { client }, DELIVERY)).await;
                 Outcome::broken(side, &error)
             }
         },
         (end, Some((side, error))) => {
             if matches!(end, End::Drained) {
                 let other = if side == Side::Client { target } else { client };
-                delivered(other, timeouts.delivery(&error)).await;
+                Box::pin(delivered(other, timeouts.delivery(&error))).await;
             }
             Outcome::broken(side, &error)
         }
@@ -157,7 +144,12 @@ struct Relay<'a> {
     queued: [u64; 2],
     timer: Option<Pin<Box<Sleep>>>,
     vigil: Vigil,
+    /// Of the client and the target, once it is needed.
+    failures: [Option<Failing<'a>>; 2],
 }
+
+/// Completes when a leg has failed.
+type Failing<'a> = Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>;
 
 /// However it ends, pipes go back to their pool.
 impl Drop for Relay<'_> {
@@ -169,8 +161,7 @@ impl Drop for Relay<'_> {
 
 impl<'a> Relay<'a> {
     fn new(
-        client: &'a Leg,
-        target: &'a Leg,
+        [client, target]: &'a [Leg; 2],
         connection: &'a OpenConnection,
         timeouts: Timeouts,
         pipes: &'a PipePool,
@@ -189,6 +180,7 @@ impl<'a> Relay<'a> {
             queued: [0; 2],
             timer: None,
             vigil: Vigil::default(),
+            failures: [None, None],
         }
     }
 
@@ -206,6 +198,10 @@ impl<'a> Relay<'a> {
                 // A step may have been the last one.
                 if let Some(end) = self.end() {
                     return Poll::Ready(end);
+                }
+                if self.poll_failures(cx) {
+                    (in_waits, out_waits) = (false, false);
+                    continue;
                 }
                 let waiting = [(&self.inward, self.client), (&self.outward, self.target)];
                 self.vigil.poll(cx, waiting.map(|(flow, leg)| (!flow.path.is_empty()).then_some(leg)));
@@ -265,6 +261,24 @@ impl<'a> Relay<'a> {
             Poll::Ready(Err(Failure::Destination(error))) => self.break_at(other, error),
         }
         Poll::Ready(())
+    }
+
+    /// Looks for failures of legs of which reading does not tell: their direction is finished, or held up by its
+    /// destination. True when there was one.
+    fn poll_failures(&mut self, cx: &mut Context<'_>) -> bool {
+        let legs = [(Side::Client, self.client), (Side::Target, self.target)];
+        let unread = [&self.inward, &self.outward].map(|flow| flow.done || !flow.path.is_empty());
+        for (at, (side, leg)) in legs.into_iter().enumerate() {
+            if !unread[at] || self.broken.is_some() {
+                continue;
+            }
+            let failing = self.failures[at].get_or_insert_with(|| Box::pin(leg.failed()));
+            if let Poll::Ready(error) = failing.as_mut().poll(cx) {
+                self.break_at(side, error);
+                return true;
+            }
+        }
+        false
     }
 
     /// One side is broken: nothing more can be sent to it, and what came from it is still to be passed on.

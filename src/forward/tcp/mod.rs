@@ -10,6 +10,7 @@ pub(crate) mod listener;
 
 pub mod dial;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,7 +26,7 @@ use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
 use super::own::OwnConnections;
 use super::pressure::{Limit, Pressure};
-use super::registry::OpenConnection;
+use super::registry::{OpenConnection, Record};
 use super::relay::{self, Leg, Outcome, PipePool, Timeouts};
 use crate::model::event::{CloseReason, Side};
 use crate::model::id::MappingId;
@@ -91,58 +92,81 @@ async fn serve(connection: OpenConnection, client: Leg, admitted: Admitted, rout
 
 async fn converse(
     connection: &OpenConnection,
-    mut client: Leg,
+    client: Leg,
     admitted: &Admitted,
-    mut route: watch::Receiver<Arc<Route>>,
+    route: watch::Receiver<Arc<Route>>,
 ) -> Outcome {
     let record = connection.record();
     if let Some(hook) = admitted.links.hook {
         hook(record);
     }
+    // Apart, so that a connection that stands does not keep the room that dialling takes.
+    let reached = Box::pin(reach(record, &client, admitted, route)).await;
+    match reached {
+        Ok(Reached { target: Dialed { fd, source, target, broken, own }, client_broken }) => {
+            connection.connected(source, target);
+            let legs = [client.broken_by(client_broken), Leg::from_registered(fd).broken_by(broken)];
+            let outcome = relay::run(legs, connection, admitted.timeouts, &admitted.links.pipes).await;
+            drop(own);
+            outcome
+        }
+        Err(outcome) => {
+            drop(client);
+            outcome
+        }
+    }
+}
+
+/// A target that was reached, for a client that may be gone.
+struct Reached {
+    target: Dialed,
+    /// By which error the client has reset meanwhile; what it had sent before is for the target.
+    client_broken: Option<io::ErrorKind>,
+}
+
+/// Dials the target, unless the client goes, or the mapping's target, or the connection is killed.
+async fn reach(
+    record: &Record,
+    client: &Leg,
+    admitted: &Admitted,
+    mut route: watch::Receiver<Arc<Route>>,
+) -> Result<Reached, Outcome> {
     let started = Instant::now();
     let mut dialing = pin!(dial::dial(&admitted.targets, admitted.protocol, admitted.connect_within, &admitted.caller));
-    let mut broken = None;
+    let mut client_broken = None;
     let dialed = loop {
         tokio::select! {
             biased;
-            () = record.kill.cancelled() => return Outcome::killed(record),
+            () = record.kill.cancelled() => return Err(Outcome::killed(record)),
             // What it has sent before its reset, be it its end alone, is still for the target.
-            error = client.failed(), if broken.is_none() => {
+            error = client.failed(), if client_broken.is_none() => {
                 if !client.has_unread() && !relay::is_after_end(&error) {
-                    return Outcome::broken(Side::Client, &error);
+                    return Err(Outcome::broken(Side::Client, &error));
                 }
-                broken = Some(error.kind());
+                client_broken = Some(error.kind());
             }
             // Our first packet may have been lost with a container that was stopped just then. Sent again, it would be
             // answered by whoever has the address by now.
             Ok(()) = route.changed() => if admitted.have_lost_target(&route.borrow_and_update()) {
-                return CloseReason::TargetUnreachable.into();
+                return Err(CloseReason::TargetUnreachable.into());
             },
             dialed = &mut dialing => break dialed,
         }
     };
-    let have_lost_target =
-        route.has_changed().is_ok_and(|changed| changed) && admitted.have_lost_target(&route.borrow());
-    drop(route);
-    if have_lost_target {
-        return CloseReason::TargetUnreachable.into();
+    if route.has_changed().is_ok_and(|changed| changed) && admitted.have_lost_target(&route.borrow()) {
+        return Err(CloseReason::TargetUnreachable.into());
     }
-    client = client.broken_by(broken);
     let took = started.elapsed();
     match dialed {
-        Ok(Dialed { fd, source, target, broken, own }) => {
+        Ok(target) => {
             record.mapping.attempted(LastOutcome::Ok, took);
-            admitted.links.prefer(target.ip());
-            connection.connected(source, target);
-            let leg = Leg::from_registered(fd).broken_by(broken);
-            let outcome = relay::run(client, leg, connection, admitted.timeouts, &admitted.links.pipes).await;
-            drop(own);
-            outcome
+            admitted.links.prefer(target.target.ip());
+            Ok(Reached { target, client_broken })
         }
         Err(error) => {
             record.mapping.attempted(error.outcome(), took);
             admitted.links.dial_failed(record.mapping.id());
-            let outcome = match error {
+            Err(match error {
                 DialError::Refused => CloseReason::TargetRefused.into(),
                 DialError::Unreachable(_) => CloseReason::TargetUnreachable.into(),
                 DialError::Timeout => CloseReason::ConnectTimeout.into(),
@@ -151,9 +175,7 @@ async fn converse(
                     CloseReason::Limit.into()
                 }
                 DialError::Other(error) => Outcome::error("cannot connect to the target", &error),
-            };
-            drop(client);
-            outcome
+            })
         }
     }
 }
