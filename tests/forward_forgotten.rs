@@ -116,7 +116,7 @@ async fn keepalive_destroys_nothing_of_what_waits_for_a_slow_reader() {
     for (mut client, _, length) in clients {
         let mut received = Vec::new();
         timeout(PATIENCE, client.read_to_end(&mut received)).await.expect("in time").expect("a clean end");
-        let expected: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let expected: Vec<u8> = (0..=250).cycle().take(length).collect();
         assert!(received == expected, "{} of {length} bytes", received.len());
     }
     bench.closed(CLIENTS).await;
@@ -145,7 +145,7 @@ async fn an_attempt_is_given_up_when_the_container_has_lost_its_address_meanwhil
         bench.apply_to(id, &mapping, waiting()).await;
         let end = timeout(PATIENCE, client.read(&mut [0])).await.expect("it is told");
         assert!(end.is_err(), "{target}: {end:?}");
-        let closed = bench.closed(id as usize).await;
+        let closed = bench.closed(usize::try_from(id).expect("a few")).await;
         let reason = closed.last().and_then(|record| record.connection().reason);
         let expected = if is_given_up { CloseReason::TargetUnreachable } else { CloseReason::ConnectTimeout };
         assert_eq!(reason, Some(expected), "{target}");

@@ -12,7 +12,7 @@ use crate::support::{DEADLINE, Forwarder, client, wait_until};
 
 /// A datagram that tells its number, so that order and content can be checked.
 fn numbered(number: usize, length: usize) -> Vec<u8> {
-    (0..length).map(|at| ((number * 31 + at) % 251) as u8).collect()
+    (0..=250).cycle().skip(number * 31 % 251).take(length).collect()
 }
 
 /// Sends all of `payload` in one call, a datagram for every `segment` bytes.
