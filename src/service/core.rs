@@ -37,6 +37,9 @@ use crate::model::update::Overview;
 
 /// How often the holder of a port that was in use is looked at again: it may have changed hands.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// Events that come within so much of the last ones are handed on together: at thousands of connections a second, waking
+/// everybody for each would cost as much as the connection.
+const GATHER: Duration = Duration::from_millis(5);
 /// Jobs under way at once, such as look-ups that clients asked for; each may hold a thread for some seconds.
 const JOBS: usize = 128;
 /// How long a change under way, and then the last events to a client that reads slowly, may hold up the end.
@@ -182,7 +185,9 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = Arc::clone(&service.registry);
+    let mut next_flush = Instant::now();
     loop {
+        let is_gathering = Instant::now() < next_flush;
         let next_sample = service.subscribers.iter().map(Subscriber::next_sample).min();
         tokio::select! {
             Some(call) = incoming.recv(), if service.has_room() => match call {
@@ -201,7 +206,11 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
             // What is told before anybody listens is lost.
             Some(()) = OpenedProfile::changed(service.profile.as_mut()), if service.has_begun => service.file_changed(),
             Some(message) = warnings.recv(), if service.has_begun => service.registry.tell(|| EventKind::Warning { message }),
-            () = registry.event_told() => service.flush(),
+            () = registry.event_told(), if !is_gathering => {
+                service.flush();
+                next_flush = Instant::now() + GATHER;
+            }
+            () = sleep_until(next_flush), if is_gathering => {}
             () = async { sleep_until(next_sample.unwrap_or_else(Instant::now)).await }, if next_sample.is_some() => {
                 service.sample();
             }

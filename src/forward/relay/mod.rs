@@ -211,9 +211,10 @@ impl<'a> Relay<'a> {
     }
 
     fn step(&mut self, cx: &mut Context<'_>, direction: Direction) -> Poll<()> {
-        let (flow, from, to, side, other) = match direction {
-            Direction::In => (&mut self.inward, self.client, self.target, Side::Client, Side::Target),
-            Direction::Out => (&mut self.outward, self.target, self.client, Side::Target, Side::Client),
+        let (client, target) = (self.client, self.target);
+        let (flow, is_other_done, from, to, side, other) = match direction {
+            Direction::In => (&mut self.inward, self.outward.done, client, target, Side::Client, Side::Target),
+            Direction::Out => (&mut self.outward, self.inward.done, target, client, Side::Target, Side::Client),
         };
         let record = self.connection.record();
         let allowed = record.allowed_path();
@@ -238,7 +239,9 @@ impl<'a> Relay<'a> {
                 self.stirred = true;
                 match &self.broken {
                     None => {
-                        from.stop_keepalive();
+                        if !is_other_done {
+                            from.stop_keepalive();
+                        }
                         match to.shutdown_write() {
                             Ok(()) => self.connection.set_state(ConnectionState::HalfClosed, Some(side)),
                             // The call says only that there is no connection any more; the kernel may know why.
