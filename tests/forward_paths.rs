@@ -168,6 +168,25 @@ async fn a_tap_sees_every_byte_while_it_is_there_and_bulk_is_spliced_when_it_is_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_behind_urgent_data_does_not_wait_for_more() {
+    let bench = Bench::start();
+    let server = counting_echo(&Arc::default());
+    let listener = bench.map(1, "[::1]", server.address).await;
+    for round in 0..50 {
+        let mut stream = connect(listener).await;
+        // All of it is there before anybody reads: a read ends at the mark, though more is behind it.
+        stream.write_all(b"before").await.expect("taken");
+        assert_eq!(SockRef::from(&stream).send_out_of_band(b"!").expect("sent"), 1);
+        stream.write_all(b"behind").await.expect("taken");
+        let mut back = [0; 12];
+        timeout(PATIENCE, stream.read_exact(&mut back)).await.expect("in time").expect("it comes back");
+        assert_eq!(&back, b"beforebehind", "round {round}");
+    }
+    bench.closed(50).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn urgent_data_in_the_midst_of_bulk_costs_nothing_but_itself() {
     const PART: usize = 1 << 20;
     let bench = Bench::start();

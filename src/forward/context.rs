@@ -10,7 +10,7 @@ use super::descriptors::DescriptorBudget;
 use super::engine::TestHook;
 use super::meter::MappingMeter;
 use super::registry::Registry;
-use crate::model::mapping::{HostPort, TargetHost};
+use crate::model::mapping::HostPort;
 use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 
@@ -48,16 +48,6 @@ pub struct Route {
     pub config: Arc<MappingConfig>,
     /// Where the target is.
     pub addresses: Addresses,
-}
-
-impl Route {
-    /// Whether `address` may have become somebody else's since it was looked up: it was a container's, and is no more.
-    /// What a name once meant, or what was written as an address, is not given away like that.
-    pub(super) fn has_lost(&self, address: IpAddr) -> bool {
-        let host = &self.config.mapping.target.host;
-        matches!(host, TargetHost::Container { .. } | TargetHost::Compose { .. })
-            && !self.addresses.ips().contains(&address)
-    }
 }
 
 /// What one listening socket needs to serve.

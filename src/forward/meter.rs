@@ -176,7 +176,7 @@ impl MappingMeter {
     }
 
     /// How often several datagrams have left in one send, and how often they had to leave one by one since the kernel
-    /// refused them together.
+    /// did not take them together.
     pub fn runs(&self) -> (u64, u64) {
         (self.runs.together.load(Relaxed), self.runs.singly.load(Relaxed))
     }

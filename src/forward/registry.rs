@@ -66,6 +66,7 @@ pub struct Record {
     pub counters: Counters,
     /// Whether somebody wants to see its bytes: then they are copied.
     copy_only: AtomicBool,
+    is_tapped: AtomicBool,
     tap: Mutex<Option<Arc<dyn Tap>>>,
     /// Cancelled when the connection is to be reset; the reason is in [`Record::kill_reason`].
     pub kill: CancellationToken,
@@ -132,6 +133,7 @@ impl Registry {
             target,
             counters: Counters::default(),
             copy_only: AtomicBool::new(false),
+            is_tapped: AtomicBool::new(false),
             tap: Mutex::default(),
             kill: CancellationToken::new(),
             protocol,
@@ -354,9 +356,8 @@ impl Record {
     /// Shows its bytes to `tap` from its next step on, or to nobody any more. What has gone into the kernel before, and
     /// has not come out of it yet, is not seen.
     pub fn tap(&self, tap: Option<Arc<dyn Tap>>) {
-        let is_wanted = tap.is_some();
+        self.is_tapped.store(tap.is_some(), Ordering::Relaxed);
         *lock(&self.tap) = tap;
-        self.copy_only(is_wanted);
     }
 
     /// Who sees its bytes now, of those that are copied.
@@ -366,7 +367,8 @@ impl Record {
 
     /// Which paths its relay may take now.
     pub(super) fn allowed_path(&self) -> Allowed {
-        if self.copy_only.load(Ordering::Relaxed) { Allowed::Copy } else { Allowed::Any }
+        let is_copied = self.copy_only.load(Ordering::Relaxed) || self.is_tapped.load(Ordering::Relaxed);
+        if is_copied { Allowed::Copy } else { Allowed::Any }
     }
 
     /// Our address towards the target, once connected.

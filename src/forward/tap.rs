@@ -9,6 +9,6 @@ use super::meter::Direction;
 /// Sees the payload of one connection.
 pub trait Tap: fmt::Debug + Send + Sync {
     /// These bytes were received and are about to be passed on. Called for all bytes of a direction in their order, from
-    /// the connection's task: it must not block.
+    /// the tap's first step on, by the connection's task: it must not block.
     fn saw(&self, direction: Direction, bytes: &[u8]);
 }

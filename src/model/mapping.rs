@@ -100,6 +100,13 @@ pub enum TargetHost {
     Dns(String),
 }
 
+impl TargetHost {
+    /// Whether it is a container, whose addresses go to others when it stops.
+    pub fn is_container(&self) -> bool {
+        matches!(self, Self::Container { .. } | Self::Compose { .. })
+    }
+}
+
 /// Transport protocol.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,

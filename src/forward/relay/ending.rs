@@ -134,6 +134,8 @@ pub(super) async fn all_delivered(
             }
         };
         let failed = usize::from(side == Side::Target);
+        // As of the failure: the kernel's count stands still since.
+        queued[failed] = legs[failed].unacknowledged();
         if queued[failed] > 1 {
             return Err((side, error));
         }

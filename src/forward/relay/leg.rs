@@ -15,17 +15,20 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 use socket2::{SockFilter, SockRef};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::forward::sys;
+use crate::model::mapping::Protocol;
 
 /// `BPF_RET | BPF_K`: a filter's verdict, how much of a packet to keep.
 const RETURN_CONSTANT: u16 = 0x06;
 
 /// Without a byte sent for so long, a deaf leg sends none any more.
-const STILL: Duration = Duration::from_millis(1);
-/// How often that is looked at, at most.
-const STILL_TRIES: usize = 10;
+const STILL: Duration = Duration::from_millis(25);
+/// Time between two looks,
+const LOOK: Duration = Duration::from_millis(5);
+/// and how many there are at most.
+const LOOKS: usize = 20;
 
 /// One end of a connection.
 #[derive(Debug)]
@@ -35,18 +38,21 @@ pub(crate) struct Leg {
     ended: AtomicBool,
     /// The kernel's error, where the peer had reset it before it became a leg and the error was taken.
     broken: Option<io::ErrorKind>,
+    /// Whether it is a stream of bytes (TCP), and not of messages (SCTP).
+    is_tcp: bool,
     clean: bool,
 }
 
 impl Leg {
     /// Takes over a connected, non-blocking socket.
-    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::from_registered(sys::register(fd)?))
+    pub(crate) fn new(fd: OwnedFd, protocol: Protocol) -> io::Result<Self> {
+        Ok(Self::from_registered(sys::register(fd)?, protocol))
     }
 
     /// Takes over a socket that is registered already.
-    pub(crate) fn from_registered(fd: AsyncFd<OwnedFd>) -> Self {
-        Self { fd, ended: AtomicBool::new(false), broken: None, clean: false }
+    pub(crate) fn from_registered(fd: AsyncFd<OwnedFd>, protocol: Protocol) -> Self {
+        let is_tcp = protocol == Protocol::Tcp;
+        Self { fd, ended: AtomicBool::new(false), broken: None, is_tcp, clean: false }
     }
 
     /// Says by which error the peer has reset it already. What it had sent before can still be received.
@@ -78,12 +84,25 @@ impl Leg {
             if let Ok(result) = guard.try_io(|fd| retried(|| recv(fd.as_raw_fd(), buffer, MsgFlags::empty()))) {
                 // A short read has emptied the queue; without the flag the next poll saves a call that would
                 // find nothing. The end of the stream (a flag of its own) cannot be cleared, so is not missed.
-                if matches!(result, Ok(count) if 0 < count && count < size) {
+                // A mark of urgent data, and the end of a message of SCTP, cut a read short while more waits behind it.
+                let is_short = matches!(result, Ok(count) if 0 < count && count < size);
+                if is_short && self.is_tcp && !self.was_urgent() {
                     guard.clear_ready_matching(Ready::READABLE);
                 }
                 return Poll::Ready(result);
             }
         }
+    }
+
+    /// Whether urgent data has come at any time.
+    fn was_urgent(&self) -> bool {
+        self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+    }
+
+    /// Whether reading tells of each failure, as long as it goes on: Linux wakes readers for a reset of TCP, and for an
+    /// abort of SCTP writers alone.
+    pub(super) fn does_reading_tell(&self) -> bool {
+        self.is_tcp
     }
 
     /// Sends what the kernel takes of `data`, once it takes something.
@@ -142,8 +161,9 @@ impl Leg {
 
     /// Ends our sending; what was sent before is still delivered.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        shutdown(self.fd.as_raw_fd(), Shutdown::Write)?;
         self.ended.store(true, Relaxed);
-        shutdown(self.fd.as_raw_fd(), Shutdown::Write).map_err(io::Error::from)
+        Ok(())
     }
 
     /// Whether the peer's end has arrived, though what came before it may not have been received yet.
@@ -201,11 +221,15 @@ pub(crate) async fn silence(legs: [&Leg; 2]) -> [u64; 2] {
     }
     legs.into_iter().for_each(Leg::go_deaf);
     // An acknowledgement may have come in just before and be worked off by another processor just now, and one
-    // segment more may go out as a probe (RFC 8985, section 7). Both are over when nothing moves any more.
-    for _ in 0..STILL_TRIES {
-        sleep(STILL).await;
+    // segment more may go out as a probe (RFC 8985, section 7), some milliseconds after the last acknowledgement, or
+    // where a single one is on its way, seldom, 200 ms. Nothing else moves the queue of a deaf leg.
+    let mut last_moved = Instant::now();
+    for _ in 0..LOOKS {
+        sleep(LOOK).await;
         let before = std::mem::replace(&mut unsent, legs.map(Leg::unsent));
-        if before == unsent {
+        if before != unsent {
+            last_moved = Instant::now();
+        } else if last_moved.elapsed() >= STILL {
             break;
         }
     }

@@ -239,6 +239,8 @@ impl<'a> Relay<'a> {
                 self.stirred = true;
                 match &self.broken {
                     None => {
+                        // Who has ended may have closed, and be forgotten soon. One that goes on reading is not probed
+                        // either: what is sent to it, or the timeout of the half-closed, finds out that it is gone.
                         if !is_other_done {
                             from.stop_keepalive();
                         }
@@ -270,9 +272,9 @@ impl<'a> Relay<'a> {
     /// destination. True when there was one.
     fn poll_failures(&mut self, cx: &mut Context<'_>) -> bool {
         let legs = [(Side::Client, self.client), (Side::Target, self.target)];
-        let unread = [&self.inward, &self.outward].map(|flow| flow.done || !flow.path.is_empty());
+        let is_read = [&self.inward, &self.outward].map(|flow| !flow.done && flow.path.is_empty());
         for (at, (side, leg)) in legs.into_iter().enumerate() {
-            if !unread[at] || self.broken.is_some() {
+            if (is_read[at] && leg.does_reading_tell()) || self.broken.is_some() {
                 continue;
             }
             let failing = self.failures[at].get_or_insert_with(|| Box::pin(leg.failed()));

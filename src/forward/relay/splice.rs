@@ -123,6 +123,7 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
+    use crate::model::mapping::Protocol;
 
     #[tokio::test]
     async fn a_reset_that_comes_just_when_nothing_was_to_splice_is_not_lost() {
@@ -130,7 +131,7 @@ mod tests {
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (socket, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
-        let leg = Leg::new(socket.try_clone().unwrap().into()).unwrap();
+        let leg = Leg::new(socket.try_clone().unwrap().into(), Protocol::Tcp).unwrap();
         assert_eq!(nothing_to_splice(&leg), Err(Errno::EAGAIN));
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
         drop(peer);

@@ -38,7 +38,7 @@ pub(crate) struct Datagram {
     pub(crate) length: usize,
     /// Bytes of each datagram but the last, where several were merged.
     pub(crate) segment: Option<usize>,
-    /// It did not fit into its slot.
+    /// It did not fit into its slot, or what the kernel tells beside it into its place.
     pub(crate) is_truncated: bool,
     /// Who has sent it; `None` where that is no internet address.
     pub(crate) from: Option<SocketAddr>,
@@ -138,19 +138,20 @@ unsafe fn read(header: &libc::mmsghdr) -> Datagram {
     let mut datagram = Datagram {
         length: header.msg_len as usize,
         segment: None,
-        is_truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        is_truncated: header.msg_hdr.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
         from: None,
         dialled: None,
     };
     let header = &header.msg_hdr;
-    // SAFETY: the name is valid for its length, which `from_raw` checks against the family's.
+    // SAFETY: the kernel has written the name, of the length that it has set; `from_raw` copies no more than that into a
+    // name of zeros.
     let name = unsafe { SockaddrStorage::from_raw(header.msg_name.cast(), Some(header.msg_namelen)) };
     datagram.from = name.and_then(|name| {
         let v4 = name.as_sockaddr_in().map(|name| SocketAddr::from(*name));
         v4.or_else(|| name.as_sockaddr_in6().map(|name| SocketAddr::from(*name)))
     });
-    // SAFETY: the macros stay within the control messages, each of which the kernel has written whole; one that was
-    // cut off for want of room has a length that says so, and is left out.
+    // SAFETY: the macros stay within the control messages, each of which the kernel has written; one that was cut off for
+    // want of room has a length that says so, and is left out.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while let Some(message) = control.as_ref() {

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::libc;
 use socket2::SockAddr;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub(crate) mod datagrams;
@@ -31,7 +32,8 @@ mod ioctl {
 pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, always names the same descriptor, and the
     // `AsyncFd` owns it: only shared references to it are handed out, so nobody can take it away.
-    Ok(unsafe { AsyncFd::register(fd) }?)
+    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
 }
 
 /// Accepts one connection, non-blocking and close-on-exec, with its peer's address, in one system call.

@@ -38,6 +38,7 @@ pub(super) fn admit(
         links: Arc::clone(links),
         caller: Caller { own: Arc::clone(&links.own), chain, descriptors: Arc::clone(&context.descriptors) },
         targets: links.in_order(addresses, context.target_port(route)),
+        is_container: config.mapping.target.host.is_container(),
         protocol: config.mapping.protocol,
         connect_within: config.connect_timeout,
         timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },

@@ -67,7 +67,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                     Ok((socket, client)) => {
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
                         // The client may be gone already, which is not this listener's fault.
-                        if let Ok((leg, local)) = leg(socket, local) {
+                        if let Ok((leg, local)) = leg(socket, local, protocol) {
                             open(leg, client, local, protocol, &context, &links, &mut connections);
                         }
                     }
@@ -112,12 +112,12 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<(OwnedFd, SocketAddr)
 }
 
 /// The client's leg, with the address that the client dialled; `known` where the listener has but one.
-fn leg(socket: OwnedFd, known: Option<SocketAddr>) -> io::Result<(Leg, SocketAddr)> {
+fn leg(socket: OwnedFd, known: Option<SocketAddr>, protocol: Protocol) -> io::Result<(Leg, SocketAddr)> {
     let local = match known {
         Some(known) => known,
         None => local_address(&SockRef::from(&socket))?,
     };
-    Ok((Leg::new(socket)?, local))
+    Ok((Leg::new(socket, protocol)?, local))
 }
 
 /// Enters a client into the registry and starts its task, if the gate lets it in.

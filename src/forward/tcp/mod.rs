@@ -72,6 +72,8 @@ struct Admitted {
     links: Arc<MappingLinks>,
     caller: Caller,
     targets: Vec<Endpoint>,
+    /// Whether the target is a container, whose addresses come and go.
+    is_container: bool,
     protocol: Protocol,
     connect_within: Duration,
     timeouts: Timeouts,
@@ -105,7 +107,7 @@ async fn converse(
     match reached {
         Ok(Reached { target: Dialed { fd, source, target, broken, own }, client_broken }) => {
             connection.connected(source, target);
-            let legs = [client.broken_by(client_broken), Leg::from_registered(fd).broken_by(broken)];
+            let legs = [client.broken_by(client_broken), Leg::from_registered(fd, admitted.protocol).broken_by(broken)];
             let outcome = relay::run(legs, connection, admitted.timeouts, &admitted.links.pipes).await;
             drop(own);
             outcome
@@ -147,17 +149,17 @@ async fn reach(
             }
             // Our first packet may have been lost with a container that was stopped just then. Sent again, it would be
             // answered by whoever has the address by now.
-            Ok(()) = route.changed() => if admitted.have_lost_target(&route.borrow_and_update()) {
+            Ok(()) = route.changed() => if admitted.has_lost_all(&route.borrow_and_update()) {
                 return Err(CloseReason::TargetUnreachable.into());
             },
             dialed = &mut dialing => break dialed,
         }
     };
-    if route.has_changed().is_ok_and(|changed| changed) && admitted.have_lost_target(&route.borrow()) {
-        return Err(CloseReason::TargetUnreachable.into());
-    }
     let took = started.elapsed();
     match dialed {
+        Ok(Dialed { target, .. }) if admitted.has_lost(target.ip(), &route.borrow()) => {
+            Err(CloseReason::TargetUnreachable.into())
+        }
         Ok(target) => {
             record.mapping.attempted(LastOutcome::Ok, took);
             admitted.links.prefer(target.target.ip());
@@ -181,8 +183,15 @@ async fn reach(
 }
 
 impl Admitted {
-    fn have_lost_target(&self, route: &Route) -> bool {
-        self.targets.iter().any(|Endpoint::Inet(address)| route.has_lost(address.ip()))
+    /// Whether `address` may have become somebody else's since: it was the container's, and is no more. What was written
+    /// as an address, and what a DNS name has meant, is not given away like that.
+    fn has_lost(&self, address: IpAddr, route: &Route) -> bool {
+        self.is_container && !route.addresses.ips().contains(&address)
+    }
+
+    /// Whether none of the addresses that are tried can be the container's any more.
+    fn has_lost_all(&self, route: &Route) -> bool {
+        self.targets.iter().all(|Endpoint::Inet(address)| self.has_lost(address.ip(), route))
     }
 }
 

@@ -168,16 +168,23 @@ impl Flow {
     ) {
         if self.takes_run(Direction::In, run) {
             let all = Outgoing { parts, to: None, from: None, segment: segment_of(run) };
-            match outbox.send(&self.socket, &[all]) {
-                Ok(_) => {
-                    self.asked.get_or_insert(now);
-                    self.count(Direction::In, run);
-                    meter.count_run(true);
-                    return;
+            for _ in 0..SEND_TRIES {
+                self.asked.get_or_insert(now);
+                match outbox.send(&self.socket, &[all]) {
+                    Ok(_) => {
+                        self.count(Direction::In, run);
+                        meter.count_run(true);
+                        return;
+                    }
+                    Err(Errno::EINTR) => {}
+                    Err(errno) if is_too_much(errno) => {
+                        self.refuses_run(Direction::In, run);
+                        break;
+                    }
+                    Err(errno) if is_full(errno) => break,
+                    // It is of an earlier datagram, told now in place of sending this run.
+                    Err(errno) => self.failed(&errno.into(), meter, now),
                 }
-                Err(errno) if is_too_much(errno) => self.refuses_run(Direction::In, run),
-                // It is of an earlier datagram, or will be told again.
-                Err(_) => {}
             }
         }
         if run.datagrams > 1 {
@@ -200,7 +207,8 @@ impl Flow {
 
     /// A run was refused as one.
     pub(super) fn refuses_run(&mut self, direction: Direction, run: &Run) {
-        self.singly[usize::from(direction == Direction::Out)] = run.segment;
+        let limit = &mut self.singly[usize::from(direction == Direction::Out)];
+        *limit = run.segment.min(*limit);
     }
 
     /// Has everything go one by one from now on, as where the kernel knows no runs.
@@ -226,7 +234,8 @@ impl Flow {
         let wanted = self.appetite.min(slots.len());
         match inbox.receive(&self.socket, slots.start..slots.start + wanted) {
             Ok(count) => {
-                self.appetite = if count == wanted { (2 * wanted).min(MOST) } else { (count + 1).max(FEWEST) };
+                self.appetite =
+                    if count == wanted { self.appetite.max(2 * wanted).min(MOST) } else { (count + 1).max(FEWEST) };
                 if self.health != Health::Answers {
                     self.health = Health::Answers;
                     let took = self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));

@@ -12,7 +12,7 @@ use super::packet::{Reply, SLOTS, Scratch, is_too_much, parts, send_one, to_clie
 use super::runs::Run;
 use super::serve::{Listener, fenced};
 use super::table::{FlowId, FlowKey};
-use crate::forward::meter::Direction;
+use crate::forward::meter::{Direction, MappingMeter};
 use crate::forward::sys::datagrams::{Inbox, Outbox, Outgoing};
 
 /// Errors of a flow in a row that are taken note of before the next flow's turn.
@@ -58,7 +58,7 @@ impl Listener {
                 Received::Replies(count) => {
                     let mut taken = 0;
                     for slot in first..first + count {
-                        taken += take(inbox, slot, id, key, &mut scratch.replies);
+                        taken += take(inbox, slot, id, key, &mut scratch.replies, meter);
                     }
                     // Two replies say as much of a flow as many.
                     for _ in 0..taken.min(2) {
@@ -77,8 +77,14 @@ impl Listener {
         if replies.is_empty() {
             return;
         }
-        // Of a flow that has ended meanwhile nothing can be counted any more.
-        replies.retain(|reply| self.table.get_mut(reply.flow).is_some());
+        // A flow whose work has panicked is gone, and what it had filled of the slots may be another's by now.
+        replies.retain(|reply| {
+            let stands = self.table.get_mut(reply.flow).is_some();
+            if !stands {
+                self.context.meter.drop_datagrams(reply.run.datagrams as u64);
+            }
+            stands
+        });
         let parts = parts(inbox, 0..filled);
         let mut outgoing = Vec::with_capacity(replies.len());
         for reply in replies.iter() {
@@ -86,10 +92,12 @@ impl Listener {
         }
         let mut sent = 0;
         while let (Some(reply), Some(first)) = (replies.get(sent), outgoing.get(sent)) {
-            let is_too_much_known = reply.run.datagrams > 1 && !self.takes_run(reply);
-            let result =
-                if is_too_much_known { Err(Errno::EMSGSIZE) } else { outbox.send(&self.socket, &outgoing[sent..]) };
-            match result {
+            if reply.run.datagrams > 1 && !self.takes_run(reply) {
+                self.send_singly(outbox, reply, first);
+                sent += 1;
+                continue;
+            }
+            match outbox.send(&self.socket, &outgoing[sent..]) {
                 Ok(count) => {
                     for reply in &replies[sent..sent + count] {
                         self.count(reply);
@@ -101,7 +109,13 @@ impl Listener {
                 }
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    self.send_singly(outbox, reply, first, errno);
+                    if is_too_much(errno)
+                        && let Some((_, flow)) = self.table.get_mut(reply.flow)
+                        && reply.run.datagrams > 1
+                    {
+                        flow.refuses_run(Direction::Out, &reply.run);
+                    }
+                    self.send_singly(outbox, reply, first);
                     sent += 1;
                 }
             }
@@ -110,15 +124,10 @@ impl Listener {
         replies.clear();
     }
 
-    /// Sends what was refused with `errno` as one, or in its place an error was told.
-    fn send_singly(&mut self, outbox: &mut Outbox, reply: &Reply, refused: &Outgoing<'_>, errno: Errno) {
+    /// Sends one by one what was, or would be, refused as one, or in whose place an error was told.
+    fn send_singly(&mut self, outbox: &mut Outbox, reply: &Reply, refused: &Outgoing<'_>) {
         if reply.run.datagrams > 1 {
             self.context.meter.count_run(false);
-            if is_too_much(errno)
-                && let Some((_, flow)) = self.table.get_mut(reply.flow)
-            {
-                flow.refuses_run(Direction::Out, &reply.run);
-            }
         }
         for part in refused.parts {
             // An empty datagram is one, too.
@@ -149,10 +158,21 @@ impl Listener {
 }
 
 /// Enters a slot as the flow's next reply; returns how many datagrams it holds.
-fn take(inbox: &Inbox, slot: usize, flow: FlowId, key: FlowKey, replies: &mut Vec<Reply>) -> usize {
+fn take(
+    inbox: &Inbox,
+    slot: usize,
+    flow: FlowId,
+    key: FlowKey,
+    replies: &mut Vec<Reply>,
+    meter: &MappingMeter,
+) -> usize {
     let datagram = inbox.datagram(slot);
     let run = Run::new(slot, datagram.length, datagram.segment);
     let count = run.datagrams;
+    if datagram.is_truncated {
+        meter.drop_datagrams(count as u64);
+        return 0;
+    }
     if !replies.last_mut().is_some_and(|last| last.flow == flow && last.run.extend(&run)) {
         replies.push(Reply { flow, key, run });
     }

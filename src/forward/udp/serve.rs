@@ -321,7 +321,8 @@ impl Listener {
 }
 
 /// Runs the work for one flow; `None` when it panicked. One task serves all flows of a socket, so a fault of one would
-/// otherwise be the end of all. What a panic can leave half done is that flow's, which is closed for it.
+/// otherwise be the end of all. What a panic can leave half done is that flow's, which is closed for it. Sending the
+/// replies of many flows together is outside: it does nothing for a flow but count.
 pub(super) fn fenced<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
