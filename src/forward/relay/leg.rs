@@ -193,8 +193,21 @@ impl Leg {
     /// Lets nothing in any more: an acknowledgement would let the kernel send some of what is unsent.
     fn go_deaf(&self) {
         let drop_all = SockFilter::new(RETURN_CONSTANT, 0, 0, 0);
-        // Fails at most for want of memory; then the count may be off by what is sent until the reset.
+        // Fails at most for want of memory; then more is on its way when the reset comes.
         let _ = SockRef::from(self).attach_filter(&[drop_all]);
+    }
+
+    /// Resets the connection, and tells how many payload bytes have not left this host and never will.
+    ///
+    /// To read the figure first and reset then would miss what the kernel sends between the two. A reset that leaves
+    /// the socket open settles both at once. It moves the end of the queue on, by the same step each time
+    /// (`tcp_disconnect`: the largest window that the peer has offered, and 2), so a second one tells by how much.
+    pub(super) fn reset(self) -> u64 {
+        let before = self.unsent();
+        let moved_on = || sys::disconnect(&self).ok().map(|()| self.unsent());
+        let settled = moved_on().zip(moved_on()).and_then(|(once, twice)| (2 * once).checked_sub(twice));
+        // Nothing was added meanwhile. Another kernel's arithmetic is none of ours.
+        settled.filter(|unsent| *unsent <= before).unwrap_or(before)
     }
 
     /// Closes in order: what was sent is still delivered, then the end.
@@ -213,16 +226,16 @@ fn retried(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// Payload bytes of each leg that will never have left this host when it is reset at once. The legs are deaf afterwards.
-pub(crate) async fn silence(legs: [&Leg; 2]) -> [u64; 2] {
+/// Makes the legs deaf where something is unsent, and gives what is on its way time to arrive: a reset may overtake it
+/// between two processors.
+pub(super) async fn silence(legs: [&Leg; 2]) {
     let mut unsent = legs.map(Leg::unsent);
     if unsent == [0; 2] {
-        return unsent;
+        return;
     }
     legs.into_iter().for_each(Leg::go_deaf);
     // An acknowledgement may have come in just before and be worked off by another processor just now, and one
-    // segment more may go out as a probe (RFC 8985, section 7), some milliseconds after the last acknowledgement, or
-    // where a single one is on its way, seldom, 200 ms. Nothing else moves the queue of a deaf leg.
+    // segment more may go out as a probe (RFC 8985, section 7). A later probe is counted by the reset itself.
     let mut last_moved = Instant::now();
     for _ in 0..LOOKS {
         sleep(LOOK).await;
@@ -233,7 +246,6 @@ pub(crate) async fn silence(legs: [&Leg; 2]) -> [u64; 2] {
             break;
         }
     }
-    unsent
 }
 
 impl Drop for Leg {
@@ -248,5 +260,50 @@ impl Drop for Leg {
 impl AsFd for Leg {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.get_ref().as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A leg and the other end of its connection.
+    fn pair() -> (Leg, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let stream = TcpStream::connect(listener.local_addr().expect("it has one")).expect("it listens");
+        stream.set_nonblocking(true).expect("it can");
+        let (peer, _) = listener.accept().expect("it has come");
+        (Leg::new(stream.into(), Protocol::Tcp).expect("room in the reactor"), peer)
+    }
+
+    #[tokio::test]
+    async fn a_reset_tells_what_never_left() {
+        for (writes, reads, ends) in [(0, 0, false), (1, 0, false), (1, 1, true), (400, 0, false), (400, 30, true)] {
+            let (leg, mut peer) = pair();
+            let mut stream = TcpStream::from(leg.as_fd().try_clone_to_owned().expect("a descriptor is free"));
+            let written: usize = (0..writes).map_while(|_| stream.write(&[7; 20_000]).ok()).sum();
+            drop(stream);
+            let mut room = vec![0; 20_000];
+            let mut received: usize = (0..reads).map(|_| peer.read(&mut room).expect("it is there")).sum();
+            if ends {
+                leg.shutdown_write().expect("it stands");
+            }
+            let unsent = usize::try_from(leg.reset()).expect("it fits");
+            let error = loop {
+                match peer.read(&mut room) {
+                    Ok(0) => break None,
+                    Ok(count) => received += count,
+                    Err(error) => break Some(error.kind()),
+                }
+            };
+            assert_eq!(unsent + received, written, "{writes} writes, {reads} reads, {ends}");
+            // An end that was on its way already has arrived, and the reset behind it.
+            let is_end_seen = ends && unsent == 0;
+            assert_eq!(error, (!is_end_seen).then_some(io::ErrorKind::ConnectionReset));
+            assert!(unsent > 0 || writes < 400, "more than fits was written");
+        }
     }
 }

@@ -66,10 +66,10 @@ pub(crate) async fn run(legs: [Leg; 2], connection: &OpenConnection, timeouts: T
         legs.into_iter().for_each(Leg::finish);
     } else {
         // A reset throws away what is still queued here; it was counted when the socket took it.
-        let [client, target] = &legs;
-        let [to_target, to_client] = Box::pin(leg::silence([target, client])).await;
-        record.counters.take_back(Direction::In, to_target);
-        record.counters.take_back(Direction::Out, to_client);
+        Box::pin(leg::silence(legs.each_ref())).await;
+        let [client, target] = legs;
+        record.counters.take_back(Direction::In, target.reset());
+        record.counters.take_back(Direction::Out, client.reset());
     }
     outcome
 }
