@@ -8,7 +8,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -22,6 +22,8 @@ use crate::model::untrusted::{SafeText, one_line};
 
 /// Days of logs kept.
 const FILES: usize = 5;
+/// Lines that may wait for the disk; further ones are dropped. Room for all of them is taken at the start.
+const WAITING: usize = 1_024;
 /// Warnings that may wait to become events; more of them are in the file alone.
 const WARNINGS: usize = 64;
 /// Longest record of the file, in characters.
@@ -49,7 +51,7 @@ pub(crate) fn start(folder: &Path) -> Log {
     let registry = tracing_subscriber::registry().with(filter).with(ToEvents(sender.clone()));
     let (guard, started) = match appender {
         Ok(appender) => {
-            let (writer, guard) = tracing_appender::non_blocking(appender);
+            let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(WAITING).finish(appender);
             (
                 Some(guard),
                 registry

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::context::Addresses;
@@ -29,6 +29,8 @@ const NOTICES: usize = 1_024;
 const COMMANDS: usize = 16;
 /// Mappings that may wait to be started.
 const STARTS: usize = 64;
+/// How often connections are looked at that have become old enough for keepalive: after one to two of these.
+const LASTING: Duration = Duration::from_secs(5);
 
 /// What the engine may use.
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +116,7 @@ impl Engine {
         });
         let stop = CancellationToken::new();
         let (starts, started) = mpsc::channel(STARTS);
-        let supervisor = tokio::spawn(supervise(started, stop.clone(), shared.notices.clone()));
+        let supervisor = tokio::spawn(supervise(started, stop.clone(), Arc::clone(&shared)));
         (Self { shared, mappings: Mutex::default(), starts, stop, supervisor }, receiver)
     }
 
@@ -217,9 +219,11 @@ impl Engine {
 
 /// Owns the tasks of the mappings. One that panics takes its listeners and connections along, and its
 /// status says so until it is applied again.
-async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, notices: mpsc::Sender<Notice>) {
+async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, shared: Arc<Shared>) {
     let mut tasks = JoinSet::new();
     let mut handles = HashMap::new();
+    let mut look = interval(LASTING);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -235,9 +239,10 @@ async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, n
                 let handle = handles.remove(&id);
                 if let (Err(error), Some(handle)) = (ended, handle) && error.is_panic() {
                     tracing::error!(%error, "the task of a mapping has panicked");
-                    let _ = notices.try_send(Notice::Changed(faulty(&handle).id));
+                    let _ = shared.notices.try_send(Notice::Changed(faulty(&handle).id));
                 }
             }
+            _ = look.tick() => shared.registry.note_lasting(),
             () = stop.cancelled(), if tasks.is_empty() => return,
             else => return,
         }

@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::OwnedFd;
 
 use nix::libc;
-use socket2::{Domain, Socket, TcpKeepalive};
+use socket2::{Domain, Socket};
 
 use super::status::ListenError;
-use super::tcp::dial::{KEEPALIVE, local_address, stream_type};
+use super::tcp::dial::{local_address, stream_type};
 use super::udp;
 use crate::model::mapping::{Family, HostPort, Listen, ListenAddress, Protocol, ScopedIp};
 use crate::model::untrusted::SafeText;
@@ -162,9 +162,8 @@ fn listen_stream(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> 
     }
     socket.set_reuse_address(true)?;
     if protocol == Protocol::Tcp {
-        // Accepted sockets inherit both, which saves their calls for each connection.
+        // Accepted sockets inherit it, which saves a call for each connection.
         socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -10,6 +10,7 @@ pub mod tap;
 pub mod tcp;
 pub mod udp;
 
+mod kill;
 mod listen;
 mod own;
 mod relay;

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
-use tokio_util::sync::CancellationToken;
 
+use super::kill::Kill;
 use super::meter::{Counters, Counts, Direction, MappingMeter};
 use super::relay::Allowed;
 use super::tap::Tap;
@@ -38,8 +38,11 @@ pub struct Registry {
     next_id: AtomicU64,
     open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
     recent: Mutex<Recent>,
-    events: broadcast::Sender<Event>,
+    events: broadcast::Sender<Arc<Event>>,
     events_wait: Notify,
+    /// The first id of the connections that were young when [`Registry::note_lasting`] was last called, and the first
+    /// of those to come then.
+    young: Mutex<(u64, u64)>,
 }
 
 /// The last closed connections and how many ever closed.
@@ -66,10 +69,11 @@ pub struct Record {
     pub counters: Counters,
     /// Whether somebody wants to see its bytes: then they are copied.
     copy_only: AtomicBool,
+    is_lasting: AtomicBool,
     is_tapped: AtomicBool,
     tap: Mutex<Option<Arc<dyn Tap>>>,
-    /// Cancelled when the connection is to be reset; the reason is in [`Record::kill_reason`].
-    pub kill: CancellationToken,
+    /// Said when the connection is to be reset.
+    pub(super) kill: Kill,
     protocol: Protocol,
     opened: Instant,
     opened_at: Timestamp,
@@ -77,7 +81,6 @@ pub struct Record {
     state: AtomicU8,
     /// What the client and the target have said first.
     said: [OnceLock<Said>; 2],
-    kill_reason: OnceLock<CloseReason>,
     end: OnceLock<End>,
 }
 
@@ -107,6 +110,7 @@ impl Registry {
             recent: Mutex::default(),
             events,
             events_wait: Notify::new(),
+            young: Mutex::new((1, 1)),
         })
     }
 
@@ -133,16 +137,16 @@ impl Registry {
             target,
             counters: Counters::default(),
             copy_only: AtomicBool::new(false),
+            is_lasting: AtomicBool::new(false),
             is_tapped: AtomicBool::new(false),
             tap: Mutex::default(),
-            kill: CancellationToken::new(),
+            kill: Kill::default(),
             protocol,
             opened: Instant::now(),
             opened_at: to_the_millisecond(Timestamp::now()),
             target_leg: OnceLock::new(),
             state: AtomicU8::new(0),
             said: Default::default(),
-            kill_reason: OnceLock::new(),
             end: OnceLock::new(),
         });
         mapping.tally(|tally| {
@@ -171,6 +175,31 @@ impl Registry {
         let new = usize::try_from(recent.closed.saturating_sub(seen)).unwrap_or(usize::MAX);
         let skip = recent.records.len().saturating_sub(new);
         (recent.records.iter().skip(skip).cloned().collect(), recent.closed)
+    }
+
+    /// Notes of the connections that have been open since the last call but one that they last: see
+    /// [`Record::is_lasting`]. To be called in steady intervals.
+    pub(super) fn note_lasting(&self) {
+        let next = self.next_id.load(Ordering::Relaxed);
+        let was_young = {
+            let mut young = lock(&self.young);
+            let (first, end) = *young;
+            *young = (end, next);
+            first..end
+        };
+        let lasting: Vec<_> = {
+            let open = lock(&self.open);
+            // Whichever are fewer are gone through.
+            if was_young.end - was_young.start < open.len() as u64 {
+                was_young.filter_map(|id| open.get(&ConnectionId(id)).cloned()).collect()
+            } else {
+                open.values().filter(|record| was_young.contains(&record.id.0)).cloned().collect()
+            }
+        };
+        for record in lasting {
+            record.is_lasting.store(true, Ordering::Relaxed);
+            record.kill.nudge();
+        }
     }
 
     /// Resets an open connection; false when there is none of that id.
@@ -213,13 +242,13 @@ impl Registry {
     pub fn tell(&self, make: impl FnOnce() -> EventKind) {
         if self.events.receiver_count() > 0 {
             // An error means that the last listener has just left.
-            let _ = self.events.send(Event::new(Timestamp::now(), make()));
+            let _ = self.events.send(Arc::new(Event::new(Timestamp::now(), make())));
             self.events_wait.notify_one();
         }
     }
 
     /// Listens to events from now on; see [`EVENTS`] for what happens to a slow listener.
-    pub fn listen(&self) -> broadcast::Receiver<Event> {
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Event>> {
         self.events.subscribe()
     }
 
@@ -318,6 +347,9 @@ impl Drop for OpenConnection {
         // Does nothing after `close`.
         let reason = self.record.kill_reason().unwrap_or(CloseReason::Fault);
         let error = std::thread::panicking().then(|| SafeText::new("its task panicked"));
+        if error.is_some() {
+            tracing::error!(id = %self.record.id, "the task of a connection has panicked; that connection alone has ended");
+        }
         self.registry.close(&self.record, reason, error);
     }
 }
@@ -327,13 +359,17 @@ const CLOSED: u8 = 5;
 impl Record {
     /// Asks its task to reset it; the first reason stays.
     pub fn kill(&self, reason: CloseReason) {
-        let _ = self.kill_reason.set(reason);
-        self.kill.cancel();
+        self.kill.say(reason);
+    }
+
+    /// Whether it has been open for some seconds. Its task is woken when this becomes true.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.is_lasting.load(Ordering::Relaxed)
     }
 
     /// Why it was to be reset.
     pub fn kill_reason(&self) -> Option<CloseReason> {
-        self.kill_reason.get().copied()
+        self.kill.reason()
     }
 
     /// One side has said something for the first time.

@@ -41,7 +41,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct Subscriber {
     interest: Interest,
     updates: mpsc::Sender<Update>,
-    events: Option<broadcast::Receiver<Event>>,
+    events: Option<broadcast::Receiver<Arc<Event>>>,
     seq: u64,
     next_sample: Instant,
     overview: Option<Overview>,
@@ -203,7 +203,7 @@ impl Subscriber {
         let Some(events) = &mut self.events else { return };
         while update.events.len() < EVENTS_AT_ONCE {
             match events.try_recv() {
-                Ok(event) => update.events.push(event),
+                Ok(event) => update.events.push(Arc::unwrap_or_clone(event)),
                 // What was lost lies before what comes next: it must stand in front of its update.
                 Err(TryRecvError::Lagged(count)) if update.events.is_empty() => update.lost += count,
                 Err(TryRecvError::Lagged(count)) => {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
-use socket2::{SockFilter, SockRef};
+use socket2::{SockFilter, SockRef, TcpKeepalive};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, Ready};
 use tokio::time::{Instant, sleep};
@@ -22,6 +22,9 @@ use crate::model::mapping::Protocol;
 
 /// `BPF_RET | BPF_K`: a filter's verdict, how much of a packet to keep.
 const RETURN_CONSTANT: u16 = 0x06;
+
+/// A peer that is gone without a word is noticed after some such spans.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Without a byte sent for so long, a deaf leg sends none any more.
 const STILL: Duration = Duration::from_millis(25);
@@ -170,6 +173,15 @@ impl Leg {
     pub(super) fn has_peer_ended(&self) -> bool {
         let mut look = [PollFd::new(self.as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
         matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
+    }
+
+    /// Probes a silent peer from now on.
+    pub(super) fn start_keepalive(&self) {
+        // SCTP has heartbeats of its own. It fails on a socket that is broken, which needs none.
+        if self.is_tcp {
+            let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+            let _ = SockRef::from(self).set_tcp_keepalive(&probes);
+        }
     }
 
     /// Sends no more probes to a peer that has nothing more to say (see [`super::vigil`]).

@@ -59,7 +59,7 @@ pub(crate) async fn run(legs: [Leg; 2], connection: &OpenConnection, timeouts: T
     let record = connection.record();
     let outcome = tokio::select! {
         biased;
-        () = record.kill.cancelled() => Outcome::killed(record),
+        () = record.kill.heard() => Outcome::killed(record),
         outcome = relay(&legs, connection, timeouts, pipes) => outcome,
     };
     if outcome.reason == CloseReason::Finished {
@@ -143,6 +143,8 @@ struct Relay<'a> {
     /// What each kernel had not acknowledged when that was last looked at.
     queued: [u64; 2],
     timer: Option<Pin<Box<Sleep>>>,
+    /// Silent peers are probed.
+    is_kept_alive: bool,
     vigil: Vigil,
     /// Of the client and the target, once it is needed.
     failures: [Option<Failing<'a>>; 2],
@@ -179,6 +181,7 @@ impl<'a> Relay<'a> {
             last_stir: Instant::now(),
             queued: [0; 2],
             timer: None,
+            is_kept_alive: false,
             vigil: Vigil::default(),
             failures: [None, None],
         }
@@ -186,6 +189,9 @@ impl<'a> Relay<'a> {
 
     /// Moves bytes both ways, turn by turn, until neither can or the end has come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if !self.is_kept_alive && self.connection.record().is_lasting() {
+            self.keep_alive();
+        }
         let mut in_waits = false;
         let mut out_waits = false;
         loop {
@@ -241,7 +247,7 @@ impl<'a> Relay<'a> {
                     None => {
                         // Who has ended may have closed, and be forgotten soon. One that goes on reading is not probed
                         // either: what is sent to it, or the timeout of the half-closed, finds out that it is gone.
-                        if !is_other_done {
+                        if !is_other_done && self.is_kept_alive {
                             from.stop_keepalive();
                         }
                         match to.shutdown_write() {
@@ -266,6 +272,16 @@ impl<'a> Relay<'a> {
             Poll::Ready(Err(Failure::Destination(error))) => self.break_at(other, error),
         }
         Poll::Ready(())
+    }
+
+    /// Has silent peers probed, but for one that has ended. It takes calls that a connection which ends soon is spared.
+    fn keep_alive(&mut self) {
+        self.is_kept_alive = true;
+        for (flow, leg) in [(&self.inward, self.client), (&self.outward, self.target)] {
+            if !flow.done {
+                leg.start_keepalive();
+            }
+        }
     }
 
     /// Looks for failures of legs of which reading does not tell: their direction is finished, or held up by its

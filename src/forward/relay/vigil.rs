@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::leg::Leg;
-use crate::forward::tcp::dial::KEEPALIVE;
+use super::leg::{KEEPALIVE, Leg};
 
 /// Time between two looks: so short that each end is seen before the first probe after it.
 const INTERVAL: Duration = Duration::from_secs(KEEPALIVE.as_secs() / 3);

@@ -5,13 +5,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::libc;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
@@ -25,9 +26,6 @@ use crate::model::update::LastOutcome;
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Attempts that may run at once. Later addresses wait for a failure.
 const AT_ONCE: usize = 4;
-/// A peer that is gone without a word is noticed after some such spans.
-pub(crate) const KEEPALIVE: Duration = Duration::from_secs(15);
-
 /// What can be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -83,8 +81,15 @@ pub(crate) struct Caller {
     pub(crate) descriptors: Arc<DescriptorBudget>,
 }
 
-/// Tries `endpoints` in order, all within `within`.
+/// Sets out to the first of `endpoints`; [`dial`] takes it from there, unless it has arrived already.
+pub(crate) fn set_out(endpoints: &[Endpoint], protocol: Protocol, caller: &Caller) -> Result<Underway, DialError> {
+    let first = endpoints.first().ok_or_else(|| DialError::Unreachable(io::ErrorKind::AddrNotAvailable.into()))?;
+    Underway::new(*first, protocol, Some(caller))
+}
+
+/// Tries `endpoints` in order, all within `within`. The attempt at the first of them is `first`.
 pub(crate) async fn dial(
+    first: Result<Underway, DialError>,
     endpoints: &[Endpoint],
     protocol: Protocol,
     within: Duration,
@@ -92,9 +97,8 @@ pub(crate) async fn dial(
 ) -> Result<Dialed, DialError> {
     let attempts = async {
         match endpoints {
-            [] => Err(DialError::Unreachable(io::ErrorKind::AddrNotAvailable.into())),
-            [only] => attempt(*only, protocol, Some(caller)).await,
-            several => race(several, protocol, caller).await,
+            [] | [_] => first?.finish().await,
+            [_, rest @ ..] => race(first, rest, protocol, caller).await,
         }
     };
     timeout(within, attempts).await.unwrap_or(Err(DialError::Timeout))
@@ -102,23 +106,31 @@ pub(crate) async fn dial(
 
 /// Connects to one address, without a limit in time but the kernel's.
 pub async fn connect(address: SocketAddr) -> Result<Dialed, DialError> {
-    attempt(address.into(), Protocol::Tcp, None).await
+    Underway::new(address.into(), Protocol::Tcp, None)?.finish().await
 }
 
-async fn race(endpoints: &[Endpoint], protocol: Protocol, caller: &Caller) -> Result<Dialed, DialError> {
-    let mut rest = endpoints.iter();
-    let mut attempts = FuturesUnordered::new();
+async fn race(
+    first: Result<Underway, DialError>,
+    rest: &[Endpoint],
+    protocol: Protocol,
+    caller: &Caller,
+) -> Result<Dialed, DialError> {
+    let mut rest = rest.iter();
+    let attempts = FuturesUnordered::new();
+    let mut attempts = std::pin::pin!(attempts);
     let mut worst: Option<DialError> = None;
     // An attempt beside others holds a descriptor of its own until it ends; one that has taken over holds none.
-    let beside = async |endpoint: Endpoint, permit: Option<DescriptorPermit>| {
-        let result = attempt(endpoint, protocol, Some(caller)).await;
+    let finish = async |begun: Result<Underway, DialError>, permit: Option<DescriptorPermit>| {
+        let result = begun?.finish().await;
         drop(permit);
         result
     };
+    let beside = |endpoint: &Endpoint, permit| finish(Underway::new(*endpoint, protocol, Some(caller)), permit);
+    attempts.push(finish(first, None));
     loop {
         if attempts.is_empty() {
             match rest.next() {
-                Some(next) => attempts.push(beside(*next, None)),
+                Some(next) => attempts.push(beside(next, None)),
                 None => return Err(worst.unwrap_or(DialError::Timeout)),
             }
         }
@@ -134,40 +146,50 @@ async fn race(endpoints: &[Endpoint], protocol: Protocol, caller: &Caller) -> Re
                     if !attempts.is_empty()
                         && let Some(permit) = rest.len().checked_sub(1).and_then(|_| caller.descriptors.take(1))
                     {
-                        attempts.extend(rest.next().map(|next| beside(*next, Some(permit))));
+                        attempts.extend(rest.next().map(|next| beside(next, Some(permit))));
                     }
                 }
             },
             () = sleep(NEXT_ADDRESS), if rest.len() > 0 && attempts.len() < AT_ONCE => {
                 // Without a descriptor to spare, the addresses are tried one after the other.
                 if let Some(permit) = caller.descriptors.take(1) {
-                    attempts.extend(rest.next().map(|next| beside(*next, Some(permit))));
+                    attempts.extend(rest.next().map(|next| beside(next, Some(permit))));
                 }
             }
         }
     }
 }
 
-/// An attempt on its way. Given up, it is reset: the target may have accepted it already, and must not take it for
-/// a client that came and left in order.
-struct Pending(Option<AsyncFd<OwnedFd>>);
+/// The socket of an attempt on its way. Given up, it is reset: the target may have accepted it already, and must not
+/// take it for a client that came and left in order.
+#[derive(Debug)]
+struct Pending<F: AsFd>(Option<F>);
 
-impl Pending {
-    fn fd(&self) -> &AsyncFd<OwnedFd> {
+impl<F: AsFd> Pending<F> {
+    fn fd(&self) -> &F {
         self.0.as_ref().expect("taken only when it ends")
     }
 
-    fn succeed(mut self) -> AsyncFd<OwnedFd> {
+    fn succeed(mut self) -> F {
         self.0.take().expect("taken only here")
     }
 }
 
-impl Drop for Pending {
+impl<F: AsFd> Drop for Pending<F> {
     fn drop(&mut self) {
         if let Some(fd) = &self.0 {
             let _ = SockRef::from(fd).set_linger(Some(Duration::ZERO));
         }
     }
+}
+
+/// An attempt at one address.
+#[derive(Debug)]
+pub(crate) struct Underway {
+    fd: Pending<OwnedFd>,
+    address: SocketAddr,
+    source: SocketAddr,
+    own: Option<OwnSource>,
 }
 
 /// A socket that is on its way to `endpoint`.
@@ -184,7 +206,6 @@ fn start(endpoint: Endpoint, protocol: Protocol) -> io::Result<Started> {
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(number))?;
     if protocol == Protocol::Tcp {
         socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
@@ -193,37 +214,67 @@ fn start(endpoint: Endpoint, protocol: Protocol) -> io::Result<Started> {
     }
 }
 
-async fn attempt(endpoint: Endpoint, protocol: Protocol, caller: Option<&Caller>) -> Result<Dialed, DialError> {
-    let Endpoint::Inet(address) = endpoint;
-    let (Started { fd, source }, own) = match caller.filter(|caller| caller.own.may_reach(address.port())) {
-        None => (start(endpoint, protocol)?, None),
-        Some(Caller { own, chain, .. }) => {
-            let start = || start(endpoint, protocol).map(|started| (started.source, started));
-            own.connect(Arc::clone(chain), start).map(|(started, own)| (started, Some(own)))?
-        }
-    };
-    // Registered only now: an unconnected socket counts as hung up, and that sticks.
-    let pending = Pending(Some(sys::register(fd)?));
-    let fd = pending.fd();
-    fd.writable().await?.retain_ready();
-    let socket = SockRef::from(fd);
-    let broken = match socket.take_error()? {
-        None => None,
-        // A refusal has an error of its own: this target has accepted, perhaps answered (perhaps to the end, which
-        // makes it EPIPE), and then reset.
-        Some(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
-            Some(error.kind())
-        }
-        Some(error) => return Err(error.into()),
-    };
+impl Underway {
+    fn new(endpoint: Endpoint, protocol: Protocol, caller: Option<&Caller>) -> Result<Self, DialError> {
+        let Endpoint::Inet(address) = endpoint;
+        let (Started { fd, source }, own) = match caller.filter(|caller| caller.own.may_reach(address.port())) {
+            None => (start(endpoint, protocol)?, None),
+            Some(Caller { own, chain, .. }) => {
+                let start = || start(endpoint, protocol).map(|started| (started.source, started));
+                own.connect(Arc::clone(chain), start).map(|(started, own)| (started, Some(own)))?
+            }
+        };
+        Ok(Self { fd: Pending(Some(fd)), address, source, own })
+    }
+
+    /// Whether it stands already, as it mostly does at once on the way to a container: the kernel does all of it in the
+    /// call. Looked at in a way that takes no error away, and nothing that has come.
+    pub(crate) fn has_arrived(&self) -> bool {
+        let mut look = [PollFd::new(self.fd.fd().as_fd(), PollFlags::POLLOUT)];
+        matches!(poll(&mut look, PollTimeout::ZERO), Ok(1)) && look[0].revents() == Some(PollFlags::POLLOUT)
+    }
+
+    /// The connection, which stands.
+    pub(crate) fn arrived(self) -> Result<Dialed, DialError> {
+        let Self { fd, address, source, own } = self;
+        let fd = Pending(Some(sys::register(fd.succeed())?));
+        complete(fd, address, source, own, None)
+    }
+
+    /// Waits for the connection, without a limit in time but the kernel's.
+    async fn finish(self) -> Result<Dialed, DialError> {
+        let Self { fd, address, source, own } = self;
+        // Registered only now: an unconnected socket counts as hung up, and that sticks.
+        let fd = Pending(Some(sys::register(fd.succeed())?));
+        fd.fd().writable().await?.retain_ready();
+        let broken = match SockRef::from(fd.fd()).take_error()? {
+            None => None,
+            // A refusal has an error of its own: this target has accepted, perhaps answered (perhaps to the end, which
+            // makes it EPIPE), and then reset.
+            Some(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+                Some(error.kind())
+            }
+            Some(error) => return Err(error.into()),
+        };
+        complete(fd, address, source, own, broken)
+    }
+}
+
+fn complete(
+    fd: Pending<AsyncFd<OwnedFd>>,
+    address: SocketAddr,
+    source: SocketAddr,
+    own: Option<OwnSource>,
+    broken: Option<io::ErrorKind>,
+) -> Result<Dialed, DialError> {
     // A target without an address (0.0.0.0, ::) is this host by another, which only the kernel knows.
-    let target = if address.ip().is_unspecified() { peer_address(&socket)? } else { address };
+    let target = if address.ip().is_unspecified() { peer_address(&SockRef::from(fd.fd()))? } else { address };
     if source.ip() == target.ip() && source.port() == target.port() {
         // The kernel has picked the very port that was dialled and connected the socket to itself: nobody
         // listens there. The reset leaves no TIME_WAIT in the way of who wants to.
         return Err(DialError::Refused);
     }
-    Ok(Dialed { fd: pending.succeed(), source, target, broken, own })
+    Ok(Dialed { fd: fd.succeed(), source, target, broken, own })
 }
 
 /// What `socket` wants to be told for a stream protocol.

@@ -13,15 +13,18 @@ use nix::libc;
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
 
 use super::dial::local_address;
 use super::{ListenerEvent, MappingLinks, gate, serve};
 use crate::forward::context::ListenerContext;
 use crate::forward::pressure::Limit;
+use crate::forward::registry::Registry;
 use crate::forward::relay::Leg;
 use crate::forward::sys;
+use crate::model::event::CloseReason;
+use crate::model::id::MappingId;
 use crate::model::mapping::Protocol;
 
 /// How long accepting pauses when descriptors or memory have run out.
@@ -52,7 +55,7 @@ enum Verdict {
 pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc<MappingLinks>) {
     let Listener { fd, bound, protocol, closed } = listener;
     let port = links.own.listen(bound.port());
-    let mut connections = JoinSet::new();
+    let connections = Connections::new(&context, bound.port());
     let mut pause: Option<Instant> = None;
     {
         let drain = context.drain.cancelled();
@@ -61,14 +64,13 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
             tokio::select! {
                 biased;
                 () = &mut drain => break,
-                Some(ended) = connections.join_next() => note(ended),
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
                 accepted = accept(&fd), if pause.is_none() => match accepted {
                     Ok((socket, client)) => {
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
                         // The client may be gone already, which is not this listener's fault.
                         if let Ok((leg, local)) = leg(socket, local, protocol) {
-                            open(leg, client, local, protocol, &context, &links, &mut connections);
+                            open(leg, client, local, protocol, &context, &links, &connections);
                         }
                     }
                     Err(error) => match Verdict::of(&error) {
@@ -84,7 +86,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                             let text = format!("the listening socket on {bound} has failed: {error}");
                             // When the queue is full, the end of `closed` is found with the next event.
                             let _ = links.events.try_send(ListenerEvent::Broken(text));
-                            return drain_rest(connections).await;
+                            return connections.ended().await;
                         }
                     }
                 },
@@ -94,12 +96,40 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     drop(fd);
     drop(port);
     drop(closed);
-    drain_rest(connections).await;
+    connections.ended().await;
 }
 
-async fn drain_rest(mut connections: JoinSet<()>) {
-    while let Some(ended) = connections.join_next().await {
-        note(ended);
+/// The tasks of a listener's connections. None tells of its end, which would wake the listener for each; a panic is
+/// told by the registry.
+#[derive(Debug)]
+struct Connections {
+    tasks: TaskTracker,
+    registry: Arc<Registry>,
+    mapping: MappingId,
+    port: u16,
+}
+
+impl Connections {
+    fn new(context: &ListenerContext, port: u16) -> Self {
+        let (registry, mapping) = (Arc::clone(&context.registry), context.meter.id());
+        Self { tasks: TaskTracker::new(), registry, mapping, port }
+    }
+
+    /// Waits until the last one has ended.
+    async fn ended(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// A listener that goes before its connections has not ended in order, nor do they.
+impl Drop for Connections {
+    fn drop(&mut self) {
+        if !self.tasks.is_empty() {
+            self.registry.kill_where(CloseReason::Fault, |record| {
+                (record.mapping.id(), record.listener.port()) == (self.mapping, self.port)
+            });
+        }
     }
 }
 
@@ -128,27 +158,18 @@ fn open(
     protocol: Protocol,
     context: &ListenerContext,
     links: &Arc<MappingLinks>,
-    connections: &mut JoinSet<()>,
+    connections: &Connections,
 ) {
     let route = Arc::clone(&context.route.borrow());
     let connection = context.registry.open(&context.meter, protocol, client, local, context.target(&route).1);
     match gate::admit(client, &route, context, links) {
         Ok(admitted) => {
-            connections.spawn(serve(connection, leg, admitted, context.route.clone()));
+            connections.tasks.spawn(serve(connection, leg, admitted, context.route.clone()));
         }
         Err(reason) => {
             drop(leg);
             connection.close(reason, None);
         }
-    }
-}
-
-/// A connection's task has ended; a panic is its fault alone.
-fn note(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "the task of a connection has panicked; that connection alone has ended");
     }
 }
 

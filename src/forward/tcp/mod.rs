@@ -12,7 +12,7 @@ pub mod dial;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use self::dial::{Caller, DialError, Dialed, Endpoint};
+use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
@@ -102,8 +102,10 @@ async fn converse(
     if let Some(hook) = admitted.links.hook {
         hook(record);
     }
-    // Apart, so that a connection that stands does not keep the room that dialling takes.
-    let reached = Box::pin(reach(record, &client, admitted, route)).await;
+    let reached = match set_out(record, &client, admitted, route) {
+        SetOut::Over(reached) => reached,
+        SetOut::Underway(reaching) => reaching.await,
+    };
     match reached {
         Ok(Reached { target: Dialed { fd, source, target, broken, own }, client_broken }) => {
             connection.connected(source, target);
@@ -126,20 +128,47 @@ struct Reached {
     client_broken: Option<io::ErrorKind>,
 }
 
-/// Dials the target, unless the client goes, or the mapping's target, or the connection is killed.
+/// How dialling has begun.
+enum SetOut<'a> {
+    /// The target has answered at once.
+    Over(Result<Reached, Outcome>),
+    /// It is waited for. Apart, so that a connection that stands does not keep the room that waiting takes.
+    Underway(Pin<Box<dyn Future<Output = Result<Reached, Outcome>> + Send + 'a>>),
+}
+
+/// Sets out to the target. One on this host or in a container has mostly answered when this returns.
+fn set_out<'a>(
+    record: &'a Record,
+    client: &'a Leg,
+    admitted: &'a Admitted,
+    route: watch::Receiver<Arc<Route>>,
+) -> SetOut<'a> {
+    let started = Instant::now();
+    match dial::set_out(&admitted.targets, admitted.protocol, &admitted.caller) {
+        Ok(attempt) if attempt.has_arrived() => {
+            let dialed = admitted.settle(record, attempt.arrived(), started, &route.borrow());
+            SetOut::Over(dialed.map(|target| Reached { target, client_broken: None }))
+        }
+        first => SetOut::Underway(Box::pin(reach(record, client, admitted, route, first, started))),
+    }
+}
+
+/// Waits for the target, unless the client goes, or the mapping's target, or the connection is killed.
 async fn reach(
     record: &Record,
     client: &Leg,
     admitted: &Admitted,
     mut route: watch::Receiver<Arc<Route>>,
+    first: Result<Underway, DialError>,
+    started: Instant,
 ) -> Result<Reached, Outcome> {
-    let started = Instant::now();
-    let mut dialing = pin!(dial::dial(&admitted.targets, admitted.protocol, admitted.connect_within, &admitted.caller));
+    let Admitted { targets, protocol, connect_within, caller, .. } = admitted;
+    let mut dialing = pin!(dial::dial(first, targets, *protocol, *connect_within, caller));
     let mut client_broken = None;
     let dialed = loop {
         tokio::select! {
             biased;
-            () = record.kill.cancelled() => return Err(Outcome::killed(record)),
+            () = record.kill.heard() => return Err(Outcome::killed(record)),
             // What it has sent before its reset, be it its end alone, is still for the target.
             error = client.failed(), if client_broken.is_none() => {
                 if !client.has_unread() && !relay::is_after_end(&error) {
@@ -155,34 +184,46 @@ async fn reach(
             dialed = &mut dialing => break dialed,
         }
     };
-    let took = started.elapsed();
-    match dialed {
-        Ok(Dialed { target, .. }) if admitted.has_lost(target.ip(), &route.borrow()) => {
-            Err(CloseReason::TargetUnreachable.into())
-        }
-        Ok(target) => {
-            record.mapping.attempted(LastOutcome::Ok, took);
-            admitted.links.prefer(target.target.ip());
-            Ok(Reached { target, client_broken })
-        }
-        Err(error) => {
-            record.mapping.attempted(error.outcome(), took);
-            admitted.links.dial_failed(record.mapping.id());
-            Err(match error {
-                DialError::Refused => CloseReason::TargetRefused.into(),
-                DialError::Unreachable(_) => CloseReason::TargetUnreachable.into(),
-                DialError::Timeout => CloseReason::ConnectTimeout.into(),
-                DialError::Exhausted(_) => {
-                    admitted.links.pressure.press(Limit::OutOfDescriptors);
-                    CloseReason::Limit.into()
-                }
-                DialError::Other(error) => Outcome::error("cannot connect to the target", &error),
-            })
-        }
-    }
+    let dialed = admitted.settle(record, dialed, started, &route.borrow());
+    dialed.map(|target| Reached { target, client_broken })
 }
 
 impl Admitted {
+    /// What came of dialling, noted for who asks how the target does.
+    fn settle(
+        &self,
+        record: &Record,
+        dialed: Result<Dialed, DialError>,
+        started: Instant,
+        route: &Route,
+    ) -> Result<Dialed, Outcome> {
+        let took = started.elapsed();
+        match dialed {
+            Ok(Dialed { target, .. }) if self.has_lost(target.ip(), route) => {
+                Err(CloseReason::TargetUnreachable.into())
+            }
+            Ok(target) => {
+                record.mapping.attempted(LastOutcome::Ok, took);
+                self.links.prefer(target.target.ip());
+                Ok(target)
+            }
+            Err(error) => {
+                record.mapping.attempted(error.outcome(), took);
+                self.links.dial_failed(record.mapping.id());
+                Err(match error {
+                    DialError::Refused => CloseReason::TargetRefused.into(),
+                    DialError::Unreachable(_) => CloseReason::TargetUnreachable.into(),
+                    DialError::Timeout => CloseReason::ConnectTimeout.into(),
+                    DialError::Exhausted(_) => {
+                        self.links.pressure.press(Limit::OutOfDescriptors);
+                        CloseReason::Limit.into()
+                    }
+                    DialError::Other(error) => Outcome::error("cannot connect to the target", &error),
+                })
+            }
+        }
+    }
+
     /// Whether `address` may have become somebody else's since: it was the container's, and is no more. What was written
     /// as an address, and what a DNS name has meant, is not given away like that.
     fn has_lost(&self, address: IpAddr, route: &Route) -> bool {

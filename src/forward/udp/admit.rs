@@ -88,7 +88,7 @@ impl Listener {
         if let Some(hook) = self.context.hook {
             hook(record.record());
         }
-        let kill = record.record().kill.clone();
+        let watched_record = Arc::clone(record.record());
         let flow = Flow::new(dialled, record, self.route, permit);
         let id = self.table.insert(key, flow, now);
         let watched = match (&self.poller, self.table.get_mut(id)) {
@@ -103,7 +103,7 @@ impl Listener {
             self.kill(id, CloseReason::MappingRemoved);
         }
         self.kills.push(Box::pin(async move {
-            kill.cancelled_owned().await;
+            watched_record.kill.heard().await;
             id
         }));
         Ok(id)

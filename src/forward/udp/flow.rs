@@ -271,8 +271,8 @@ impl Flow {
         let Self { socket, record, _permit: permit, .. } = self;
         drop(socket);
         drop(permit);
-        // Its watcher has waited for this token, and goes.
-        record.record().kill.cancel();
+        // Its watcher goes.
+        record.record().kill.release();
         record.close(reason, error);
     }
 
