@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -178,9 +177,10 @@ struct Traffic {
 /// What of a connection changes while it is open. Its age does so all the time and is no news.
 #[derive(PartialEq)]
 struct Said {
-    counts: (u64, u64, Option<u64>, Option<u64>),
+    counts: (u64, u64, u64, u64),
     state: (ConnectionState, Option<Side>),
-    target_leg: (Option<SocketAddr>, Option<SocketAddr>),
+    /// It comes once, and stays.
+    has_target_leg: bool,
 }
 
 impl Traffic {
@@ -247,9 +247,9 @@ impl Said {
     fn of(connection: &Connection) -> Self {
         let Connection { bytes_in, bytes_out, datagrams_in, datagrams_out, .. } = connection;
         Self {
-            counts: (*bytes_in, *bytes_out, *datagrams_in, *datagrams_out),
+            counts: (*bytes_in, *bytes_out, datagrams_in.unwrap_or(0), datagrams_out.unwrap_or(0)),
             state: (connection.state, connection.closed_side),
-            target_leg: (connection.source, connection.target_address),
+            has_target_leg: connection.source.is_some(),
         }
     }
 }

@@ -84,8 +84,8 @@ impl ListenerContext {
     }
 
     /// The target's port for connections of this socket, and the target as written with it.
-    pub fn target(&self, route: &Route) -> (u16, String) {
+    pub fn target(&self, route: &Route) -> (u16, Arc<str>) {
         let port = self.target_port(route);
-        (port, format!("{}:{port}", route.config.mapping.target.host))
+        (port, format!("{}:{port}", route.config.mapping.target.host).into())
     }
 }

@@ -64,7 +64,7 @@ pub struct Record {
     /// The address that the client dialled.
     pub listener: SocketAddr,
     /// The target as written, with this connection's port.
-    pub target: String,
+    pub target: Arc<str>,
     /// What it carried.
     pub counters: Counters,
     /// Whether somebody wants to see its bytes: then they are copied.
@@ -81,7 +81,8 @@ pub struct Record {
     state: AtomicU8,
     /// What the client and the target have said first.
     said: [OnceLock<Said>; 2],
-    end: OnceLock<End>,
+    /// Apart, since those that stand have none.
+    end: OnceLock<Box<End>>,
 }
 
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl Registry {
         protocol: Protocol,
         client: SocketAddr,
         listener: SocketAddr,
-        target: String,
+        target: Arc<str>,
     ) -> OpenConnection {
         let record = Arc::new(Record {
             id: ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed)),
@@ -280,7 +281,7 @@ impl Registry {
     }
 
     fn close(&self, record: &Arc<Record>, reason: CloseReason, error: Option<SafeText>) {
-        if record.end.set(End { at: Instant::now(), reason, error }).is_err() {
+        if record.end.set(Box::new(End { at: Instant::now(), reason, error })).is_err() {
             return;
         }
         record.state.store(CLOSED, Ordering::Relaxed);
@@ -443,7 +444,7 @@ impl Record {
             client: self.client,
             listener: self.listener,
             source: self.target_leg.get().map(|leg| leg.0),
-            target: self.target.clone(),
+            target: self.target.to_string(),
             target_address: self.target_leg.get().map(|leg| leg.1),
             state,
             closed_side,

@@ -54,59 +54,84 @@ impl Timeouts {
     }
 }
 
-/// Relays until the connection has ended or is killed. Both sockets are closed when this returns.
-pub(crate) async fn run(legs: [Leg; 2], connection: &OpenConnection, timeouts: Timeouts, pipes: &PipePool) -> Outcome {
-    let record = connection.record();
-    let outcome = tokio::select! {
-        biased;
-        () = record.kill.heard() => Outcome::killed(record),
-        outcome = relay(&legs, connection, timeouts, pipes) => outcome,
-    };
-    if outcome.reason == CloseReason::Finished {
-        legs.into_iter().for_each(Leg::finish);
-    } else {
-        // A reset throws away what is still queued here; it was counted when the socket took it.
-        Box::pin(leg::silence(legs.each_ref())).await;
-        let [client, target] = legs;
-        record.counters.take_back(Direction::In, target.reset());
-        record.counters.take_back(Direction::Out, client.reset());
+/// Relays until the connection has ended or is killed.
+// Not an `async fn`: the future of one keeps each argument twice, and there is one for each connection.
+pub(crate) fn run<'a>(
+    legs: &'a [Leg; 2],
+    connection: &'a OpenConnection,
+    timeouts: &'a Timeouts,
+    pipes: &'a PipePool,
+) -> impl Future<Output = Outcome> + Send + use<'a> {
+    let mut relay = Relay::new(legs, connection, timeouts, pipes);
+    // A leg that was broken before tells no error any more: only an end, which would be taken for its peer's.
+    for (side, leg) in [Side::Client, Side::Target].into_iter().zip(legs) {
+        if let Some(kind) = leg.broken() {
+            relay.break_at(side, kind.into());
+        }
     }
-    outcome
+    async move {
+        let end = poll_fn(|cx| relay.poll(cx)).await;
+        let broken = relay.broken.take();
+        relay.let_go();
+        match (end, broken) {
+            (End::Killed, _) => Outcome::killed(connection.record()),
+            (End::TimedOut(reason), None) => Outcome::from(reason),
+            (_, None) if is_all_delivered(legs.each_ref()) => CloseReason::Finished.into(),
+            // What waits for delivery has room of its own: few do.
+            (end, broken) => Box::pin(conclude(legs, connection, timeouts, end, broken)).await,
+        }
+    }
 }
 
-async fn relay(legs: &[Leg; 2], connection: &OpenConnection, timeouts: Timeouts, pipes: &PipePool) -> Outcome {
-    let (end, broken) = {
-        let mut relay = Relay::new(legs, connection, timeouts, pipes);
-        // A leg that was broken before tells no error any more: only an end, which would be taken for its peer's.
-        for (side, leg) in [Side::Client, Side::Target].into_iter().zip(legs) {
-            if let Some(kind) = leg.broken() {
-                relay.break_at(side, kind.into());
-            }
-        }
-        let end = poll_fn(|cx| relay.poll(cx)).await;
-        (end, relay.broken.take())
-    };
-    // What waits for delivery has room of its own: few do, and all others would pay for it while they are open.
+/// Waits until what was sent is delivered, as far as it is owed that, and says how the connection has ended.
+async fn conclude(
+    legs: &[Leg; 2],
+    connection: &OpenConnection,
+    timeouts: &Timeouts,
+    end: End,
+    broken: Option<(Side, io::Error)>,
+) -> Outcome {
+    let record = connection.record();
     let [client, target] = legs;
-    match (end, broken) {
-        (End::TimedOut(reason), None) => Outcome::from(reason),
-        (_, None) if is_all_delivered([client, target]) => CloseReason::Finished.into(),
-        // Both ends are sent, but a byte counts when its destination has it, and a reset may still come instead.
-        (_, None) => match Box::pin(all_delivered([client, target], timeouts.half_close, connection)).await {
-            Ok(()) => Outcome::from(CloseReason::Finished),
-            Err((side, error)) => {
-                Box::pin(delivered(if side == Side::Client { target } else { client }, DELIVERY)).await;
+    let delivery = async {
+        match (end, broken) {
+            // Both ends are sent, but a byte counts when its destination has it, and a reset may still come instead.
+            (_, None) => match all_delivered([client, target], timeouts.half_close, connection).await {
+                Ok(()) => Outcome::from(CloseReason::Finished),
+                Err((side, error)) => {
+                    delivered(if side == Side::Client { target } else { client }, DELIVERY).await;
+                    Outcome::broken(side, &error)
+                }
+            },
+            (end, Some((side, error))) => {
+                if matches!(end, End::Drained) {
+                    let other = if side == Side::Client { target } else { client };
+                    delivered(other, timeouts.delivery(&error)).await;
+                }
                 Outcome::broken(side, &error)
             }
-        },
-        (end, Some((side, error))) => {
-            if matches!(end, End::Drained) {
-                let other = if side == Side::Client { target } else { client };
-                Box::pin(delivered(other, timeouts.delivery(&error))).await;
-            }
-            Outcome::broken(side, &error)
         }
+    };
+    tokio::select! {
+        biased;
+        () = record.kill.heard() => Outcome::killed(record),
+        outcome = delivery => outcome,
     }
+}
+
+/// Closes both sockets in order: what was sent is still delivered, then the ends.
+pub(crate) fn finish(legs: [Leg; 2]) {
+    legs.into_iter().for_each(Leg::finish);
+}
+
+/// Resets both sockets. What is still queued in them is thrown away by that; it was counted when they took it, and is
+/// taken back.
+pub(crate) async fn reset(legs: [Leg; 2], connection: &OpenConnection) {
+    leg::silence(legs.each_ref()).await;
+    let [client, target] = legs;
+    let counters = &connection.record().counters;
+    counters.take_back(Direction::In, target.reset());
+    counters.take_back(Direction::Out, client.reset());
 }
 
 /// Why moving bytes has stopped.
@@ -118,6 +143,8 @@ enum End {
     Drained,
     /// Nothing moved for too long.
     TimedOut(CloseReason),
+    /// Somebody wants it to end.
+    Killed,
 }
 
 /// One direction.
@@ -131,7 +158,7 @@ struct Relay<'a> {
     client: &'a Leg,
     target: &'a Leg,
     connection: &'a OpenConnection,
-    timeouts: Timeouts,
+    timeouts: &'a Timeouts,
     pipes: &'a PipePool,
     inward: Flow,
     outward: Flow,
@@ -156,8 +183,7 @@ type Failing<'a> = Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>;
 /// However it ends, pipes go back to their pool.
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
-        self.inward.path.discard(self.pipes);
-        self.outward.path.discard(self.pipes);
+        self.let_go();
     }
 }
 
@@ -165,7 +191,7 @@ impl<'a> Relay<'a> {
     fn new(
         [client, target]: &'a [Leg; 2],
         connection: &'a OpenConnection,
-        timeouts: Timeouts,
+        timeouts: &'a Timeouts,
         pipes: &'a PipePool,
     ) -> Self {
         Self {
@@ -189,6 +215,9 @@ impl<'a> Relay<'a> {
 
     /// Moves bytes both ways, turn by turn, until neither can or the end has come.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.connection.record().kill.poll_heard(cx).is_ready() {
+            return Poll::Ready(End::Killed);
+        }
         if !self.is_kept_alive && self.connection.record().is_lasting() {
             self.keep_alive();
         }
@@ -272,6 +301,14 @@ impl<'a> Relay<'a> {
             Poll::Ready(Err(Failure::Destination(error))) => self.break_at(other, error),
         }
         Poll::Ready(())
+    }
+
+    /// Forgets what is unsent, and waits for nothing.
+    fn let_go(&mut self) {
+        self.inward.path.discard(self.pipes);
+        self.outward.path.discard(self.pipes);
+        self.failures = [None, None];
+        (self.timer, self.vigil) = (None, Vigil::default());
     }
 
     /// Has silent peers probed, but for one that has ended. It takes calls that a connection which ends soon is spared.

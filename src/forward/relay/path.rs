@@ -26,8 +26,8 @@ pub(crate) enum Allowed {
 #[derive(Debug, Default)]
 pub(super) struct Path {
     copy: CopyPath,
-    /// While it splices.
-    splice: Option<SplicePath>,
+    /// While it splices. Apart, since most never do.
+    splice: Option<Box<SplicePath>>,
     pace: Pace,
 }
 
@@ -59,7 +59,7 @@ impl Path {
             self.pace.copied(received);
         }
         if self.pace.is_bulk() && allowed == Allowed::Any && self.copy.is_empty() {
-            self.splice = Some(SplicePath::default());
+            self.splice = Some(Box::default());
             self.pace.restart();
             pool.count_to_splice();
         }
@@ -68,7 +68,7 @@ impl Path {
 
     /// Whether nothing waits for the destination.
     pub(super) fn is_empty(&self) -> bool {
-        self.copy.is_empty() && self.splice.as_ref().is_none_or(SplicePath::is_empty)
+        self.copy.is_empty() && self.splice.as_ref().is_none_or(|splice| splice.is_empty())
     }
 
     /// What the source has said first, once. It is copied, whatever comes after it.

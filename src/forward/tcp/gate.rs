@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::dial::Caller;
-use super::{Admitted, ListenerEvent, MappingLinks};
+use super::{Admitted, Errand, ListenerEvent, MappingLinks};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::own::Chain;
 use crate::forward::pressure::Limit;
@@ -22,7 +22,7 @@ pub(super) fn admit(
     route: &Route,
     context: &ListenerContext,
     links: &Arc<MappingLinks>,
-) -> Result<Admitted, CloseReason> {
+) -> Result<(Admitted, Box<Errand>), CloseReason> {
     let config = &route.config;
     let chain = chain(client, context, links)?;
     let Addresses::Known(addresses) = &route.addresses else { return Err(CloseReason::TargetUnreachable) };
@@ -34,17 +34,20 @@ pub(super) fn admit(
         links.pressure.press(Limit::Descriptors(context.descriptors.usage().1));
         CloseReason::Limit
     })?;
-    Ok(Admitted {
-        links: Arc::clone(links),
+    let errand = Errand {
         caller: Caller { own: Arc::clone(&links.own), chain, descriptors: Arc::clone(&context.descriptors) },
         targets: links.in_order(addresses, context.target_port(route)),
         is_container: config.mapping.target.host.is_container(),
         protocol: config.mapping.protocol,
         connect_within: config.connect_timeout,
+    };
+    let admitted = Admitted {
+        links: Arc::clone(links),
         timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },
         _place: place,
         _descriptors: descriptors,
-    })
+    };
+    Ok((admitted, Box::new(errand)))
 }
 
 /// The client's way here, continued by this mapping; refused when it has been here before.

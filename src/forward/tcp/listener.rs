@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::dial::local_address;
 use super::{ListenerEvent, MappingLinks, gate, serve};
-use crate::forward::context::ListenerContext;
+use crate::forward::context::{ListenerContext, Route};
 use crate::forward::pressure::Limit;
 use crate::forward::registry::Registry;
 use crate::forward::relay::Leg;
@@ -56,6 +56,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     let Listener { fd, bound, protocol, closed } = listener;
     let port = links.own.listen(bound.port());
     let connections = Connections::new(&context, bound.port());
+    let mut target = TargetText::default();
     let mut pause: Option<Instant> = None;
     {
         let drain = context.drain.cancelled();
@@ -70,7 +71,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
                         // The client may be gone already, which is not this listener's fault.
                         if let Ok((leg, local)) = leg(socket, local, protocol) {
-                            open(leg, client, local, protocol, &context, &links, &connections);
+                            open(leg, client, local, protocol, &context, &links, &mut target, &connections);
                         }
                     }
                     Err(error) => match Verdict::of(&error) {
@@ -97,6 +98,23 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     drop(port);
     drop(closed);
     connections.ended().await;
+}
+
+/// The target as written, made anew when the route changes.
+#[derive(Debug, Default)]
+struct TargetText(Option<(Arc<Route>, Arc<str>)>);
+
+impl TargetText {
+    fn of(&mut self, route: &Arc<Route>, context: &ListenerContext) -> Arc<str> {
+        match &self.0 {
+            Some((of, text)) if Arc::ptr_eq(of, route) => Arc::clone(text),
+            _ => {
+                let text = context.target(route).1;
+                self.0 = Some((Arc::clone(route), Arc::clone(&text)));
+                text
+            }
+        }
+    }
 }
 
 /// The tasks of a listener's connections. None tells of its end, which would wake the listener for each; a panic is
@@ -158,13 +176,15 @@ fn open(
     protocol: Protocol,
     context: &ListenerContext,
     links: &Arc<MappingLinks>,
+    target: &mut TargetText,
     connections: &Connections,
 ) {
     let route = Arc::clone(&context.route.borrow());
-    let connection = context.registry.open(&context.meter, protocol, client, local, context.target(&route).1);
+    let target = target.of(&route, context);
+    let connection = context.registry.open(&context.meter, protocol, client, local, target);
     match gate::admit(client, &route, context, links) {
-        Ok(admitted) => {
-            connections.tasks.spawn(serve(connection, leg, admitted, context.route.clone()));
+        Ok((admitted, errand)) => {
+            connections.tasks.spawn(serve(connection, leg, admitted, errand, context.route.clone()));
         }
         Err(reason) => {
             drop(leg);

@@ -24,7 +24,7 @@ use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
-use super::own::OwnConnections;
+use super::own::{OwnConnections, OwnSource};
 use super::pressure::{Limit, Pressure};
 use super::registry::{OpenConnection, Record};
 use super::relay::{self, Leg, Outcome, PipePool, Timeouts};
@@ -66,58 +66,80 @@ pub(crate) enum ListenerEvent {
     SelfForwarding(String),
 }
 
-/// Everything that a connection takes along; given back when it has ended.
+/// What a connection holds until it has ended.
 #[derive(Debug)]
 struct Admitted {
     links: Arc<MappingLinks>,
+    timeouts: Timeouts,
+    _place: Place,
+    _descriptors: DescriptorPermit,
+}
+
+/// What it takes to reach the target; of no use once the target is reached.
+#[derive(Debug)]
+struct Errand {
     caller: Caller,
     targets: Vec<Endpoint>,
     /// Whether the target is a container, whose addresses come and go.
     is_container: bool,
     protocol: Protocol,
     connect_within: Duration,
-    timeouts: Timeouts,
-    _place: Place,
-    _descriptors: DescriptorPermit,
 }
 
 /// One of a mapping's `max_connections`.
 #[derive(Debug)]
 struct Place(Arc<MappingLinks>);
 
-/// Dials the target and relays until the end. Returns when both sockets are closed.
-async fn serve(connection: OpenConnection, client: Leg, admitted: Admitted, route: watch::Receiver<Arc<Route>>) {
-    let outcome = converse(&connection, client, &admitted, route).await;
+/// Dials the target and relays until the end. Completes when both sockets are closed.
+// Not an `async fn`: the future of one keeps each argument twice, and there is one for each connection.
+fn serve(
+    connection: OpenConnection,
+    client: Leg,
+    admitted: Admitted,
+    errand: Box<Errand>,
+    route: watch::Receiver<Arc<Route>>,
+) -> impl Future<Output = ()> + Send + use<> {
+    async move {
+        if let Some(hook) = admitted.links.hook {
+            hook(connection.record());
+        }
+        let reached = match set_out(connection.record(), &client, &admitted.links, errand, route) {
+            SetOut::Over(reached) => reached,
+            SetOut::Underway(reaching) => reaching.await,
+        };
+        let standing = match Standing::new(reached, client, &connection) {
+            Ok(standing) => standing,
+            Err(outcome) => return end(connection, admitted, outcome),
+        };
+        let outcome = relay::run(&standing.legs, &connection, &admitted.timeouts, &admitted.links.pipes).await;
+        let Standing { legs, own } = standing;
+        if outcome.reason == CloseReason::Finished {
+            relay::finish(legs);
+        } else {
+            Box::pin(relay::reset(legs, &connection)).await;
+        }
+        drop(own);
+        end(connection, admitted, outcome);
+    }
+}
+
+fn end(connection: OpenConnection, admitted: Admitted, outcome: Outcome) {
     drop(admitted);
     connection.close(outcome.reason, outcome.error);
 }
 
-async fn converse(
-    connection: &OpenConnection,
-    client: Leg,
-    admitted: &Admitted,
-    route: watch::Receiver<Arc<Route>>,
-) -> Outcome {
-    let record = connection.record();
-    if let Some(hook) = admitted.links.hook {
-        hook(record);
-    }
-    let reached = match set_out(record, &client, admitted, route) {
-        SetOut::Over(reached) => reached,
-        SetOut::Underway(reaching) => reaching.await,
-    };
-    match reached {
-        Ok(Reached { target: Dialed { fd, source, target, broken, own }, client_broken }) => {
-            connection.connected(source, target);
-            let legs = [client.broken_by(client_broken), Leg::from_registered(fd, admitted.protocol).broken_by(broken)];
-            let outcome = relay::run(legs, connection, admitted.timeouts, &admitted.links.pipes).await;
-            drop(own);
-            outcome
-        }
-        Err(outcome) => {
-            drop(client);
-            outcome
-        }
+/// A connection with both of its legs.
+struct Standing {
+    legs: [Leg; 2],
+    own: Option<OwnSource>,
+}
+
+impl Standing {
+    fn new(reached: Result<Reached, Outcome>, client: Leg, connection: &OpenConnection) -> Result<Self, Outcome> {
+        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken } = reached?;
+        connection.connected(source, target);
+        let target = Leg::from_registered(fd, connection.record().protocol()).broken_by(broken);
+        Ok(Self { legs: [client.broken_by(client_broken), target], own })
     }
 }
 
@@ -140,16 +162,17 @@ enum SetOut<'a> {
 fn set_out<'a>(
     record: &'a Record,
     client: &'a Leg,
-    admitted: &'a Admitted,
+    links: &'a MappingLinks,
+    errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> SetOut<'a> {
     let started = Instant::now();
-    match dial::set_out(&admitted.targets, admitted.protocol, &admitted.caller) {
+    match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
         Ok(attempt) if attempt.has_arrived() => {
-            let dialed = admitted.settle(record, attempt.arrived(), started, &route.borrow());
+            let dialed = errand.settle(attempt.arrived(), record, links, started, &route.borrow());
             SetOut::Over(dialed.map(|target| Reached { target, client_broken: None }))
         }
-        first => SetOut::Underway(Box::pin(reach(record, client, admitted, route, first, started))),
+        first => SetOut::Underway(Box::pin(reach(record, client, links, errand, route, first, started))),
     }
 }
 
@@ -157,12 +180,13 @@ fn set_out<'a>(
 async fn reach(
     record: &Record,
     client: &Leg,
-    admitted: &Admitted,
+    links: &MappingLinks,
+    errand: Box<Errand>,
     mut route: watch::Receiver<Arc<Route>>,
     first: Result<Underway, DialError>,
     started: Instant,
 ) -> Result<Reached, Outcome> {
-    let Admitted { targets, protocol, connect_within, caller, .. } = admitted;
+    let Errand { targets, protocol, connect_within, caller, .. } = &*errand;
     let mut dialing = pin!(dial::dial(first, targets, *protocol, *connect_within, caller));
     let mut client_broken = None;
     let dialed = loop {
@@ -178,22 +202,23 @@ async fn reach(
             }
             // Our first packet may have been lost with a container that was stopped just then. Sent again, it would be
             // answered by whoever has the address by now.
-            Ok(()) = route.changed() => if admitted.has_lost_all(&route.borrow_and_update()) {
+            Ok(()) = route.changed() => if errand.has_lost_all(&route.borrow_and_update()) {
                 return Err(CloseReason::TargetUnreachable.into());
             },
             dialed = &mut dialing => break dialed,
         }
     };
-    let dialed = admitted.settle(record, dialed, started, &route.borrow());
+    let dialed = errand.settle(dialed, record, links, started, &route.borrow());
     dialed.map(|target| Reached { target, client_broken })
 }
 
-impl Admitted {
+impl Errand {
     /// What came of dialling, noted for who asks how the target does.
     fn settle(
         &self,
-        record: &Record,
         dialed: Result<Dialed, DialError>,
+        record: &Record,
+        links: &MappingLinks,
         started: Instant,
         route: &Route,
     ) -> Result<Dialed, Outcome> {
@@ -204,18 +229,18 @@ impl Admitted {
             }
             Ok(target) => {
                 record.mapping.attempted(LastOutcome::Ok, took);
-                self.links.prefer(target.target.ip());
+                links.prefer(target.target.ip());
                 Ok(target)
             }
             Err(error) => {
                 record.mapping.attempted(error.outcome(), took);
-                self.links.dial_failed(record.mapping.id());
+                links.dial_failed(record.mapping.id());
                 Err(match error {
                     DialError::Refused => CloseReason::TargetRefused.into(),
                     DialError::Unreachable(_) => CloseReason::TargetUnreachable.into(),
                     DialError::Timeout => CloseReason::ConnectTimeout.into(),
                     DialError::Exhausted(_) => {
-                        self.links.pressure.press(Limit::OutOfDescriptors);
+                        links.pressure.press(Limit::OutOfDescriptors);
                         CloseReason::Limit.into()
                     }
                     DialError::Other(error) => Outcome::error("cannot connect to the target", &error),

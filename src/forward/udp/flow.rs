@@ -344,7 +344,7 @@ mod tests {
         };
         let meter = MappingMeter::new(MappingId(1), Arc::new(MappingConfig::new("test", mapping)));
         let client = SocketAddr::from(([127, 0, 0, 1], 9));
-        let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".to_owned());
+        let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".into());
         let permit = DescriptorBudget::new(1).take(1).unwrap();
         (target, Flow::new(dial(address).unwrap(), record, 0, permit), meter)
     }
