@@ -68,10 +68,12 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
             },
         };
         let Some(update) = update else { break };
-        for id in &update.mappings_removed {
-            rows.remove(id);
+        if !is_judged {
+            for id in &update.mappings_removed {
+                rows.remove(id);
+            }
+            rows.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
         }
-        rows.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
         match printer.print(&update, &mut traffic) {
             Ok(()) => {}
             Err(error) => return output_failed(error),
@@ -80,6 +82,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
         if let Some(overview) = update.overview.filter(|overview| overview.is_ready && !is_judged) {
             is_judged = true;
             reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.strict);
+            rows = HashMap::new();
         }
         // What failed is said before it ends; unless that was lost, because the reader was too slow.
         is_said |= update.lost > 0 || update.events.iter().any(|event| matches!(event.kind, EventKind::Ready { .. }));

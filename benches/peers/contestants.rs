@@ -190,7 +190,11 @@ impl Contestant {
         let program = self.needs().first().copied().unwrap_or_default();
         Ok(match self {
             Direct => Vec::new(),
-            Portolan => vec![portolan_line(plan, portolan)],
+            Portolan if plan.listen.count == 1 => vec![portolan_line(plan, portolan)],
+            Portolan => {
+                let path = file(profile(pairs()))?;
+                vec![words(format!("{} run --file {path}", portolan.display()))]
+            }
             DockerProxy => pairs()
                 .flat_map(|(listen, target)| {
                     let protocols: &[&str] = if plan.has_udp { &["tcp", "udp"] } else { &["tcp"] };
@@ -231,12 +235,17 @@ impl Contestant {
 
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-fn portolan_line(plan: Plan, portolan: &Path) -> Vec<String> {
-    let span = |first: u16| match plan.listen.count {
-        1 => first.to_string(),
-        count => format!("{first}-{}", first + count - 1),
+/// Many mappings, each by itself as in a profile that somebody has written, and not one of a range of ports.
+fn profile(pairs: impl Iterator<Item = (u16, u16)>) -> String {
+    let mapping = |(listen, target)| {
+        format!(r#"{{ "name": "port-{listen}", "listen": "[::1]:{listen}", "target": "127.0.0.1:{target}" }}"#)
     };
-    let mapping = format!("[::1]:{}:127.0.0.1:{}", span(plan.listen.first), span(plan.target));
+    let mappings: Vec<_> = pairs.map(mapping).collect();
+    format!(r#"{{ "version": 1, "mappings": [{}] }}"#, mappings.join(","))
+}
+
+fn portolan_line(plan: Plan, portolan: &Path) -> Vec<String> {
+    let mapping = format!("[::1]:{}:127.0.0.1:{}", plan.listen.first, plan.target);
     let mut line = vec![portolan.display().to_string(), "run".to_owned(), "-p".to_owned(), mapping.clone()];
     if plan.has_udp {
         line.extend(["-p".to_owned(), format!("{mapping}/udp")]);

@@ -70,7 +70,8 @@ type Mappings = BTreeMap<MappingId, Entry>;
 /// The engine's hold on a mapping: its task ends when `commands` is dropped.
 #[derive(Clone, Debug)]
 struct Entry {
-    commands: mpsc::Sender<Command>,
+    /// Boxed, since a channel holds room for 32 of them.
+    commands: mpsc::Sender<Box<Command>>,
     handle: Arc<MappingHandle>,
 }
 
@@ -87,7 +88,7 @@ pub(super) struct Shared {
 
 struct Start {
     running: Running,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Box<Command>>,
     handle: Arc<MappingHandle>,
 }
 
@@ -131,7 +132,7 @@ impl Engine {
             let _ = self.starts.send(start).await;
         }
         let (reply, answer) = oneshot::channel();
-        let command = Command::Apply(config, addresses, reply);
+        let command = Box::new(Command::Apply(config, addresses, reply));
         let sent = entry.commands.send(command).await.is_ok();
         match answer.await {
             Ok(status) if sent => status,
@@ -145,7 +146,7 @@ impl Engine {
         let entry = lock(&self.mappings).remove(&id);
         if let Some(Entry { commands, .. }) = entry {
             let (reply, done) = oneshot::channel();
-            if commands.send(Command::Remove(reply)).await.is_ok() {
+            if commands.send(Box::new(Command::Remove(reply))).await.is_ok() {
                 // An error means that its task has ended otherwise, and with it its sockets.
                 let _ = done.await;
             }
@@ -190,7 +191,7 @@ impl Engine {
         let entries = std::mem::take(&mut *lock(&self.mappings));
         for entry in entries.into_values() {
             // A mapping that takes no command has ended already.
-            let _ = entry.commands.send(Command::Shutdown(deadline)).await;
+            let _ = entry.commands.send(Box::new(Command::Shutdown(deadline))).await;
         }
         self.stop.cancel();
         if let Err(error) = self.supervisor.await {
@@ -277,7 +278,7 @@ mod tests {
         let apply = || engine.apply(id, Arc::clone(&config), addresses.clone());
         assert_eq!(apply().await.state, MappingState::Up);
         let commands = lock(&engine.mappings)[&id].commands.clone();
-        commands.send(Command::Panic).await.expect("it runs");
+        commands.send(Box::new(Command::Panic)).await.expect("it runs");
         assert!(matches!(notices.recv().await, Some(Notice::Changed(MappingId(1)))));
         let status = engine.status_of(id).expect("it is known");
         assert_eq!((status.state, status.reason), (MappingState::Failed, Some(StateReason::Fault)));

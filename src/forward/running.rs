@@ -64,7 +64,7 @@ pub(super) struct Running {
     shared: Arc<Shared>,
     handle: Arc<MappingHandle>,
     links: Arc<MappingLinks>,
-    events: mpsc::Receiver<ListenerEvent>,
+    events: mpsc::Receiver<Box<ListenerEvent>>,
     config: Arc<MappingConfig>,
     addresses: Addresses,
     meter: Arc<MappingMeter>,
@@ -140,13 +140,13 @@ impl Running {
     }
 
     /// Runs until removed, shut down or forgotten by the engine.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Box<Command>>) {
         let links = Arc::clone(&self.links);
         let mut addresses = self.handle.addresses.subscribe();
         loop {
             let retry_at = self.retry.map(|retry| retry.at);
             tokio::select! {
-                command = commands.recv() => match command {
+                command = commands.recv() => match command.map(|command| *command) {
                     Some(Command::Apply(config, at, reply)) => {
                         addresses.mark_unchanged();
                         self.apply(config, at).await;
@@ -171,7 +171,7 @@ impl Running {
                     }
                 }
                 Some(event) = self.events.recv() => {
-                    self.heed(event).await;
+                    self.heed(*event).await;
                     self.publish(true);
                 }
                 () = links.pressure.changed() => {

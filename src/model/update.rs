@@ -21,6 +21,9 @@ pub struct Interest {
     pub mappings: bool,
     /// Connection rows, closed ones included.
     pub connections: bool,
+    /// Of local clients, which process it is, in connection rows. It is looked for again and again.
+    #[serde(default)]
+    pub processes: bool,
     /// Events as they happen.
     pub events: bool,
     /// Containers, as the engine tells of them.

@@ -75,7 +75,8 @@ pub(super) struct Service {
     pub(super) registry: Arc<Registry>,
     pub(super) desired: Desired,
     pub(super) profile: Option<OpenedProfile>,
-    pub(super) known: HashMap<MappingId, Known>,
+    /// Boxed, since a table keeps room for many more than it has.
+    pub(super) known: HashMap<MappingId, Box<Known>>,
     pub(super) docker: DockerWatch,
     pub(super) resolver: Resolver,
     dns: watch::Receiver<Arc<DnsTable>>,
@@ -337,12 +338,14 @@ impl Service {
             self.forget_published();
         }
         let snapshot = self.snapshot();
-        if self.subscribers.iter().any(Subscriber::wants_connections) {
+        if self.subscribers.iter().any(Subscriber::wants_processes) {
             self.ask_processes(&snapshot);
         }
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.next_sample() <= now) {
             subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);
         }
+        // The first sample lets events go that were told before it, and takes along as many as go at once.
+        self.flush();
     }
 
     fn snapshot(&self) -> Snapshot {

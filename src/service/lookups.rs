@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tokio::task::spawn_blocking;
 
 use super::core::{Job, Service};
-use super::known::{Holders, Known, Missed};
+use super::known::{Holders, Missed};
 use super::subscribers::{Processes, Snapshot};
 use crate::host;
 use crate::model::event::ConnectionState;
@@ -31,7 +31,7 @@ impl Service {
         if self.lookups.is_asking_holders {
             return;
         }
-        let missed: Vec<Missed> = self.known.values().flat_map(Known::missed).collect();
+        let missed: Vec<Missed> = self.known.values().flat_map(|known| known.missed()).collect();
         if missed.is_empty() {
             return;
         }

@@ -79,7 +79,7 @@ impl Service {
                 (known.config, known.addresses) = (config, addresses);
                 known.set_status(status);
             }
-            None => drop(self.known.insert(entry.id, Known::new(config, addresses, status))),
+            None => drop(self.known.insert(entry.id, Box::new(Known::new(config, addresses, status)))),
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) struct Subscriber {
     seq: u64,
     next_sample: Instant,
     overview: Option<Overview>,
-    mappings: HashMap<MappingId, MappingRow>,
+    mappings: HashMap<MappingId, Box<MappingRow>>,
     connections: HashMap<ConnectionId, Seen>,
     containers: Arc<Vec<Container>>,
     published: Arc<PublishedView>,
@@ -94,9 +94,9 @@ impl Subscriber {
         self.next_sample
     }
 
-    /// Whether it lists connections.
-    pub(crate) fn wants_connections(&self) -> bool {
-        self.interest.connections
+    /// Whether it asks who the local clients are.
+    pub(crate) fn wants_processes(&self) -> bool {
+        self.interest.connections && self.interest.processes
     }
 
     /// Whether it looks at what Docker publishes.
@@ -219,8 +219,8 @@ impl Subscriber {
         let published = if self.interest.published { snapshot.published.mappings.as_slice() } else { &[] };
         let rows = || snapshot.mappings.iter().chain(published);
         for row in rows() {
-            if self.mappings.get(&row.id) != Some(row) {
-                self.mappings.insert(row.id, row.clone());
+            if self.mappings.get(&row.id).is_none_or(|known| **known != *row) {
+                self.mappings.insert(row.id, Box::new(row.clone()));
                 update.mappings.push(row.clone());
             }
         }

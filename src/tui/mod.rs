@@ -94,8 +94,15 @@ pub(crate) trait Surface {
 /// Call it on a thread of its own with its own current-thread runtime (time and I/O enabled).
 pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) -> Result<Outcome, Error> {
     crossterm::style::force_color_output(options.color != ColorMode::None);
-    let interest =
-        Interest { mappings: true, connections: true, events: true, containers: true, published: true, sample_ms: 0 };
+    let interest = Interest {
+        mappings: true,
+        connections: true,
+        processes: true,
+        events: true,
+        containers: true,
+        published: true,
+        sample_ms: 0,
+    };
     let subscription = handle.subscribe(interest).await?;
     let size = crossterm::terminal::size()?;
     let look = Look { ascii: options.ascii, color: options.color, can_browse: effects::can_browse() };

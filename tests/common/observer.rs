@@ -53,8 +53,14 @@ pub fn observe() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let service = Service::start(options);
-        let interest =
-            Interest { mappings: true, connections: true, published: true, sample_ms: 100, ..Interest::default() };
+        let interest = Interest {
+            mappings: true,
+            connections: true,
+            processes: true,
+            published: true,
+            sample_ms: 100,
+            ..Interest::default()
+        };
         let mut updates = service.handle().subscribe(interest).await.expect("it runs");
         while let Some(update) = updates.next().await {
             println!("\nUPDATE {}", serde_json::to_string(&update).expect("it is data"));

@@ -296,9 +296,9 @@ mod tests {
         for (writes, reads, ends) in [(0, 0, false), (1, 0, false), (1, 1, true), (400, 0, false), (400, 30, true)] {
             let (leg, mut peer) = pair();
             let mut stream = TcpStream::from(leg.as_fd().try_clone_to_owned().expect("a descriptor is free"));
-            let written: usize = (0..writes).map_while(|_| stream.write(&[7; 20_000]).ok()).sum();
+            let mut room = vec![7; 20_000];
+            let written: usize = (0..writes).map_while(|_| stream.write(&room).ok()).sum();
             drop(stream);
-            let mut room = vec![0; 20_000];
             let mut received: usize = (0..reads).map(|_| peer.read(&mut room).expect("it is there")).sum();
             if ends {
                 leg.shutdown_write().expect("it stands");

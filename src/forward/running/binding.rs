@@ -109,7 +109,9 @@ impl Running {
                 self.tasks.spawn(async move {
                     let tell = move |trouble| match trouble {
                         // When the queue is full, the next datagram that comes round tells it.
-                        Trouble::Circle(way) => drop(links.events.try_send(ListenerEvent::SelfForwarding(way))),
+                        Trouble::Circle(way) => {
+                            drop(links.events.try_send(Box::new(ListenerEvent::SelfForwarding(way))));
+                        }
                         Trouble::Limit(limit) => links.pressure.press(limit),
                     };
                     let result = udp::serve(socket, context, tell).await;
@@ -117,7 +119,7 @@ impl Running {
                     if let Err(error) = result {
                         let text = format!("the listening socket on {address} has failed: {error}");
                         // When the queue is full, the end of this task tells it with less to say.
-                        let _ = events.try_send(ListenerEvent::Broken(text));
+                        let _ = events.try_send(Box::new(ListenerEvent::Broken(text)));
                     }
                 });
             }

@@ -72,10 +72,8 @@ pub(crate) fn unsent(socket: impl AsFd) -> io::Result<u64> {
 
 /// Breaks a connection off with a reset and keeps the descriptor (connect(2): an address of family `AF_UNSPEC`).
 pub(crate) fn disconnect(socket: impl AsFd) -> io::Result<()> {
-    let nowhere = libc::sockaddr {
-        sa_family: u16::try_from(libc::AF_UNSPEC).unwrap_or_default(),
-        sa_data: Default::default(),
-    };
+    let nowhere =
+        libc::sockaddr { sa_family: u16::try_from(libc::AF_UNSPEC).unwrap_or_default(), sa_data: Default::default() };
     let size = libc::socklen_t::try_from(size_of_val(&nowhere)).unwrap_or_default();
     // SAFETY: the descriptor is open, and the kernel reads at most `size` bytes of what `nowhere` is.
     match unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nowhere, size) } {

@@ -56,7 +56,7 @@ fn chain(client: SocketAddr, context: &ListenerContext, links: &MappingLinks) ->
     let before = links.own.chain_of(client);
     if let Some(circle) = before.as_ref().and_then(|before| before.circle(mapping, context.port)) {
         // When the queue is full, the next round trip through the circle tells it.
-        let _ = links.events.try_send(ListenerEvent::SelfForwarding(circle));
+        let _ = links.events.try_send(Box::new(ListenerEvent::SelfForwarding(circle)));
         return Err(CloseReason::Rejected);
     }
     Ok(Chain::new(mapping, context.port, before))

@@ -55,8 +55,7 @@ enum Verdict {
 pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc<MappingLinks>) {
     let Listener { fd, bound, protocol, closed } = listener;
     let port = links.own.listen(bound.port());
-    let connections = Connections::new(&context, bound.port());
-    let mut target = TargetText::default();
+    let mut connections = Connections::new(&context, bound.port());
     let mut pause: Option<Instant> = None;
     {
         let drain = context.drain.cancelled();
@@ -71,7 +70,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
                         // The client may be gone already, which is not this listener's fault.
                         if let Ok((leg, local)) = leg(socket, local, protocol) {
-                            open(leg, client, local, protocol, &context, &links, &mut target, &connections);
+                            open(leg, client, local, protocol, &context, &links, &mut connections);
                         }
                     }
                     Err(error) => match Verdict::of(&error) {
@@ -86,7 +85,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                             drop(closed);
                             let text = format!("the listening socket on {bound} has failed: {error}");
                             // When the queue is full, the end of `closed` is found with the next event.
-                            let _ = links.events.try_send(ListenerEvent::Broken(text));
+                            let _ = links.events.try_send(Box::new(ListenerEvent::Broken(text)));
                             return connections.ended().await;
                         }
                     }
@@ -122,6 +121,7 @@ impl TargetText {
 #[derive(Debug)]
 struct Connections {
     tasks: TaskTracker,
+    target: TargetText,
     registry: Arc<Registry>,
     mapping: MappingId,
     port: u16,
@@ -130,7 +130,7 @@ struct Connections {
 impl Connections {
     fn new(context: &ListenerContext, port: u16) -> Self {
         let (registry, mapping) = (Arc::clone(&context.registry), context.meter.id());
-        Self { tasks: TaskTracker::new(), registry, mapping, port }
+        Self { tasks: TaskTracker::new(), target: TargetText::default(), registry, mapping, port }
     }
 
     /// Waits until the last one has ended.
@@ -176,11 +176,10 @@ fn open(
     protocol: Protocol,
     context: &ListenerContext,
     links: &Arc<MappingLinks>,
-    target: &mut TargetText,
-    connections: &Connections,
+    connections: &mut Connections,
 ) {
     let route = Arc::clone(&context.route.borrow());
-    let target = target.of(&route, context);
+    let target = connections.target.of(&route, context);
     let connection = context.registry.open(&context.meter, protocol, client, local, target);
     match gate::admit(client, &route, context, links) {
         Ok((admitted, errand)) => {

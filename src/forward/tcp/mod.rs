@@ -43,8 +43,8 @@ pub(crate) struct MappingLinks {
     pub(crate) own: Arc<OwnConnections>,
     /// Limits that clients meet.
     pub(crate) pressure: Pressure,
-    /// Where the owner of the mapping listens.
-    pub(crate) events: mpsc::Sender<ListenerEvent>,
+    /// Where the owner of the mapping listens. Boxed, since a channel holds room for 32 of them.
+    pub(crate) events: mpsc::Sender<Box<ListenerEvent>>,
     /// Where the engine's owner listens.
     pub(crate) notices: mpsc::Sender<Notice>,
     /// For tests; see [`TestHook`].
@@ -91,7 +91,10 @@ struct Errand {
 struct Place(Arc<MappingLinks>);
 
 /// Dials the target and relays until the end. Completes when both sockets are closed.
-// Not an `async fn`: the future of one keeps each argument twice, and there is one for each connection.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "the future of an `async fn` keeps each argument twice, for each connection"
+)]
 fn serve(
     connection: OpenConnection,
     client: Leg,
@@ -262,7 +265,7 @@ impl Errand {
 }
 
 impl MappingLinks {
-    pub(super) fn new(shared: &Shared, events: mpsc::Sender<ListenerEvent>) -> Arc<Self> {
+    pub(super) fn new(shared: &Shared, events: mpsc::Sender<Box<ListenerEvent>>) -> Arc<Self> {
         Arc::new(Self {
             own: Arc::clone(&shared.own),
             pressure: Pressure::default(),
