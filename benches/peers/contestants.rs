@@ -192,8 +192,9 @@ impl Contestant {
             Direct => Vec::new(),
             Portolan if plan.listen.count == 1 => vec![portolan_line(plan, portolan)],
             Portolan => {
+                ensure!(!plan.has_udp, "many mappings are TCP alone");
                 let path = file(profile(pairs()))?;
-                vec![words(format!("{} run --file {path}", portolan.display()))]
+                vec![vec![portolan.display().to_string(), "run".to_owned(), "--file".to_owned(), path]]
             }
             DockerProxy => pairs()
                 .flat_map(|(listen, target)| {

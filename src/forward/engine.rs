@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::context::Addresses;
 use super::descriptors::DescriptorBudget;
@@ -61,7 +61,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     mappings: Mutex<Mappings>,
     starts: mpsc::Sender<Start>,
-    stop: CancellationToken,
+    /// Cancelled when this is dropped.
+    stop: DropGuard,
     supervisor: JoinHandle<()>,
 }
 
@@ -70,7 +71,7 @@ type Mappings = BTreeMap<MappingId, Entry>;
 /// The engine's hold on a mapping: its task ends when `commands` is dropped.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Boxed, since a channel holds room for 32 of them.
+    /// Boxed, since tokio takes room for 32 at once.
     commands: mpsc::Sender<Box<Command>>,
     handle: Arc<MappingHandle>,
 }
@@ -118,7 +119,7 @@ impl Engine {
         let stop = CancellationToken::new();
         let (starts, started) = mpsc::channel(STARTS);
         let supervisor = tokio::spawn(supervise(started, stop.clone(), Arc::clone(&shared)));
-        (Self { shared, mappings: Mutex::default(), starts, stop, supervisor }, receiver)
+        (Self { shared, mappings: Mutex::default(), starts, stop: stop.drop_guard(), supervisor }, receiver)
     }
 
     /// Adds a mapping or changes it to this. Returns when it has bound or failed, or, stopped, has closed.
@@ -193,7 +194,7 @@ impl Engine {
             // A mapping that takes no command has ended already.
             let _ = entry.commands.send(Box::new(Command::Shutdown(deadline))).await;
         }
-        self.stop.cancel();
+        drop(self.stop);
         if let Err(error) = self.supervisor.await {
             tracing::error!(%error, "the engine's supervisor has panicked");
         }
@@ -245,7 +246,6 @@ async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, s
             }
             _ = look.tick() => shared.registry.note_lasting(),
             () = stop.cancelled(), if tasks.is_empty() => return,
-            else => return,
         }
     }
 }
@@ -283,6 +283,54 @@ mod tests {
         let status = engine.status_of(id).expect("it is known");
         assert_eq!((status.state, status.reason), (MappingState::Failed, Some(StateReason::Fault)));
         assert_eq!(apply().await.state, MappingState::Up);
+        engine.shutdown(Duration::ZERO).await;
+    }
+
+    /// Which timer the kernel runs for the sockets between these ports, in either direction (proc_pid_net(5)).
+    fn timers(one: u16, other: u16) -> Vec<String> {
+        let ends = [format!(":{one:04X}"), format!(":{other:04X}")];
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("it can be read");
+        let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let ours = fields.filter(|fields| fields[1].ends_with(&ends[0]) && fields[2].ends_with(&ends[1]));
+        ours.map(|fields| fields[5][..2].to_owned()).collect()
+    }
+
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        for _ in 0..500 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{what} has not come");
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_probed_once_it_lasts_and_a_peer_that_has_ended_is_not() {
+        const NONE: &str = "00";
+        const KEEPALIVE: &str = "02";
+        let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let target = server.local_addr().expect("it has one");
+        let registry = Registry::new();
+        let (engine, _notices) = Engine::start(Options { descriptor_limit: 100 }, Arc::clone(&registry));
+        let mapping = format!("127.0.0.1:auto:{target}").parse().expect("a mapping");
+        let config = Arc::new(MappingConfig::new("a", mapping));
+        let status = engine.apply(MappingId(1), config, Addresses::Known(vec![target])).await;
+        let listener = status.listeners[0].bound.expect("it is bound");
+
+        let client = std::net::TcpStream::connect(listener).expect("it listens");
+        let from = client.local_addr().expect("it has one").port();
+        until("the connection", || registry.open_connections().iter().any(|record| record.source().is_some())).await;
+        let source = registry.open_connections()[0].source().expect("it stands").port();
+        let legs = || [timers(listener.port(), from), timers(source, target.port())];
+        until("rest", || legs() == [[NONE], [NONE]]).await;
+
+        // Young at the first look, old enough at the second; the engine's own may have been one of them.
+        registry.note_lasting();
+        registry.note_lasting();
+        until("keepalive", || legs() == [[KEEPALIVE], [KEEPALIVE]]).await;
+        client.shutdown(std::net::Shutdown::Write).expect("it stands");
+        until("the end of it", || legs() == [[NONE], [KEEPALIVE]]).await;
         engine.shutdown(Duration::ZERO).await;
     }
 }

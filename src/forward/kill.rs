@@ -1,7 +1,7 @@
 //! The word to a connection that it is to end, and why: anybody says it, the connection's own task hears it.
 //!
 //! It is made for being asked at every turn by a task that will most likely never hear it: asking takes no lock, and it
-//! holds no memory of its own.
+//! holds no memory but the reference to the task that waits, until that is forgotten.
 
 use std::future::poll_fn;
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ use crate::model::event::CloseReason;
 pub(super) struct Kill {
     is_said: AtomicBool,
     reason: OnceLock<CloseReason>,
-    listener: AtomicWaker,
+    waiter: AtomicWaker,
 }
 
 impl Kill {
@@ -35,7 +35,12 @@ impl Kill {
 
     /// Has the task that waits look around: something else of its connection has changed.
     pub(super) fn nudge(&self) {
-        self.listener.wake();
+        self.waiter.wake();
+    }
+
+    /// Lets go of the task that waited, whose memory would else be kept as long as this.
+    pub(super) fn forget(&self) {
+        drop(self.waiter.take());
     }
 
     /// Why, if it was said.
@@ -43,10 +48,10 @@ impl Kill {
         self.reason.get().copied()
     }
 
-    /// Ready once it was said. One task alone can wait.
+    /// Ready once it was said, or the wait was ended by [`Kill::release`]. One task alone can wait.
     pub(super) fn poll_heard(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_said.load(Ordering::Acquire) {
-            self.listener.register(cx.waker());
+            self.waiter.register(cx.waker());
             // It may have been said before the waker was there.
             if !self.is_said.load(Ordering::Acquire) {
                 return Poll::Pending;
@@ -55,7 +60,7 @@ impl Kill {
         Poll::Ready(())
     }
 
-    /// Completes once it was said. One task alone can wait.
+    /// As [`Kill::poll_heard`].
     pub(super) async fn heard(&self) {
         poll_fn(|cx| self.poll_heard(cx)).await;
     }
@@ -64,6 +69,7 @@ impl Kill {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::task::Wake;
 
     use super::*;
 
@@ -81,5 +87,20 @@ mod tests {
         waiting.await.expect("it ends");
         assert_eq!(kill.reason(), Some(CloseReason::Evicted));
         kill.heard().await;
+    }
+
+    #[test]
+    fn a_task_that_is_forgotten_is_held_no_longer() {
+        struct Task;
+        impl Wake for Task {
+            fn wake(self: Arc<Self>) {}
+        }
+        let (kill, task) = (Kill::default(), Arc::new(Task));
+        let waker = Arc::clone(&task).into();
+        assert!(kill.poll_heard(&mut Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&task), 2);
+        kill.forget();
+        assert_eq!(Arc::strong_count(&task), 1);
     }
 }

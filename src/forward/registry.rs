@@ -197,7 +197,8 @@ impl Registry {
                 open.values().filter(|record| was_young.contains(&record.id.0)).cloned().collect()
             }
         };
-        for record in lasting {
+        // Datagrams know no keepalive.
+        for record in lasting.into_iter().filter(|record| record.protocol != Protocol::Udp) {
             record.is_lasting.store(true, Ordering::Relaxed);
             record.kill.nudge();
         }
@@ -285,6 +286,7 @@ impl Registry {
             return;
         }
         record.state.store(CLOSED, Ordering::Relaxed);
+        record.kill.forget();
         {
             let mut open = lock(&self.open);
             record.mapping.tally(|tally| {
@@ -348,9 +350,6 @@ impl Drop for OpenConnection {
         // Does nothing after `close`.
         let reason = self.record.kill_reason().unwrap_or(CloseReason::Fault);
         let error = std::thread::panicking().then(|| SafeText::new("its task panicked"));
-        if error.is_some() {
-            tracing::error!(id = %self.record.id, "the task of a connection has panicked; that connection alone has ended");
-        }
         self.registry.close(&self.record, reason, error);
     }
 }

@@ -75,7 +75,7 @@ pub(super) struct Service {
     pub(super) registry: Arc<Registry>,
     pub(super) desired: Desired,
     pub(super) profile: Option<OpenedProfile>,
-    /// Boxed, since a table keeps room for many more than it has.
+    /// Boxed, since a table keeps room for more than it has.
     pub(super) known: HashMap<MappingId, Box<Known>>,
     pub(super) docker: DockerWatch,
     pub(super) resolver: Resolver,
@@ -340,6 +340,8 @@ impl Service {
         let snapshot = self.snapshot();
         if self.subscribers.iter().any(Subscriber::wants_processes) {
             self.ask_processes(&snapshot);
+        } else {
+            self.forget_processes();
         }
         for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.next_sample() <= now) {
             subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);

@@ -88,6 +88,12 @@ impl Service {
         });
     }
 
+    /// Nobody asks for them any more.
+    pub(super) fn forget_processes(&mut self) {
+        self.lookups.processes_asked.clear();
+        self.lookups.processes.clear();
+    }
+
     /// The answer to [`Service::ask_processes`].
     pub(super) fn processes_found(&mut self, found: HashMap<ConnectionId, SafeText>) {
         self.lookups.is_asking_processes = false;

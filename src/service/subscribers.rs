@@ -129,6 +129,8 @@ impl Subscriber {
             self.changed_mappings(snapshot, &mut update);
         }
         if self.interest.connections {
+            let none = Processes::new();
+            let processes = if self.wants_processes() { processes } else { &none };
             self.changed_connections(snapshot, registry, processes, &mut update);
         }
         if self.interest.published && self.interest.connections {

@@ -216,6 +216,9 @@ impl Leg {
     /// (`tcp_disconnect`: the largest window that the peer has offered, and 2), so a second one tells by how much.
     pub(super) fn reset(self) -> u64 {
         let before = self.unsent();
+        if before == 0 {
+            return 0;
+        }
         let moved_on = || sys::disconnect(&self).ok().map(|()| self.unsent());
         let settled = moved_on().zip(moved_on()).and_then(|(once, twice)| (2 * once).checked_sub(twice));
         // Nothing was added meanwhile. Another kernel's arithmetic is none of ours.
@@ -238,7 +241,7 @@ fn retried(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
     }
 }
 
-/// Makes the legs deaf where something is unsent, and gives what is on its way time to arrive: a reset may overtake it
+/// If anything is unsent, makes the legs deaf and gives what is on its way time to arrive: a reset may overtake it
 /// between two processors.
 pub(super) async fn silence(legs: [&Leg; 2]) {
     let mut unsent = legs.map(Leg::unsent);

@@ -315,7 +315,8 @@ impl<'a> Relay<'a> {
     fn keep_alive(&mut self) {
         self.is_kept_alive = true;
         for (flow, leg) in [(&self.inward, self.client), (&self.outward, self.target)] {
-            if !flow.done {
+            // The end may have come and wait to be read (see `vigil`).
+            if !flow.done && !leg.has_peer_ended() {
                 leg.start_keepalive();
             }
         }

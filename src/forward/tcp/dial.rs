@@ -26,6 +26,7 @@ use crate::model::update::LastOutcome;
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Attempts that may run at once. Later addresses wait for a failure.
 const AT_ONCE: usize = 4;
+
 /// What can be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -116,8 +117,7 @@ async fn race(
     caller: &Caller,
 ) -> Result<Dialed, DialError> {
     let mut rest = rest.iter();
-    let attempts = FuturesUnordered::new();
-    let mut attempts = std::pin::pin!(attempts);
+    let mut attempts = FuturesUnordered::new();
     let mut worst: Option<DialError> = None;
     // An attempt beside others holds a descriptor of its own until it ends; one that has taken over holds none.
     let finish = async |begun: Result<Underway, DialError>, permit: Option<DescriptorPermit>| {

@@ -1,4 +1,4 @@
-//! One listening socket: accepts, and owns the connections that came through it.
+//! One listening socket: accepts, and outlasts the connections that came through it.
 //!
 //! The accept policy is [`Verdict`]: a fault of one connection concerns nobody else, a lack of descriptors or
 //! memory is waited out, and only a socket that is itself broken is given up, which its mapping is told.
@@ -6,9 +6,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use nix::libc;
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
@@ -55,7 +57,7 @@ enum Verdict {
 pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc<MappingLinks>) {
     let Listener { fd, bound, protocol, closed } = listener;
     let port = links.own.listen(bound.port());
-    let mut connections = Connections::new(&context, bound.port());
+    let mut connections = Connections::new(&context, bound);
     let mut pause: Option<Instant> = None;
     {
         let drain = context.drain.cancelled();
@@ -116,21 +118,21 @@ impl TargetText {
     }
 }
 
-/// The tasks of a listener's connections. None tells of its end, which would wake the listener for each; a panic is
-/// told by the registry.
+/// A listener's connections: what they share, and their tasks. None tells of its end, which would wake the listener for
+/// each.
 #[derive(Debug)]
 struct Connections {
     tasks: TaskTracker,
     target: TargetText,
     registry: Arc<Registry>,
     mapping: MappingId,
-    port: u16,
+    bound: SocketAddr,
 }
 
 impl Connections {
-    fn new(context: &ListenerContext, port: u16) -> Self {
+    fn new(context: &ListenerContext, bound: SocketAddr) -> Self {
         let (registry, mapping) = (Arc::clone(&context.registry), context.meter.id());
-        Self { tasks: TaskTracker::new(), target: TargetText::default(), registry, mapping, port }
+        Self { tasks: TaskTracker::new(), target: TargetText::default(), registry, mapping, bound }
     }
 
     /// Waits until the last one has ended.
@@ -145,7 +147,8 @@ impl Drop for Connections {
     fn drop(&mut self) {
         if !self.tasks.is_empty() {
             self.registry.kill_where(CloseReason::Fault, |record| {
-                (record.mapping.id(), record.listener.port()) == (self.mapping, self.port)
+                let (at, bound) = (record.listener, self.bound);
+                record.mapping.id() == self.mapping && at.port() == bound.port() && at.is_ipv4() == bound.is_ipv4()
             });
         }
     }
@@ -183,12 +186,23 @@ fn open(
     let connection = context.registry.open(&context.meter, protocol, client, local, target);
     match gate::admit(client, &route, context, links) {
         Ok((admitted, errand)) => {
-            connections.tasks.spawn(serve(connection, leg, admitted, errand, context.route.clone()));
+            // A panic is that connection's fault alone. No `async` block, which would keep the future twice.
+            let serving = AssertUnwindSafe(serve(connection, leg, admitted, errand, context.route.clone()));
+            connections.tasks.spawn(serving.catch_unwind().map(note));
         }
         Err(reason) => {
             drop(leg);
             connection.close(reason, None);
         }
+    }
+}
+
+/// A connection's task has ended.
+fn note(ended: std::thread::Result<()>) {
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        tracing::error!(text, "the task of a connection has panicked; that connection alone has ended");
     }
 }
 

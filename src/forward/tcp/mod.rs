@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -43,7 +44,7 @@ pub(crate) struct MappingLinks {
     pub(crate) own: Arc<OwnConnections>,
     /// Limits that clients meet.
     pub(crate) pressure: Pressure,
-    /// Where the owner of the mapping listens. Boxed, since a channel holds room for 32 of them.
+    /// Where the owner of the mapping listens. Boxed, since tokio takes room for 32 at once.
     pub(crate) events: mpsc::Sender<Box<ListenerEvent>>,
     /// Where the engine's owner listens.
     pub(crate) notices: mpsc::Sender<Notice>,
@@ -106,9 +107,9 @@ fn serve(
         if let Some(hook) = admitted.links.hook {
             hook(connection.record());
         }
-        let reached = match set_out(connection.record(), &client, &admitted.links, errand, route) {
-            SetOut::Over(reached) => reached,
-            SetOut::Underway(reaching) => reaching.await,
+        let reached = match start_reaching(connection.record(), &client, &admitted.links, errand, route) {
+            Reaching::Over(reached) => reached,
+            Reaching::Underway(reaching) => reaching.await,
         };
         let standing = match Standing::new(reached, client, &connection) {
             Ok(standing) => standing,
@@ -153,30 +154,40 @@ struct Reached {
     client_broken: Option<io::ErrorKind>,
 }
 
-/// How dialling has begun.
-enum SetOut<'a> {
-    /// The target has answered at once.
+/// The way to the target.
+enum Reaching<'a> {
+    /// It is at its end already.
     Over(Result<Reached, Outcome>),
-    /// It is waited for. Apart, so that a connection that stands does not keep the room that waiting takes.
+    /// It takes time. Apart, so that a connection that stands does not keep the room that waiting takes.
     Underway(Pin<Box<dyn Future<Output = Result<Reached, Outcome>> + Send + 'a>>),
 }
 
 /// Sets out to the target. One on this host or in a container has mostly answered when this returns.
-fn set_out<'a>(
+fn start_reaching<'a>(
     record: &'a Record,
     client: &'a Leg,
     links: &'a MappingLinks,
     errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
-) -> SetOut<'a> {
-    let started = Instant::now();
-    match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
-        Ok(attempt) if attempt.has_arrived() => {
-            let dialed = errand.settle(attempt.arrived(), record, links, started, &route.borrow());
-            SetOut::Over(dialed.map(|target| Reached { target, client_broken: None }))
-        }
-        first => SetOut::Underway(Box::pin(reach(record, client, links, errand, route, first, started))),
+) -> Reaching<'a> {
+    if record.kill_reason().is_some() {
+        return Reaching::Over(Err(Outcome::killed(record)));
     }
+    if errand.has_lost_all(&route.borrow()) {
+        return Reaching::Over(Err(CloseReason::TargetUnreachable.into()));
+    }
+    let started = Instant::now();
+    let first = match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
+        Ok(attempt) if attempt.has_arrived() => match attempt.arrived() {
+            Ok(dialed) => {
+                let settled = errand.settle(Ok(dialed), record, links, started, &route.borrow());
+                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None }));
+            }
+            Err(error) => Err(error),
+        },
+        first => first,
+    };
+    Reaching::Underway(Box::pin(reach(record, client, links, errand, route, first, started)))
 }
 
 /// Waits for the target, unless the client goes, or the mapping's target, or the connection is killed.
@@ -227,7 +238,9 @@ impl Errand {
     ) -> Result<Dialed, Outcome> {
         let took = started.elapsed();
         match dialed {
-            Ok(Dialed { target, .. }) if self.has_lost(target.ip(), route) => {
+            Ok(Dialed { target, fd, .. }) if self.has_lost(target.ip(), route) => {
+                // Whoever has the address now is not to take it for a client that came and left in order.
+                let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
                 Err(CloseReason::TargetUnreachable.into())
             }
             Ok(target) => {

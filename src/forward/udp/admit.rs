@@ -88,14 +88,14 @@ impl Listener {
         if let Some(hook) = self.context.hook {
             hook(record.record());
         }
-        let watched_record = Arc::clone(record.record());
+        let watched = Arc::clone(record.record());
         let flow = Flow::new(dialled, record, self.route, permit);
         let id = self.table.insert(key, flow, now);
-        let watched = match (&self.poller, self.table.get_mut(id)) {
+        let added = match (&self.poller, self.table.get_mut(id)) {
             (Some(poller), Some((_, flow))) => poller.add(flow, id),
             _ => Ok(()),
         };
-        if let Err(error) = watched {
+        if let Err(error) = added {
             let Refusal { reason, error, .. } = error.into();
             self.close(id, reason, Some(error));
         } else if self.context.drain.is_cancelled() {
@@ -103,7 +103,7 @@ impl Listener {
             self.kill(id, CloseReason::MappingRemoved);
         }
         self.kills.push(Box::pin(async move {
-            watched_record.kill.heard().await;
+            watched.kill.heard().await;
             id
         }));
         Ok(id)
