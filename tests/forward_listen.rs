@@ -245,7 +245,7 @@ async fn an_edit_that_leaves_a_listener_as_it_is_keeps_its_connections() {
     echoes(&mut over_v4).await;
     echoes(&mut new).await;
     assert!(try_connect(v6).await.is_err());
-    until("the end of it", || (!bench.reasons().is_empty()).then_some(())).await;
+    bench.closed(1).await;
     assert_eq!(bench.reasons(), [CloseReason::MappingRemoved]);
 
     mapping.enabled = false;

@@ -67,10 +67,9 @@ pub struct Record {
     pub target: Arc<str>,
     /// What it carried.
     pub counters: Counters,
-    /// Whether somebody wants to see its bytes: then they are copied.
-    copy_only: AtomicBool,
+    /// Why its bytes are copied, if they are to be ([`COPY_ONLY`], [`TAPPED`]): one figure, since each step asks.
+    copied_for: AtomicU8,
     is_lasting: AtomicBool,
-    is_tapped: AtomicBool,
     tap: Mutex<Option<Arc<dyn Tap>>>,
     /// Said when the connection is to be reset.
     pub(super) kill: Kill,
@@ -137,9 +136,8 @@ impl Registry {
             listener,
             target,
             counters: Counters::default(),
-            copy_only: AtomicBool::new(false),
+            copied_for: AtomicU8::new(0),
             is_lasting: AtomicBool::new(false),
-            is_tapped: AtomicBool::new(false),
             tap: Mutex::default(),
             kill: Kill::default(),
             protocol,
@@ -356,6 +354,11 @@ impl Drop for OpenConnection {
 
 const CLOSED: u8 = 5;
 
+/// Somebody has asked for copying.
+const COPY_ONLY: u8 = 1;
+/// Somebody sees the bytes.
+const TAPPED: u8 = 2;
+
 impl Record {
     /// Asks its task to reset it; the first reason stays.
     pub fn kill(&self, reason: CloseReason) {
@@ -386,14 +389,15 @@ impl Record {
 
     /// Has its bytes copied through user memory from its next step on, or moved as suits them again.
     pub fn copy_only(&self, is_wanted: bool) {
-        self.copy_only.store(is_wanted, Ordering::Relaxed);
+        self.copy_for(COPY_ONLY, is_wanted);
     }
 
     /// Shows its bytes to `tap` from its next step on, or to nobody any more. What has gone into the kernel before, and
     /// has not come out of it yet, is not seen.
     pub fn tap(&self, tap: Option<Arc<dyn Tap>>) {
-        self.is_tapped.store(tap.is_some(), Ordering::Relaxed);
+        let is_wanted = tap.is_some();
         *lock(&self.tap) = tap;
+        self.copy_for(TAPPED, is_wanted);
     }
 
     /// Who sees its bytes now, of those that are copied.
@@ -403,8 +407,15 @@ impl Record {
 
     /// Which paths its relay may take now.
     pub(super) fn allowed_path(&self) -> Allowed {
-        let is_copied = self.copy_only.load(Ordering::Relaxed) || self.is_tapped.load(Ordering::Relaxed);
-        if is_copied { Allowed::Copy } else { Allowed::Any }
+        if self.copied_for.load(Ordering::Relaxed) == 0 { Allowed::Any } else { Allowed::Copy }
+    }
+
+    fn copy_for(&self, reason: u8, is_wanted: bool) {
+        if is_wanted {
+            self.copied_for.fetch_or(reason, Ordering::Relaxed);
+        } else {
+            self.copied_for.fetch_and(!reason, Ordering::Relaxed);
+        }
     }
 
     /// Our address towards the target, once connected.
