@@ -264,8 +264,12 @@ fn nginx_file(plan: Plan, folder: &Path) -> String {
         let (listen, target) = (plan.listen.first + nth, plan.target + nth);
         let _ = writeln!(text, "server {{ listen [::1]:{listen}; proxy_pass 127.0.0.1:{target}; }}");
         if plan.has_udp {
-            // With several workers, nginx's manual asks for reuseport, else packets of one flow go to any of them.
-            let _ = writeln!(text, "server {{ listen [::1]:{listen} udp reuseport; proxy_pass 127.0.0.1:{target}; }}");
+            // With several workers, nginx's manual asks for reuseport, else packets of one flow go to any of them. Flows
+            // that are over are kept for ten minutes unless told otherwise: those of some rounds would fill its table.
+            let _ = writeln!(
+                text,
+                "server {{ listen [::1]:{listen} udp reuseport; proxy_pass 127.0.0.1:{target}; proxy_timeout 3s; }}"
+            );
         }
     }
     text + "}\n"

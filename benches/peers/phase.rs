@@ -19,6 +19,9 @@ const PROBE: Duration = Duration::from_millis(15);
 /// A probe that has less than this share of the processors' time shares them with other programs.
 const SHARED: f64 = 0.85;
 
+/// Probes within which processes have done with the aftermath of some work.
+const AFTERMATH: u32 = 20;
+
 /// Watches the speed of the machine.
 #[derive(Debug)]
 pub(crate) struct Phase {
@@ -47,6 +50,18 @@ impl Phase {
         let probe = probe()?;
         self.seen.push(probe.speed);
         Ok(probe.share >= SHARED && probe.speed >= SLOW * self.usual())
+    }
+
+    /// As [`Phase::is_fast`], right after work: what ends there with thousands of connections takes a moment, and is no
+    /// phase, which lasts for many seconds.
+    pub(crate) fn is_fast_soon(&mut self) -> Result<bool> {
+        for _ in 0..AFTERMATH {
+            if self.is_fast()? {
+                return Ok(true);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(false)
     }
 
     /// Waits for a fast phase; false if there was none in the time that the run has for this.

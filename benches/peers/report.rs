@@ -97,7 +97,7 @@ fn print_targets(record: &Record) {
             found if found.abs() >= 100.0 => format!("{found:.0}"),
             found => format!("{found:.2}"),
         });
-        let rounds = record.shown(case).filter(|cell| cell.contestant == Contestant::Portolan.name()).count();
+        let rounds = target.rounds(record);
         table.rows.push(vec![
             case.id.to_owned(),
             target.heading().to_owned(),

@@ -95,7 +95,7 @@ impl Bench {
             let is_fast_before = self.phase.wait()?;
             let result = self.work(case, who, running);
             let Some(figures) = self.is_success(case, who, result) else { return Ok(()) };
-            let is_slow = !(is_fast_before && self.phase.is_fast()?);
+            let is_slow = !(is_fast_before && self.phase.is_fast_soon()?);
             if is_slow && attempt < ATTEMPTS && !self.phase.is_out_of_patience() {
                 self.record.discarded += 1;
                 continue;

@@ -157,6 +157,17 @@ impl Target {
         }
     }
 
+    /// On how many rounds that rests; for a ratio, on how many pairs.
+    pub(crate) fn rounds(&self, record: &Record) -> usize {
+        let case = self.case();
+        match self.goal {
+            Goal::TimesAtLeast(_, other) | Goal::TimesAtMost(_, other) | Goal::Above(_, other) => {
+                record.pairs(case, other, self.key).len()
+            }
+            Goal::AtMost(_) => record.values(case, Contestant::Portolan, self.key).len(),
+        }
+    }
+
     /// Whether it is reached.
     pub(crate) fn verdict(&self, record: &Record) -> Verdict {
         let Some(found) = self.found(record) else { return Verdict::NotMeasured };
