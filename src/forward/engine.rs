@@ -286,7 +286,7 @@ mod tests {
         engine.shutdown(Duration::ZERO).await;
     }
 
-    /// Which timer the kernel runs for the sockets between these ports, in either direction (proc_pid_net(5)).
+    /// Which timer the kernel runs for the sockets between these ports, in either direction (`proc_pid_net(5)`).
     fn timers(one: u16, other: u16) -> Vec<String> {
         let ends = [format!(":{one:04X}"), format!(":{other:04X}")];
         let table = std::fs::read_to_string("/proc/self/net/tcp").expect("it can be read");
