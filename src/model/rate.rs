@@ -43,15 +43,17 @@ impl RateMeter {
     /// Units per second over the `window_ms` before `now_ms`; `None` with less than two samples in it.
     pub fn per_second(&self, now_ms: u64, window_ms: u64) -> Option<f64> {
         let from = now_ms.saturating_sub(window_ms);
-        // The sample just outside the window is its true start.
-        let start = self.samples.iter().rposition(|&(at, _)| at <= from).unwrap_or(0);
-        let (first_ms, first) = *self.samples.get(start)?;
+        let start = self.samples.iter().rposition(|&(at, _)| at <= from);
+        let (first_ms, _) = *self.samples.get(start.unwrap_or(0))?;
         let (last_ms, last) = *self.samples.back()?;
-        let span = now_ms.max(last_ms).checked_sub(first_ms).filter(|span| *span > 0)?;
-        if self.samples.len() - start < 2 {
+        if self.samples.len() - start.unwrap_or(0) < 2 {
             return None;
         }
-        Some((last - first) as f64 * 1000.0 / span as f64)
+        // Where a sample lies before the window, what came before the window is left out: it may be long ago.
+        let first_ms = first_ms.max(from);
+        let first = self.at(first_ms)?;
+        let span = now_ms.max(last_ms).checked_sub(first_ms).filter(|span| *span > 0)?;
+        Some((last as f64 - first) * 1000.0 / span as f64)
     }
 
     /// Rates of the last `buckets` whole spans of `bucket_ms` before `now_ms`, oldest first; 0 where nothing is known.
@@ -106,6 +108,17 @@ mod tests {
         meter.sample(2000, 1000);
         meter.sample(3000, 1000);
         assert_eq!(meter.per_second(3000, 1000), Some(0.0));
+    }
+
+    #[test]
+    fn what_comes_after_a_silence_is_not_spread_over_it() {
+        let mut meter = RateMeter::default();
+        meter.sample(0, 0);
+        meter.sample(50_000, 0);
+        meter.sample(50_200, 74);
+        assert_eq!(meter.per_second(50_200, 1000), Some(74.0));
+        assert_eq!(meter.per_second(51_000, 1000), Some(74.0));
+        assert_eq!(meter.per_second(51_200, 1000), None, "nothing is known of the last second yet");
     }
 
     #[test]
