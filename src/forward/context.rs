@@ -83,9 +83,8 @@ impl ListenerContext {
         mapping.target.ports.first().saturating_add(offset)
     }
 
-    /// The target's port for connections of this socket, and the target as written with it.
-    pub fn target(&self, route: &Route) -> (u16, Arc<str>) {
-        let port = self.target_port(route);
-        (port, format!("{}:{port}", route.config.mapping.target.host).into())
+    /// The target as written, with its port for connections of this socket.
+    pub fn target(&self, route: &Route) -> Arc<str> {
+        format!("{}:{}", route.config.mapping.target.host, self.target_port(route)).into()
     }
 }

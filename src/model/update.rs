@@ -245,7 +245,7 @@ pub struct ConnectionRow {
     pub opened_at_ms: u64,
     /// When it closed, in the same clock.
     pub closed_at_ms: Option<u64>,
-    /// The client's process, such as `curl 4242`, when it is local and can be seen.
+    /// The client's process, such as `curl 4242`, when it is local and can be seen; only with [`Interest::processes`].
     pub process: Option<SafeText>,
     /// Not ours: a session of a port that Docker publishes, and what is known of it.
     #[serde(default)]

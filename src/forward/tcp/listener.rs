@@ -110,7 +110,7 @@ impl TargetText {
         match &self.0 {
             Some((of, text)) if Arc::ptr_eq(of, route) => Arc::clone(text),
             _ => {
-                let text = context.target(route).1;
+                let text = context.target(route);
                 self.0 = Some((Arc::clone(route), Arc::clone(&text)));
                 text
             }

@@ -83,7 +83,7 @@ impl Listener {
         }
 
         // The record is made last, so that what is refused above leaves none behind.
-        let (_, text) = self.context.target(route);
+        let text = self.context.target(route);
         let record = registry.open(&meter, Protocol::Udp, key.client, key.local, text);
         if let Some(hook) = self.context.hook {
             hook(record.record());
@@ -165,7 +165,7 @@ impl Listener {
         if !is_due(&mut self.refusals.told, now) {
             return;
         }
-        let (_, text) = self.context.target(route);
+        let text = self.context.target(route);
         let Refusal { reason, error, .. } = refusal;
         tracing::debug!(client = %key.client, listener = %key.local, %error, "a flow was refused");
         let record = self.context.registry.open(&self.context.meter, Protocol::Udp, key.client, key.local, text);
