@@ -95,6 +95,12 @@ impl fmt::Debug for DescriptorBudget {
 }
 
 impl DescriptorPermit {
+    /// Whether more than half of what there is is in use, this one included.
+    pub(super) fn is_scarce(&self) -> bool {
+        let (used, limit) = self.budget.usage();
+        used > limit / 2
+    }
+
     /// Takes one out of this permit, to be given back on its own.
     pub fn split_one(&mut self) -> Option<Self> {
         self.count = self.count.checked_sub(1)?;

@@ -1,7 +1,10 @@
 //! Floods, caps, descriptors and loops: what is bounded, and who gives way.
 
+use std::collections::{HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use portolan::forward::descriptors::DescriptorBudget;
 use portolan::model::event::CloseReason;
@@ -66,6 +69,64 @@ fn a_newcomer_is_refused_while_every_flow_is_in_use() {
     let refused = forwarder.closed();
     assert_eq!(refused[0].connection().reason, Some(CloseReason::Limit));
     assert_eq!(refused[0].client, newcomer.local_addr().unwrap());
+    assert!(forwarder.stop().iter().all(Result::is_ok));
+}
+
+/// Many more clients than places, whose replies are on their way when their flows give way: the source port that a
+/// reply is sent to must not be another's by then.
+#[test]
+fn a_late_reply_to_an_evicted_flow_reaches_nobody_else() {
+    const CLIENTS: usize = 200;
+    const ROUNDS: usize = 20;
+    const LATE: Duration = Duration::from_millis(20);
+    let target = UdpSocket::bind("127.0.0.1:0").unwrap();
+    target.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+    let address = target.local_addr().unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let answering = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let mut waiting = VecDeque::new();
+            let mut sources = HashSet::new();
+            let mut buffer = [0; 64];
+            while !stop.load(Ordering::Relaxed) || !waiting.is_empty() {
+                if let Ok((length, from)) = target.recv_from(&mut buffer) {
+                    sources.insert(from);
+                    waiting.push_back((Instant::now() + LATE, from, buffer[..length].to_vec()));
+                }
+                while waiting.front().is_some_and(|(due, ..)| *due <= Instant::now()) {
+                    let (_, to, payload) = waiting.pop_front().unwrap();
+                    // Where nobody is any more, the kernel refuses it.
+                    let _ = target.send_to(&payload, to);
+                }
+            }
+            sources.len()
+        })
+    };
+    let mut forwarder = Forwarder::new(address, |config| config.max_connections = Some(CAP));
+    let bound = forwarder.listen("127.0.0.1:0");
+    let (mut own, mut buffer) = (0, [0; 64]);
+    for round in 0..ROUNDS {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| client("127.0.0.1:0")).collect();
+        for (number, client) in clients.iter().enumerate() {
+            client.send_to(format!("{round} {number}").as_bytes(), bound).unwrap();
+        }
+        std::thread::sleep(3 * LATE);
+        for (number, client) in clients.iter().enumerate() {
+            client.set_nonblocking(true).unwrap();
+            while let Ok(length) = client.recv(&mut buffer) {
+                let reply = std::str::from_utf8(&buffer[..length]).unwrap();
+                assert_eq!(reply, format!("{round} {number}"), "the reply to another client");
+                own += 1;
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    println!("{own} replies, each its client's own, over {} source ports", answering.join().unwrap());
+    assert!(own >= ROUNDS * CAP as usize / 4, "the quarter that is left to newcomers was answered: {own}");
+    wait_until("the ports of those that lost it are given back", || {
+        forwarder.descriptors.usage().0 <= forwarder.registry.open_connections().len() as u64 + 1
+    });
     assert!(forwarder.stop().iter().all(Result::is_ok));
 }
 

@@ -147,6 +147,11 @@ impl Listener {
         if let Some(permit) = descriptors.take(1) {
             return Ok(permit);
         }
+        if self.held.let_go()
+            && let Some(permit) = descriptors.take(1)
+        {
+            return Ok(permit);
+        }
         if let Some(victim) = self.table.victim(now) {
             self.close(victim, CloseReason::Evicted, None);
         }

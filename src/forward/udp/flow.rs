@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
+use super::held::{HeldPort, HeldPorts};
 use super::packet::{SEND_TRIES, is_full, is_too_much, merge_arrivals, segment_of};
 use super::runs::Run;
 use super::sources::SourceEntry;
@@ -55,8 +56,8 @@ pub(super) struct Flow {
     appetite: usize,
     /// Runs of datagrams of so many bytes or more go one by one, towards the target and towards the client.
     singly: [usize; 2],
-    _entry: SourceEntry,
-    _permit: DescriptorPermit,
+    entry: SourceEntry,
+    permit: DescriptorPermit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,8 +119,8 @@ impl Flow {
             health: Health::Unknown,
             appetite: FEWEST,
             singly: [usize::MAX; 2],
-            _entry: entry,
-            _permit: permit,
+            entry,
+            permit,
         }
     }
 
@@ -266,11 +267,14 @@ impl Flow {
                 .is_some_and(|asked| self.health == Health::Unknown || now.saturating_duration_since(asked) >= SILENCE)
     }
 
-    /// Ends it: the socket first, then its record.
-    pub(super) fn close(self, reason: CloseReason, error: Option<SafeText>) {
-        let Self { socket, record, _permit: permit, .. } = self;
-        drop(socket);
-        drop(permit);
+    /// Ends it: the socket first, then its record. Where a reply may be on its way to it, its port is kept from others.
+    pub(super) fn close(self, reason: CloseReason, error: Option<SafeText>, held: Option<(&mut HeldPorts, Instant)>) {
+        let Self { socket, record, entry, permit, .. } = self;
+        let port = HeldPort::new(socket, entry, permit);
+        match held {
+            Some((ports, now)) => ports.hold(port, now),
+            None => drop(port),
+        }
         // Its watcher goes.
         record.record().kill.release();
         record.close(reason, error);

@@ -11,14 +11,13 @@
 //!   next datagram closes the flow (`target_unreachable`) and opens another towards the new address: UDP has no
 //!   reset, so a client that keeps its port would else speak to a dead address for ever.
 //! - While the target has no address, datagrams without a flow are dropped and counted.
-//! - A fault that is known and not mended yet: who gives way to others loses its source port at once, and the kernel may
-//!   give the same port to the next flow, whose client then gets a reply that was on its way to the first. It takes a
-//!   full table whose newest flows wait for their first reply; the bench has met it once. Such sockets should be kept for
-//!   a moment, within bounds, or quiet flows should go before new ones.
+//! - The source port of a flow that ends while a reply may be on its way to it is kept from others for a second
+//!   ([`held`]), or the reply would reach another client.
 //! - Draining keeps the listening socket, since the replies of its flows leave from it; new clients are dropped.
 
 mod admit;
 mod flow;
+mod held;
 mod packet;
 mod poller;
 mod replies;

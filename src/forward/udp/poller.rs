@@ -16,7 +16,7 @@ use crate::forward::descriptors::DescriptorPermit;
 /// Flows handed out at once; the others come next.
 const BATCH: usize = 64;
 
-/// Watches the flows of one listener. A flow leaves it by closing its socket.
+/// Watches the flows of one listener. A flow leaves it by closing its socket, too.
 #[derive(Debug)]
 pub(super) struct Poller {
     epoll: AsyncFd<Inner>,
@@ -35,6 +35,11 @@ impl Poller {
     /// Tells from now on when `socket` has a datagram or an error.
     pub(super) fn add(&self, socket: &impl AsFd, id: FlowId) -> io::Result<()> {
         Ok(self.epoll.get_ref().0.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, id.to_bits()))?)
+    }
+
+    /// Tells of `socket` no more.
+    pub(super) fn remove(&self, socket: &impl AsFd) -> io::Result<()> {
+        Ok(self.epoll.get_ref().0.delete(socket)?)
     }
 
     /// Waits until a flow has something to read. Without a poller nothing ever has.

@@ -18,6 +18,7 @@ use tokio::time::Sleep;
 
 use super::admit::Refusals;
 use super::flow::{Flow, errno};
+use super::held::HeldPorts;
 use super::packet::{SLOTS, Scratch, key_of, parts, with_scratch};
 use super::poller::Poller;
 use super::runs::Run;
@@ -51,6 +52,8 @@ pub async fn serve(
         context,
         table: FlowTable::new(),
         poller: None,
+        held: HeldPorts::default(),
+        alarm_is_set: false,
         kills: FuturesUnordered::new(),
         route: 0,
         route_may_change: true,
@@ -74,6 +77,9 @@ pub(super) struct Listener {
     pub(super) table: FlowTable<Flow>,
     /// Only while there are flows: an idle listener holds one descriptor.
     pub(super) poller: Option<Poller>,
+    /// Of flows that are gone.
+    pub(super) held: HeldPorts,
+    alarm_is_set: bool,
     /// One for each flow, ready when its record is killed (or has been closed).
     pub(super) kills: FuturesUnordered<Pin<Box<dyn Future<Output = FlowId> + Send>>>,
     /// Counts the changes of the route, so that a flow knows whether its target is still right.
@@ -113,18 +119,17 @@ enum Event {
 impl Listener {
     async fn run(&mut self) -> io::Result<()> {
         let mut expiry = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut armed = false;
         while !(self.draining && self.table.is_empty()) {
-            if !armed {
-                armed = self.arm(expiry.as_mut());
+            if !self.alarm_is_set {
+                self.alarm_is_set = self.set_alarm(expiry.as_mut());
             }
-            match self.next(expiry.as_mut(), armed).await? {
+            match self.next(expiry.as_mut()).await? {
                 Event::Drain => self.draining = true,
                 Event::Route { more } => {
                     self.route += 1;
                     self.route_may_change = more;
                     // The idle timeout may be shorter now.
-                    armed = false;
+                    self.alarm_is_set = false;
                 }
                 Event::Kill(id) => {
                     self.kill(id, CloseReason::Killed);
@@ -136,7 +141,8 @@ impl Listener {
                 Event::Arrived => with_scratch(|scratch| self.take_arrived(scratch, now()))?,
                 Event::Replies => with_scratch(|scratch| self.take_replies(scratch, now()))?,
                 Event::Expiry => {
-                    armed = false;
+                    self.alarm_is_set = false;
+                    self.held.expire(now());
                     with_scratch(|scratch| self.expire(scratch, now()));
                 }
             }
@@ -145,21 +151,23 @@ impl Listener {
     }
 
     /// Waits for the next event. Dropping any of these waits loses nothing: data stays in the kernel.
-    async fn next(&mut self, expiry: Pin<&mut Sleep>, armed: bool) -> io::Result<Event> {
-        let Self { socket, context, poller, kills, route_may_change, draining, .. } = self;
+    async fn next(&mut self, expiry: Pin<&mut Sleep>) -> io::Result<Event> {
+        let Self { socket, context, poller, kills, route_may_change, draining, alarm_is_set, .. } = self;
         Ok(tokio::select! {
             () = context.drain.cancelled(), if !*draining => Event::Drain,
             changed = context.route.changed(), if *route_may_change => Event::Route { more: changed.is_ok() },
             Some(id) = kills.next() => Event::Kill(id),
             ready = socket.readable() => { ready?; Event::Arrived }
             ready = Poller::readable(poller.as_ref()) => { ready?; Event::Replies }
-            () = expiry, if armed => Event::Expiry,
+            () = expiry, if *alarm_is_set => Event::Expiry,
         })
     }
 
-    /// Sets the alarm for the first flow that expires if it stays quiet. Flows in use only make it ring early.
-    fn arm(&self, expiry: Pin<&mut Sleep>) -> bool {
-        let next = self.idle_timeout().and_then(|timeout| self.table.next_expiry(timeout));
+    /// Sets the alarm for the first flow that expires if it stays quiet, or the first port that need not be held any
+    /// more; whether there is one. Flows in use only make it ring early.
+    fn set_alarm(&self, expiry: Pin<&mut Sleep>) -> bool {
+        let flow = self.idle_timeout().and_then(|timeout| self.table.next_expiry(timeout));
+        let next = [flow, self.held.next_expiry()].into_iter().flatten().min();
         if let Some(next) = next {
             expiry.reset(next.into());
         }
@@ -302,8 +310,13 @@ impl Listener {
 
     /// Ends a flow: out of the table, its sockets closed, its record closed.
     pub(super) fn close(&mut self, id: FlowId, reason: CloseReason, error: Option<SafeText>) {
+        let (last_used, now) = (self.table.last_used(id), now());
         let Some((_, flow)) = self.table.remove(id) else { return };
-        flow.close(reason, error);
+        let may_hear = last_used.is_some_and(|used| HeldPorts::may_hear(used, now));
+        // One that is still watched cannot be kept: its replies would wake us for nothing.
+        let is_kept = may_hear && self.poller.as_ref().is_none_or(|poller| poller.remove(&flow).is_ok());
+        flow.close(reason, error, is_kept.then_some((&mut self.held, now)));
+        self.alarm_is_set &= !is_kept;
         if self.table.is_empty() {
             self.poller = None;
         }

@@ -158,6 +158,12 @@ impl<T> FlowTable<T> {
         self.append(id.slot);
     }
 
+    /// When a flow last carried something.
+    pub(super) fn last_used(&self, id: FlowId) -> Option<Instant> {
+        let slot = self.slots.get(id.slot as usize)?.as_ref()?;
+        (slot.serial == id.serial).then_some(slot.used)
+    }
+
     /// Takes a flow out.
     pub(super) fn remove(&mut self, id: FlowId) -> Option<(FlowKey, T)> {
         self.get_mut(id)?;
@@ -188,19 +194,19 @@ impl<T> FlowTable<T> {
     ///
     /// One-way flows go first, the least recently used of them before the others, then those with a single
     /// answer, then established ones that are quiet. But a quarter of the table is left to one-way flows as
-    /// long as answered ones can go: those are the new ones that wait for their first reply, and with all
-    /// places taken by answered look-ups each newcomer would push out the one before it, unanswered.
+    /// long as others can go: those are the new ones that wait for their first reply, and with all places
+    /// taken by others each newcomer would push out the one before it, unanswered. A flood gets no more than that.
     pub(super) fn victim(&self, now: Instant) -> Option<FlowId> {
         let one_way = self.oldest(Standing::OneWay);
         let answered = self.oldest(Standing::Answered);
-        let unproved = if self.lists[Standing::OneWay as usize].len > self.len() / 4 {
-            one_way.or(answered)
-        } else {
-            answered.or(one_way)
-        };
         let quiet =
-            || self.oldest(Standing::Established).filter(|(_, used)| now.saturating_duration_since(*used) >= PROTECTED);
-        unproved.or_else(quiet).map(|(id, _)| id)
+            self.oldest(Standing::Established).filter(|(_, used)| now.saturating_duration_since(*used) >= PROTECTED);
+        let first = if self.lists[Standing::OneWay as usize].len > self.len() / 4 {
+            one_way.or(answered).or(quiet)
+        } else {
+            answered.or(quiet).or(one_way)
+        };
+        first.map(|(id, _)| id)
     }
 
     /// A clock that steps back must not break the order of the lists.

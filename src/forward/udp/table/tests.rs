@@ -52,7 +52,7 @@ impl Model {
         let quiet = first(&|flow| flow.after_first_reply > Some(0)).filter(|flow| now >= flow.used + PROTECTED);
         let waiting = self.flows.iter().filter(|flow| flow.after_first_reply.is_none()).count();
         let order =
-            if waiting > self.flows.len() / 4 { [one_way, answered, quiet] } else { [answered, one_way, quiet] };
+            if waiting > self.flows.len() / 4 { [one_way, answered, quiet] } else { [answered, quiet, one_way] };
         order.into_iter().flatten().next().map(|flow| flow.id)
     }
 }
@@ -136,6 +136,7 @@ proptest! {
             for flow in &model.flows {
                 prop_assert_eq!(table.find(&flow.key), Some(flow.id));
                 prop_assert_eq!(FlowId::from_bits(flow.id.to_bits()), flow.id);
+                prop_assert_eq!(table.last_used(flow.id), Some(flow.used));
                 let (found, &mut value) = table.get_mut(flow.id).expect("it stands");
                 prop_assert_eq!(found, flow.key);
                 prop_assert_eq!(key(value), flow.key);
@@ -181,6 +182,25 @@ fn a_table_full_of_answered_flows_leaves_room_to_wait_for_an_answer() {
     }
     table.insert(key(7), (), now);
     assert_eq!(table.victim(now), Some(answered[0]));
+}
+
+#[test]
+fn a_table_full_of_quiet_flows_leaves_room_to_wait_for_an_answer() {
+    let now = Instant::now();
+    let mut table = FlowTable::new();
+    let quiet: Vec<_> = (0..7).map(|number| table.insert(key(number), (), now)).collect();
+    for &id in &quiet {
+        table.touch(id, Direction::Out, now);
+        table.touch(id, Direction::Out, now);
+    }
+    let newcomer = table.insert(key(7), (), now + PROTECTED);
+    assert_eq!(table.victim(now + PROTECTED), Some(quiet[0]));
+    table.remove(quiet[0]);
+    table.insert(key(8), (), now + PROTECTED);
+    assert_eq!(table.victim(now + PROTECTED), Some(quiet[1]), "two of eight wait");
+    table.remove(quiet[1]);
+    table.insert(key(9), (), now + PROTECTED);
+    assert_eq!(table.victim(now + PROTECTED), Some(newcomer), "a flood has no more than its quarter");
 }
 
 #[test]
