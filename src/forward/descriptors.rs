@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::Notify;
 
 /// What listeners and connections may take together.
 pub struct DescriptorBudget {
@@ -13,6 +14,9 @@ pub struct DescriptorBudget {
     used: AtomicU64,
     /// Gives up what lies idle; true when that was anything.
     reclaim: OnceLock<Reclaim>,
+    /// Somebody waits for one to be given back.
+    awaited: AtomicBool,
+    given_back: Notify,
 }
 
 type Reclaim = Box<dyn Fn() -> bool + Send + Sync>;
@@ -48,7 +52,15 @@ pub fn raise_limit() -> io::Result<(u64, u64)> {
 impl DescriptorBudget {
     /// At most `limit` at once (the process's limit less the reserve).
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0), reclaim: OnceLock::new() })
+        Arc::new(Self { limit, used: AtomicU64::new(0), reclaim: OnceLock::new(), awaited: AtomicBool::new(false), given_back: Notify::new() })
+    }
+
+    /// Waits until one is given back, from the first poll on. It may miss one at that moment, so it is for those who look
+    /// again after a while anyway.
+    pub(super) async fn given_back(&self) {
+        let given_back = self.given_back.notified();
+        self.awaited.store(true, Ordering::Relaxed);
+        given_back.await;
     }
 
     /// Who holds descriptors that lie idle, and is asked for them before anybody is turned away.
@@ -111,12 +123,30 @@ impl DescriptorPermit {
 impl Drop for DescriptorPermit {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.count, Ordering::Relaxed);
+        if self.budget.awaited.load(Ordering::Relaxed) && self.budget.awaited.swap(false, Ordering::Relaxed) {
+            self.budget.given_back.notify_waiters();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_hears_of_one_that_is_given_back() {
+        let budget = DescriptorBudget::new(1);
+        drop(budget.take(1));
+        let waits = tokio::spawn({
+            let budget = Arc::clone(&budget);
+            async move { budget.given_back().await }
+        });
+        let permit = budget.take(1).expect("it is free");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(!waits.is_finished(), "nothing was given back since");
+        drop(permit);
+        waits.await.expect("it hears");
+    }
 
     #[test]
     fn takes_all_or_nothing_and_gives_back() {

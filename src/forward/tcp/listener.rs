@@ -29,7 +29,7 @@ use crate::model::event::CloseReason;
 use crate::model::id::MappingId;
 use crate::model::mapping::Protocol;
 
-/// How long accepting pauses when descriptors or memory have run out.
+/// How long accepting pauses when descriptors or memory have run out, unless a descriptor is given back before.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listening socket and where it listens.
@@ -67,6 +67,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                 biased;
                 () = &mut drain => break,
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
+                () = context.descriptors.given_back(), if pause.is_some() => pause = None,
                 accepted = accept(&fd), if pause.is_none() => match accepted {
                     Ok((socket, client)) => {
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
