@@ -52,7 +52,13 @@ pub fn raise_limit() -> io::Result<(u64, u64)> {
 impl DescriptorBudget {
     /// At most `limit` at once (the process's limit less the reserve).
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0), reclaim: OnceLock::new(), awaited: AtomicBool::new(false), given_back: Notify::new() })
+        Arc::new(Self {
+            limit,
+            used: AtomicU64::new(0),
+            reclaim: OnceLock::new(),
+            awaited: AtomicBool::new(false),
+            given_back: Notify::new(),
+        })
     }
 
     /// Waits until one is given back, from the first poll on. It may miss one at that moment, so it is for those who look
