@@ -6,7 +6,7 @@ mod common;
 mod sockets;
 
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
@@ -21,11 +21,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use common::Running;
 use common::gauge::{p99, used};
 use common::program::Home;
 use common::screen::free_port;
 use common::soak::{amount, within};
+use common::{Need, Running, require};
 use sockets::{PATIENCE, Server, connect, noise, until};
 
 /// How much more processor time the same bytes may take with the screen open.
@@ -94,6 +94,31 @@ impl Drop for Painted {
     }
 }
 
+/// Echoes in a process of its own: with thousands of connections its ends and the clients' are more than one may open.
+const ECHO: &str = "
+import asyncio, resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+async def serve(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+async def main():
+    server = await asyncio.start_server(serve, '127.0.0.1', 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+asyncio.run(main())
+";
+
+fn start_echo() -> (Running, SocketAddr) {
+    let mut command = Command::new("python3");
+    let mut child = command.args(["-c", ECHO]).stdout(Stdio::piped()).spawn().expect("python3 starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("its port");
+    (Running(child), SocketAddr::from(([127, 0, 0, 1], line.trim().parse().expect("a port"))))
+}
+
 /// A mapping on `[::1]` and how to start the program with it.
 fn with_mapping(home: &Home, port: u16, target: SocketAddr, command: &[&str]) -> Command {
     let mut program = home.command(None);
@@ -116,6 +141,8 @@ async fn echo(stream: &mut TcpStream) -> Duration {
 
 /// Connections that stand, each of which has said something.
 async fn crowd(listener: SocketAddr, count: usize) -> Vec<TcpStream> {
+    // Each takes two of this process, its client's end and its server's.
+    portolan::forward::descriptors::raise_limit().expect("the limit is read");
     let mut crowd = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = connect(listener).await;
@@ -137,7 +164,6 @@ async fn slow_echo(stream: &mut TcpStream, count: usize) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forwarding_goes_on_while_the_terminal_stops_reading() {
-    portolan::forward::descriptors::raise_limit().expect("the limit is read");
     let server = Server::echo("127.0.0.1");
     let (home, port) = (Home::new(), free_port());
     let mut screen = Painted::start(with_mapping(&home, port, server.address, &[]));
@@ -191,7 +217,6 @@ fn is_stuck_on_terminal(pid: u32) -> bool {
 /// Pushes `length` bytes to a target that throws them away; the processor time that it took the program.
 async fn push(listener: SocketAddr, block: &[u8], length: usize, pid: u32) -> Duration {
     let mut stream = connect(listener).await;
-    stream.write_all(b"!").await.expect("taken");
     let before = used(pid);
     for _ in 0..length / block.len() {
         stream.write_all(block).await.expect("taken");
@@ -204,36 +229,35 @@ async fn push(listener: SocketAddr, block: &[u8], length: usize, pid: u32) -> Du
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_cost_the_same_with_the_screen_open_and_thousands_of_connections_listed() {
-    portolan::forward::descriptors::raise_limit().expect("the limit is read");
+    if !require(&[Need::Python]) {
+        return;
+    }
     let standing = amount(300, 5_000);
     let length: usize = amount(256 << 20, 16 << 30);
     let rounds = amount(1, 9);
-    // Echoes, or, asked by a mark, counts.
+    // The bytes and the crowd have a target each.
     let server = Server::start("127.0.0.1", |mut stream| async move {
-        let mut first = [0];
-        let Ok(1) = stream.read(&mut first).await else { return };
-        let mut buffer = vec![0; 256 << 10];
-        if &first == b"!" {
-            let mut count = 0;
-            while let Ok(got @ 1..) = stream.read(&mut buffer).await {
-                count += got as u64;
-            }
-            let _ = stream.write_u64(count).await;
-        } else {
-            let _ = stream.write_all(&first).await;
-            while let Ok(got @ 1..) = stream.read(&mut buffer).await {
-                let _ = stream.write_all(&buffer[..got]).await;
-            }
+        let (mut buffer, mut count) = (vec![0; 256 << 10], 0);
+        while let Ok(got @ 1..) = stream.read(&mut buffer).await {
+            count += got as u64;
         }
+        let _ = stream.write_u64(count).await;
     });
+    let (_echo, echo) = start_echo();
     let homes = [Home::new(), Home::new()];
     let ports = [free_port(), free_port()];
-    let screen = Painted::start(with_mapping(&homes[0], ports[0], server.address, &[]));
-    let mut headless = with_mapping(&homes[1], ports[1], server.address, &["run"]);
+    let doors = [free_port(), free_port()];
+    let program = |which: usize, command: &[&str]| {
+        let mut program = with_mapping(&homes[which], ports[which], server.address, command);
+        program.args(["-p", &format!("[::1]:{}:{echo}", doors[which])]);
+        program
+    };
+    let screen = Painted::start(program(0, &[]));
+    let mut headless = program(1, &["run"]);
     let headless = Running(headless.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts"));
     let listeners = [listens(ports[0]).await, listens(ports[1]).await];
     let pids = [screen.program.0.id(), headless.0.id()];
-    let _standing = [crowd(listeners[0], standing).await, crowd(listeners[1], standing).await];
+    let _standing = [crowd(listens(doors[0]).await, standing).await, crowd(listens(doors[1]).await, standing).await];
     let block = noise(27, 1 << 20);
     let mut ratios = Vec::new();
     for round in 0..rounds {
