@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use super::held::{HeldPort, HeldPorts};
@@ -84,7 +85,9 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
     let mut echoes = Vec::new();
     loop {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM.nonblocking(), None)?;
-        socket.set_recv_buffer_size(FLOW_BUFFER)?;
+        if setsockopt(&socket, sockopt::RcvBufForce, &FLOW_BUFFER).is_err() {
+            socket.set_recv_buffer_size(FLOW_BUFFER)?;
+        }
         merge_arrivals(&socket);
         socket.connect(&target.into())?;
         let socket = UdpSocket::from(socket);

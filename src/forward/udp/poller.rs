@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -53,31 +54,42 @@ impl Poller {
         }
     }
 
-    /// Tells the flows that have something to read, without waiting; none when none has.
+    /// Tells the flows that have something to read, without waiting; none when the runtime has not heard of any.
     pub(super) fn ready(&self, flows: &mut Vec<FlowId>) -> io::Result<()> {
-        flows.clear();
-        let mut events = [EpollEvent::empty(); BATCH];
-        let count = self.epoll.try_io(Interest::READABLE, |Inner(epoll)| {
-            match epoll.wait(&mut events, EpollTimeout::ZERO)? {
-                // Only this clears the readiness, so that the next event wakes us.
-                0 => Err(io::ErrorKind::WouldBlock.into()),
-                count => Ok(count),
-            }
+        let looked = self.epoll.try_io(Interest::READABLE, |inner| {
+            inner.look(flows)?;
+            // Only this clears the readiness, so that the next event wakes us.
+            if flows.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
-        match count {
-            Ok(count) => {
-                flows.extend(events[..count].iter().map(|event| FlowId::from_bits(event.data())));
-                Ok(())
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
-            Err(error) => Err(error),
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            looked => looked,
         }
+    }
+
+    /// Asks the kernel even if the runtime has not heard of any: with much to do, it hears late.
+    pub(super) fn look(&self, flows: &mut Vec<FlowId>) -> io::Result<()> {
+        self.epoll.get_ref().look(flows)
     }
 }
 
 /// An epoll that the runtime can watch.
 #[derive(Debug)]
 struct Inner(Epoll);
+
+impl Inner {
+    /// Puts the flows that have something to read in the place of what was there.
+    fn look(&self, flows: &mut Vec<FlowId>) -> io::Result<()> {
+        flows.clear();
+        let mut events = [EpollEvent::empty(); BATCH];
+        match self.0.wait(&mut events, EpollTimeout::ZERO) {
+            Ok(count) => flows.extend(events[..count].iter().map(|event| FlowId::from_bits(event.data()))),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+}
 
 impl AsRawFd for Inner {
     fn as_raw_fd(&self) -> RawFd {

@@ -58,6 +58,7 @@ pub async fn serve(
         route: 0,
         route_may_change: true,
         draining: false,
+        more_waits: false,
         errors: 0,
         refusals: Refusals::default(),
         tell: Box::new(tell),
@@ -86,6 +87,8 @@ pub(super) struct Listener {
     pub(super) route: u64,
     route_may_change: bool,
     draining: bool,
+    /// The last batch of clients' datagrams was a full one.
+    more_waits: bool,
     errors: u32,
     pub(super) refusals: Refusals,
     pub(super) tell: Box<dyn Fn(Trouble) + Send>,
@@ -138,7 +141,12 @@ impl Listener {
                         self.kill(id, CloseReason::Killed);
                     }
                 }
-                Event::Arrived => with_scratch(|scratch| self.take_arrived(scratch, now()))?,
+                Event::Arrived => with_scratch(|scratch| {
+                    if self.more_waits {
+                        self.take_replies_first(scratch, now())?;
+                    }
+                    self.take_arrived(scratch, now())
+                })?,
                 Event::Replies => with_scratch(|scratch| self.take_replies(scratch, now()))?,
                 Event::Expiry => {
                     self.alarm_is_set = false;
@@ -182,6 +190,7 @@ impl Listener {
             // Fewer than there is room for are all that there were: saying so saves the call that would find none.
             if received < SLOTS { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
+        self.more_waits = received == SLOTS;
         if received > 0 {
             self.errors = 0;
         } else if let Err(error) = looked {
