@@ -50,10 +50,12 @@ pub enum Ended {
 /// When writing fails for another reason than a closed reader.
 pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Result<Ended> {
     let sample_ms = u64::try_from(SAMPLE.min(options.interval).as_millis()).unwrap_or(u64::MAX);
-    let interest = Interest { mappings: true, connections: true, events: true, sample_ms, ..Interest::default() };
+    // A line of text has no room for each connection that changed, so nobody looks for them.
+    let connections = options.json;
+    let interest = Interest { mappings: true, connections, events: true, sample_ms, ..Interest::default() };
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json };
-    let mut traffic = Traffic::default();
+    let mut traffic = Traffic { follows: connections, ..Traffic::default() };
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
     let (mut is_judged, mut is_said) = (false, false);
     let mut reason = None;
@@ -166,12 +168,15 @@ impl<W: Write> Printer<W> {
 /// What was said of mappings and connections, and what changed since.
 #[derive(Default)]
 struct Traffic {
+    /// Single connections are spoken of, too.
+    follows: bool,
     /// Open connections and bytes.
     mappings: HashMap<MappingId, (u64, u64, u64)>,
     /// Connections between their `opened` and their `closed`: only those are spoken of.
     connections: HashMap<ConnectionId, Said>,
     changed_mappings: BTreeMap<MappingId, MappingTraffic>,
     changed_connections: BTreeMap<ConnectionId, Connection>,
+    opened: u64,
     closed: u64,
     /// Some `opened` was lost, so an unknown id may well be open.
     is_patchy: bool,
@@ -190,7 +195,10 @@ impl Traffic {
     fn heard(&mut self, kind: &EventKind) {
         match kind {
             EventKind::Opened { connection } => {
-                self.connections.insert(connection.id, Said::of(connection));
+                self.opened += 1;
+                if self.follows {
+                    self.connections.insert(connection.id, Said::of(connection));
+                }
             }
             EventKind::Closed { connection } => {
                 self.connections.remove(&connection.id);
@@ -238,11 +246,12 @@ impl Traffic {
     fn take(&mut self) -> Option<EventKind> {
         let mappings: Vec<_> = std::mem::take(&mut self.changed_mappings).into_values().collect();
         let connections: Vec<_> = std::mem::take(&mut self.changed_connections).into_values().collect();
-        // Who closed is counted with the totals that tell of it.
+        // Who came and went is counted with the totals that tell of it.
         if mappings.is_empty() && connections.is_empty() {
             return None;
         }
-        Some(EventKind::Traffic { mappings, connections, closed: std::mem::take(&mut self.closed) })
+        let (opened, closed) = (std::mem::take(&mut self.opened), std::mem::take(&mut self.closed));
+        Some(EventKind::Traffic { mappings, connections, opened, closed })
     }
 }
 

@@ -86,8 +86,11 @@ pub enum EventKind {
     Traffic {
         /// Mappings whose totals or open connections changed.
         mappings: Vec<MappingTraffic>,
-        /// Open connections whose counters, state or target leg changed.
+        /// Open connections whose counters, state or target leg changed; none where only text is wanted.
         connections: Vec<Connection>,
+        /// So many connections have been accepted since; each has said so by `opened`.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        opened: u64,
         /// So many connections have closed since; each has said so by `closed`.
         #[serde(default, skip_serializing_if = "is_zero")]
         closed: u64,

@@ -39,14 +39,18 @@ impl fmt::Display for EventKind {
                     connection.mapping, connection.id, connection.client, connection.listener
                 )
             }
-            Self::Traffic { mappings, connections, closed } => {
-                write!(f, "traffic:")?;
-                for mapping in mappings {
+            Self::Traffic { mappings, opened, closed, .. } => {
+                f.write_str("traffic:")?;
+                for (nth, mapping) in mappings.iter().enumerate() {
                     let (name, open) = (&mapping.mapping, mapping.connections);
-                    write!(f, " {name} {open} open, in {} out {} bytes;", mapping.bytes_in, mapping.bytes_out)?;
+                    let before = if nth == 0 { "" } else { ";" };
+                    write!(f, "{before} {name} {open} open, in {} out {} bytes", mapping.bytes_in, mapping.bytes_out)?;
                 }
-                write!(f, " {} changed", count(connections.len() as u64 + closed, "connection"))?;
-                if *closed > 0 { write!(f, ", {closed} of them closed") } else { Ok(()) }
+                if opened + closed > 0 {
+                    let before = if mappings.is_empty() { "" } else { ";" };
+                    write!(f, "{before} {} opened, {closed} closed", count(*opened, "connection"))?;
+                }
+                Ok(())
             }
             Self::Closed { connection } => closed(f, connection),
             Self::ProfileRejected { problems } => {
@@ -124,43 +128,20 @@ impl fmt::Display for CloseReason {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
-    use super::super::event::ConnectionState;
-    use super::super::id::ConnectionId;
-    use super::super::mapping::Protocol;
+    use super::super::event::MappingTraffic;
     use super::*;
 
     #[test]
     fn one_of_a_thing_is_said_as_one() {
-        let one = Connection {
-            id: ConnectionId(1),
-            mapping: "web".into(),
-            protocol: Protocol::Tcp,
-            client: ([127, 0, 0, 1], 1).into(),
-            listener: ([127, 0, 0, 1], 2).into(),
-            source: None,
-            target: "web:80".into(),
-            target_address: None,
-            state: ConnectionState::Connecting,
-            closed_side: None,
-            opened_at: Timestamp::UNIX_EPOCH,
-            duration_ms: 0,
-            bytes_in: 1,
-            bytes_out: 1,
-            datagrams_in: None,
-            datagrams_out: None,
-            reason: None,
-            error: None,
-        };
+        let one = MappingTraffic { mapping: "web".into(), connections: 1, bytes_in: 2, bytes_out: 3 };
         let kinds = [
             EventKind::Ready { mappings: 1, listening: 1, failed: 0 },
             EventKind::Ready { mappings: 2, listening: 1, failed: 1 },
             EventKind::Lost { count: 1 },
             EventKind::Lost { count: 2 },
-            EventKind::Traffic { mappings: vec![], connections: vec![one.clone()], closed: 0 },
-            EventKind::Traffic { mappings: vec![], connections: vec![one], closed: 2 },
-            EventKind::Traffic { mappings: vec![], connections: vec![], closed: 1 },
+            EventKind::Traffic { mappings: vec![one.clone(), one.clone()], connections: vec![], opened: 0, closed: 0 },
+            EventKind::Traffic { mappings: vec![one], connections: vec![], opened: 1, closed: 2 },
+            EventKind::Traffic { mappings: vec![], connections: vec![], opened: 0, closed: 1 },
         ];
         assert_eq!(
             kinds.map(|kind| kind.to_string()),
@@ -169,9 +150,9 @@ mod tests {
                 "ready: 2 mappings, 1 listening, 1 failed",
                 "lost: 1 event, since this reader was too slow",
                 "lost: 2 events, since this reader was too slow",
-                "traffic: 1 connection changed",
-                "traffic: 3 connections changed, 2 of them closed",
-                "traffic: 1 connection changed, 1 of them closed",
+                "traffic: web 1 open, in 2 out 3 bytes; web 1 open, in 2 out 3 bytes",
+                "traffic: web 1 open, in 2 out 3 bytes; 1 connection opened, 2 closed",
+                "traffic: 0 connections opened, 1 closed",
             ]
         );
     }

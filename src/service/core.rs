@@ -364,7 +364,11 @@ impl Service {
                 is_ready: self.is_ready,
             },
             mappings: self.mapping_rows(),
-            open: self.registry.open_connections(),
+            open: if self.subscribers.iter().any(Subscriber::wants_connections) {
+                self.registry.open_connections()
+            } else {
+                Vec::new()
+            },
             containers: self.docker.view().containers,
             published: self.published.view(),
         }

@@ -94,6 +94,11 @@ impl Subscriber {
         self.next_sample
     }
 
+    /// Whether it looks at single connections.
+    pub(crate) fn wants_connections(&self) -> bool {
+        self.interest.connections
+    }
+
     /// Whether it asks who the local clients are.
     pub(crate) fn wants_processes(&self) -> bool {
         self.interest.connections && self.interest.processes
