@@ -4,6 +4,7 @@
 //! then counts what it drops and says `lost`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -54,7 +55,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
     let connections = options.json;
     let interest = Interest { mappings: true, connections, events: true, sample_ms, ..Interest::default() };
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
-    let mut printer = Printer { out: io::BufWriter::new(out), json: options.json };
+    let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new() };
     let mut traffic = Traffic { follows: connections, ..Traffic::default() };
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
     let (mut is_judged, mut is_said) = (false, false);
@@ -133,6 +134,8 @@ fn shortfall<'a>(rows: impl Iterator<Item = &'a MappingRow>, strict: bool) -> Op
 struct Printer<W: Write> {
     out: io::BufWriter<W>,
     json: bool,
+    /// The last line of text: pieces are put together here for less than in `out`.
+    text: String,
 }
 
 impl<W: Write> Printer<W> {
@@ -160,7 +163,10 @@ impl<W: Write> Printer<W> {
             serde_json::to_writer(&mut self.out, event)?;
             writeln!(self.out)
         } else {
-            writeln!(self.out, "{event}")
+            self.text.clear();
+            // A string takes everything.
+            let _ = fmt::Write::write_fmt(&mut self.text, format_args!("{event}\n"));
+            self.out.write_all(self.text.as_bytes())
         }
     }
 }

@@ -239,7 +239,7 @@ fn the_last_totals_come_before_the_end_however_long_the_interval_is() {
     run.event("the last connection", SOON, |event| event["event"] == "opened" && event["connection"]["id"] == 4);
     let ended = run.stop();
     let (last, before) = ended.events.split_last().expect("something was said");
-    assert_eq!((&last["event"], &last["closed"]), (&"traffic".into(), &4.into()), "{last}");
+    assert_eq!((&last["event"], &last["opened"], &last["closed"]), (&"traffic".into(), &4.into(), &4.into()), "{last}");
     let totals = &last["mappings"][0];
     assert_eq!(
         (&totals["bytes_in"], &totals["bytes_out"], &totals["connections"]),
@@ -247,6 +247,38 @@ fn the_last_totals_come_before_the_end_however_long_the_interval_is() {
         "{last}"
     );
     assert!(before.iter().all(|event| event["event"] != "traffic"), "{before:?}");
+}
+
+#[test]
+fn a_line_of_text_tells_totals_and_how_many_have_come_and_gone() {
+    let server = echo_server();
+    let home = Home::new();
+    let mut command = home.command(None);
+    command.args(["run", "-p", &format!("auto:{server}"), "--interval", "10m"]);
+    let mut child =
+        common::Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the program starts"));
+    let mut lines = BufReader::new(child.0.stdout.take().expect("stdout is piped")).lines();
+    let mut line_with = |what: &str| loop {
+        let line = lines.next().expect("it goes on").expect("it is text");
+        if line.contains(what) {
+            break line;
+        }
+    };
+    let listening = line_with("listening on 127.0.0.1");
+    let listener = listening.split_whitespace().find_map(|word| word.strip_suffix("/tcp")?.parse().ok());
+    let listener: SocketAddr = listener.unwrap_or_else(|| panic!("no address in {listening}"));
+    exchange(listener, b"hello");
+    line_with("#1 closed");
+    let _staying = TcpStream::connect(listener).expect("the mapping listens");
+    line_with("#2 opened");
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.0.id()).expect("a pid")),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .expect("it is alive");
+    let last = line_with("traffic:");
+    assert!(last.ends_with(" 0 open, in 5 out 5 bytes; 2 connections opened, 2 closed"), "{last}");
+    assert!(child.0.wait().expect("it ends").success());
 }
 
 #[test]

@@ -141,7 +141,7 @@ async fn echo(stream: &mut TcpStream) -> Duration {
 
 /// Connections that stand, each of which has said something.
 async fn crowd(listener: SocketAddr, count: usize) -> Vec<TcpStream> {
-    // Each takes two of this process, its client's end and its server's.
+    // Each takes one or two of this process: its client's end, and its server's where that is one of ours.
     portolan::forward::descriptors::raise_limit().expect("the limit is read");
     let mut crowd = Vec::with_capacity(count);
     for _ in 0..count {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::Notify;
@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 pub struct DescriptorBudget {
     limit: u64,
     used: AtomicU64,
-    /// Gives up what lies idle; true when that was anything.
-    reclaim: OnceLock<Reclaim>,
+    /// Give up what lies idle; true when that was anything.
+    reclaims: Mutex<Vec<Reclaim>>,
     /// Somebody waits for one to be given back.
     awaited: AtomicBool,
     given_back: Notify,
@@ -55,14 +55,14 @@ impl DescriptorBudget {
         Arc::new(Self {
             limit,
             used: AtomicU64::new(0),
-            reclaim: OnceLock::new(),
+            reclaims: Mutex::default(),
             awaited: AtomicBool::new(false),
             given_back: Notify::new(),
         })
     }
 
-    /// Waits until one is given back, from the first poll on. It may miss one at that moment, so it is for those who look
-    /// again after a while anyway.
+    /// Waits until one is given back, from the first poll on. It may miss one at that moment, and one that is given back
+    /// may never have been a descriptor, so it is for those who look again after a while anyway, and not too soon.
     pub(super) async fn given_back(&self) {
         let given_back = self.given_back.notified();
         self.awaited.store(true, Ordering::Relaxed);
@@ -71,15 +71,14 @@ impl DescriptorBudget {
 
     /// Who holds descriptors that lie idle, and is asked for them before anybody is turned away.
     pub(super) fn reclaim_by(&self, reclaim: impl Fn() -> bool + Send + Sync + 'static) {
-        // One such holder there is.
-        let _ = self.reclaim.set(Box::new(reclaim));
+        self.reclaims.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(reclaim));
     }
 
     /// Takes `count`, or none of them when not so many are left.
     pub fn take(self: &Arc<Self>, count: u64) -> Option<DescriptorPermit> {
         self.take_free(count).or_else(|| {
-            let is_more = self.reclaim.get().is_some_and(|reclaim| reclaim());
-            is_more.then(|| self.take_free(count)).flatten()
+            let reclaims = self.reclaims.lock().unwrap_or_else(PoisonError::into_inner);
+            reclaims.iter().find_map(|reclaim| reclaim().then(|| self.take_free(count)).flatten())
         })
     }
 
@@ -113,6 +112,11 @@ impl fmt::Debug for DescriptorBudget {
 }
 
 impl DescriptorPermit {
+    /// Where it was taken from.
+    pub(super) fn budget(&self) -> &Arc<DescriptorBudget> {
+        &self.budget
+    }
+
     /// Whether more than half of what there is is in use, this one included.
     pub(super) fn is_scarce(&self) -> bool {
         let (used, limit) = self.budget.usage();
@@ -151,7 +155,8 @@ mod tests {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         assert!(!waits.is_finished(), "nothing was given back since");
         drop(permit);
-        waits.await.expect("it hears");
+        let heard = tokio::time::timeout(std::time::Duration::from_secs(1), waits).await;
+        heard.expect("it hears").expect("it ends well");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::kill::Kill;
 use super::meter::{Counters, Counts, Direction, MappingMeter};
 use super::relay::Allowed;
 use super::tap::Tap;
-use super::udp::FlowSources;
+use super::udp::{FlowSources, HeldPorts};
 use crate::model::event::{CloseReason, Connection, ConnectionState, Event, EventKind, Side, to_the_millisecond};
 use crate::model::id::ConnectionId;
 use crate::model::mapping::Protocol;
@@ -34,6 +34,8 @@ pub const EVENTS: usize = 8_192;
 pub struct Registry {
     /// From which addresses the open UDP flows speak.
     pub(super) flow_sources: Arc<FlowSources>,
+    /// Of UDP flows that have ended.
+    pub(super) held_ports: Arc<HeldPorts>,
     started: Instant,
     next_id: AtomicU64,
     open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
@@ -104,6 +106,7 @@ impl Registry {
         let (events, _) = broadcast::channel(EVENTS);
         Arc::new(Self {
             flow_sources: Arc::default(),
+            held_ports: Arc::default(),
             started: Instant::now(),
             next_id: AtomicU64::new(1),
             open: Mutex::default(),

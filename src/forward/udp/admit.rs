@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use super::flow::{self, Flow, errno, outcome};
 use super::poller::Poller;
 use super::serve::{Listener, Trouble};
-use super::table::{FlowId, FlowKey};
+use super::table::{FlowId, FlowKey, Full};
 use crate::forward::context::{Addresses, Route};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::pressure::Limit;
@@ -71,7 +71,11 @@ impl Listener {
         }
         self.make_room(route.config.max_connections, now)?;
         let permit = self.take_descriptor(now)?;
-        let dialled = flow::dial(target).map_err(|error| {
+        let dialled = match flow::dial(target) {
+            Err(error) if is_shortage(&error) && registry.held_ports.let_go() => flow::dial(target),
+            dialled => dialled,
+        };
+        let dialled = dialled.map_err(|error| {
             if let Some(outcome) = outcome(errno(&error)) {
                 meter.attempted(outcome, Duration::ZERO);
             }
@@ -118,7 +122,8 @@ impl Listener {
                 self.ask_siblings(cap, now);
                 asked = true;
             }
-            let Some(victim) = self.table.victim(now) else {
+            let full = if asked { Full::Elsewhere } else { Full::Here };
+            let Some(victim) = self.table.victim(now, full) else {
                 let error = SafeText::new(&format!("all {cap} flows of the mapping are in use"));
                 return Err(Refusal { reason: CloseReason::Limit, error, limit: Some(Limit::Connections(cap)) });
             };
@@ -147,12 +152,7 @@ impl Listener {
         if let Some(permit) = descriptors.take(1) {
             return Ok(permit);
         }
-        if self.held.let_go()
-            && let Some(permit) = descriptors.take(1)
-        {
-            return Ok(permit);
-        }
-        if let Some(victim) = self.table.victim(now) {
+        if let Some(victim) = self.table.victim(now, Full::Elsewhere) {
             self.close(victim, CloseReason::Evicted, None);
         }
         let (used, limit) = descriptors.usage();
@@ -193,6 +193,14 @@ impl From<io::Error> for Refusal {
         };
         Self { reason, error: SafeText::new(&error.to_string()), limit }
     }
+}
+
+/// Whether ports, descriptors or memory are what is missing.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        Errno::EAGAIN | Errno::EADDRINUSE | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM
+    )
 }
 
 fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {

@@ -9,10 +9,10 @@ use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
 
 use super::held::{HeldPort, HeldPorts};
@@ -85,9 +85,7 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
     let mut echoes = Vec::new();
     loop {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM.nonblocking(), None)?;
-        if setsockopt(&socket, sockopt::RcvBufForce, &FLOW_BUFFER).is_err() {
-            socket.set_recv_buffer_size(FLOW_BUFFER)?;
-        }
+        socket.set_recv_buffer_size(FLOW_BUFFER)?;
         merge_arrivals(&socket);
         socket.connect(&target.into())?;
         let socket = UdpSocket::from(socket);
@@ -271,9 +269,9 @@ impl Flow {
     }
 
     /// Ends it: the socket first, then its record. Where a reply may be on its way to it, its port is kept from others.
-    pub(super) fn close(self, reason: CloseReason, error: Option<SafeText>, held: Option<(&mut HeldPorts, Instant)>) {
+    pub(super) fn close(self, reason: CloseReason, error: Option<SafeText>, held: Option<(&Arc<HeldPorts>, Instant)>) {
         let Self { socket, record, entry, permit, .. } = self;
-        let port = HeldPort::new(socket, entry, permit);
+        let port = HeldPort::new(entry, socket, permit);
         match held {
             Some((ports, now)) => ports.hold(port, now),
             None => drop(port),
@@ -331,8 +329,6 @@ pub(super) fn errno(error: &io::Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::forward::descriptors::DescriptorBudget;
     use crate::forward::registry::Registry;

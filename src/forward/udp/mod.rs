@@ -11,8 +11,8 @@
 //!   next datagram closes the flow (`target_unreachable`) and opens another towards the new address: UDP has no
 //!   reset, so a client that keeps its port would else speak to a dead address for ever.
 //! - While the target has no address, datagrams without a flow are dropped and counted.
-//! - The source port of a flow that ends while a reply may be on its way to it is kept from others for a second
-//!   ([`held`]), or the reply would reach another client.
+//! - The source port of a flow that ends while a reply may be on its way to it is kept from others for a second, as
+//!   far as descriptors allow ([`held`]), or the reply would reach another client.
 //! - Draining keeps the listening socket, since the replies of its flows leave from it; new clients are dropped.
 
 mod admit;
@@ -26,6 +26,7 @@ mod serve;
 mod sources;
 mod table;
 
+pub use held::HeldPorts;
 pub use packet::bind;
 pub use serve::{Trouble, serve};
 pub use sources::FlowSources;

@@ -6,7 +6,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
-use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -62,7 +61,7 @@ impl Poller {
             if flows.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(()),
             looked => looked,
         }
     }
@@ -82,11 +81,8 @@ impl Inner {
     fn look(&self, flows: &mut Vec<FlowId>) -> io::Result<()> {
         flows.clear();
         let mut events = [EpollEvent::empty(); BATCH];
-        match self.0.wait(&mut events, EpollTimeout::ZERO) {
-            Ok(count) => flows.extend(events[..count].iter().map(|event| FlowId::from_bits(event.data()))),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+        let count = self.0.wait(&mut events, EpollTimeout::ZERO)?;
+        flows.extend(events[..count].iter().map(|event| FlowId::from_bits(event.data())));
         Ok(())
     }
 }

@@ -18,8 +18,8 @@ use crate::forward::sys::datagrams::{Inbox, Outbox, Outgoing};
 /// Errors of a flow in a row that are taken note of before the next flow's turn.
 const ERRORS: usize = 16;
 
-/// Batches of replies that go before the next batch of clients' datagrams, at most.
-const FIRST: usize = 8;
+/// Replies, or runs of them, that go before the next batch of clients' datagrams, until there are so many.
+const FIRST: usize = 8 * SLOTS;
 
 impl Listener {
     /// Forwards what waits, of a batch of flows.
@@ -36,20 +36,23 @@ impl Listener {
     /// on its way back has cost more than one that is lost at the door. Within bounds, since a target may have no end
     /// of replies.
     pub(super) fn take_replies_first(&mut self, scratch: &mut Scratch, now: Instant) -> io::Result<()> {
-        for _ in 0..FIRST {
-            let Some(poller) = &self.poller else { break };
-            poller.look(&mut scratch.ready)?;
-            if scratch.ready.is_empty() {
-                break;
+        let mut forwarded = 0;
+        while let Some(poller) = &self.poller
+            && forwarded < FIRST
+        {
+            match poller.look(&mut scratch.ready) {
+                Ok(()) if scratch.ready.is_empty() => break,
+                Ok(()) => forwarded += self.forward_replies(scratch, now).max(1),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => break,
+                Err(error) => return Err(error),
             }
-            self.forward_replies(scratch, now);
         }
         Ok(())
     }
 
-    /// Forwards what waits, of the flows in `scratch.ready`.
-    pub(super) fn forward_replies(&mut self, scratch: &mut Scratch, now: Instant) {
-        let mut filled = 0;
+    /// Forwards what waits, of the flows in `scratch.ready`; returns how many slots it filled.
+    pub(super) fn forward_replies(&mut self, scratch: &mut Scratch, now: Instant) -> usize {
+        let (mut filled, mut all) = (0, 0);
         scratch.replies.clear();
         for at in 0..scratch.ready.len() {
             if filled == SLOTS {
@@ -58,11 +61,12 @@ impl Listener {
             }
             let id = scratch.ready[at];
             match fenced(|| self.gather(id, scratch, filled, now)) {
-                Some(count) => filled += count,
+                Some(count) => (filled, all) = (filled + count, all + count),
                 None => self.fault(Some(id)),
             }
         }
         self.send_replies(scratch, filled);
+        all
     }
 
     /// Receives a flow's replies into the slots from `first` on; returns how many it has filled.

@@ -52,7 +52,6 @@ pub async fn serve(
         context,
         table: FlowTable::new(),
         poller: None,
-        held: HeldPorts::default(),
         alarm_is_set: false,
         kills: FuturesUnordered::new(),
         route: 0,
@@ -78,8 +77,6 @@ pub(super) struct Listener {
     pub(super) table: FlowTable<Flow>,
     /// Only while there are flows: an idle listener holds one descriptor.
     pub(super) poller: Option<Poller>,
-    /// Of flows that are gone.
-    pub(super) held: HeldPorts,
     alarm_is_set: bool,
     /// One for each flow, ready when its record is killed (or has been closed).
     pub(super) kills: FuturesUnordered<Pin<Box<dyn Future<Output = FlowId> + Send>>>,
@@ -150,7 +147,6 @@ impl Listener {
                 Event::Replies => with_scratch(|scratch| self.take_replies(scratch, now()))?,
                 Event::Expiry => {
                     self.alarm_is_set = false;
-                    self.held.expire(now());
                     with_scratch(|scratch| self.expire(scratch, now()));
                 }
             }
@@ -171,11 +167,10 @@ impl Listener {
         })
     }
 
-    /// Sets the alarm for the first flow that expires if it stays quiet, or the first port that need not be held any
-    /// more; whether there is one. Flows in use only make it ring early.
+    /// Sets the alarm for the first flow that expires if it stays quiet; whether there is one. Flows in use only make
+    /// it ring early.
     fn set_alarm(&self, expiry: Pin<&mut Sleep>) -> bool {
-        let flow = self.idle_timeout().and_then(|timeout| self.table.next_expiry(timeout));
-        let next = [flow, self.held.next_expiry()].into_iter().flatten().min();
+        let next = self.idle_timeout().and_then(|timeout| self.table.next_expiry(timeout));
         if let Some(next) = next {
             expiry.reset(next.into());
         }
@@ -317,15 +312,14 @@ impl Listener {
         }
     }
 
-    /// Ends a flow: out of the table, its sockets closed, its record closed.
+    /// Ends a flow: out of the table, its socket closed or held for a moment, its record closed.
     pub(super) fn close(&mut self, id: FlowId, reason: CloseReason, error: Option<SafeText>) {
         let (last_used, now) = (self.table.last_used(id), now());
         let Some((_, flow)) = self.table.remove(id) else { return };
         let may_hear = last_used.is_some_and(|used| HeldPorts::may_hear(used, now));
         // One that is still watched cannot be kept: its replies would wake us for nothing.
         let is_kept = may_hear && self.poller.as_ref().is_none_or(|poller| poller.remove(&flow).is_ok());
-        flow.close(reason, error, is_kept.then_some((&mut self.held, now)));
-        self.alarm_is_set &= !is_kept;
+        flow.close(reason, error, is_kept.then_some((&self.context.registry.held_ports, now)));
         if self.table.is_empty() {
             self.poller = None;
         }

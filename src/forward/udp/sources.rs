@@ -12,7 +12,7 @@ use crate::model::id::MappingId;
 /// Mappings that may stand one behind the other; a longer chain is taken for a cycle.
 const LONGEST_CHAIN: usize = 16;
 
-/// The open flows by their source addresses. Bounded by the flows themselves.
+/// The open flows, and those whose ports are held, by their source addresses. Bounded by those themselves.
 #[derive(Debug, Default)]
 pub struct FlowSources {
     flows: Mutex<HashMap<SocketAddr, Passage>>,
@@ -28,7 +28,7 @@ struct Passage {
     client: SocketAddr,
 }
 
-/// A flow's entry, until dropped: however the flow ends, its source is a stranger's afterwards.
+/// A flow's entry, until dropped, which is before its port may be a stranger's.
 #[derive(Debug)]
 pub(super) struct SourceEntry {
     sources: Arc<FlowSources>,

@@ -63,6 +63,15 @@ enum Standing {
     Established,
 }
 
+/// Whose flows have taken all places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// Mostly this table's.
+    Here,
+    /// Those of the mapping's other listeners, or connections of any kind.
+    Elsewhere,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct List {
     oldest: Option<u32>,
@@ -196,15 +205,18 @@ impl<T> FlowTable<T> {
     /// answer, then established ones that are quiet. But a quarter of the table is left to one-way flows as
     /// long as others can go: those are the new ones that wait for their first reply, and with all places
     /// taken by others each newcomer would push out the one before it, unanswered. A flood gets no more than that.
-    pub(super) fn victim(&self, now: Instant) -> Option<FlowId> {
+    /// Where the places are taken elsewhere, perhaps by a flood, established ones are not asked before one-way ones.
+    pub(super) fn victim(&self, now: Instant, full: Full) -> Option<FlowId> {
         let one_way = self.oldest(Standing::OneWay);
         let answered = self.oldest(Standing::Answered);
         let quiet =
             self.oldest(Standing::Established).filter(|(_, used)| now.saturating_duration_since(*used) >= PROTECTED);
         let first = if self.lists[Standing::OneWay as usize].len > self.len() / 4 {
             one_way.or(answered).or(quiet)
-        } else {
+        } else if full == Full::Here {
             answered.or(quiet).or(one_way)
+        } else {
+            answered.or(one_way).or(quiet)
         };
         first.map(|(id, _)| id)
     }

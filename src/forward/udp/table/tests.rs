@@ -45,14 +45,17 @@ impl Model {
         self.flows.first().filter(|flow| now >= flow.used + TIMEOUT).map(|flow| flow.id)
     }
 
-    fn victim(&self, now: Instant) -> Option<FlowId> {
+    fn victim(&self, now: Instant, full: Full) -> Option<FlowId> {
         let first = |accept: &dyn Fn(&ModelFlow) -> bool| self.flows.iter().find(|flow| accept(flow));
         let one_way = first(&|flow| flow.after_first_reply.is_none());
         let answered = first(&|flow| flow.after_first_reply == Some(0));
         let quiet = first(&|flow| flow.after_first_reply > Some(0)).filter(|flow| now >= flow.used + PROTECTED);
         let waiting = self.flows.iter().filter(|flow| flow.after_first_reply.is_none()).count();
-        let order =
-            if waiting > self.flows.len() / 4 { [one_way, answered, quiet] } else { [answered, quiet, one_way] };
+        let order = match full {
+            _ if waiting > self.flows.len() / 4 => [one_way, answered, quiet],
+            Full::Here => [answered, quiet, one_way],
+            Full::Elsewhere => [answered, one_way, quiet],
+        };
         order.into_iter().flatten().next().map(|flow| flow.id)
     }
 }
@@ -63,7 +66,7 @@ enum Step {
     FromTarget(u8),
     Pass(u64),
     Expire,
-    Evict,
+    Evict(bool),
     Remove(u8),
 }
 
@@ -74,7 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..40_u64).prop_map(Step::Pass),
         1 => Just(Step::Pass(1_000)),
         1 => Just(Step::Expire),
-        2 => Just(Step::Evict),
+        2 => any::<bool>().prop_map(Step::Evict),
         1 => (0..24_u8).prop_map(Step::Remove),
     ]
 }
@@ -116,9 +119,10 @@ proptest! {
                     prop_assert_eq!(expired.and_then(used), model.expired(now).and_then(used));
                     expired
                 }
-                Step::Evict => {
-                    let victim = table.victim(now);
-                    prop_assert_eq!(victim, model.victim(now));
+                Step::Evict(is_here) => {
+                    let full = if is_here { Full::Here } else { Full::Elsewhere };
+                    let victim = table.victim(now, full);
+                    prop_assert_eq!(victim, model.victim(now, full));
                     victim
                 }
                 Step::Remove(number) => table.find(&key(number)),
@@ -158,7 +162,7 @@ fn one_way_flows_give_way_before_an_established_one() {
     let later = now + Duration::from_mins(1);
     let first = table.insert(key(1), (), later);
     table.insert(key(2), (), later);
-    assert_eq!(table.victim(later), Some(first));
+    assert_eq!(table.victim(later, Full::Here), Some(first));
 }
 
 #[test]
@@ -168,8 +172,8 @@ fn an_established_flow_in_use_never_gives_way() {
     let flow = table.insert(key(0), (), now);
     table.touch(flow, Direction::Out, now);
     table.touch(flow, Direction::Out, now);
-    assert_eq!(table.victim(now), None);
-    assert_eq!(table.victim(now + PROTECTED), Some(flow));
+    assert_eq!(table.victim(now, Full::Here), None);
+    assert_eq!(table.victim(now + PROTECTED, Full::Here), Some(flow));
 }
 
 #[test]
@@ -181,7 +185,7 @@ fn a_table_full_of_answered_flows_leaves_room_to_wait_for_an_answer() {
         table.touch(id, Direction::Out, now);
     }
     table.insert(key(7), (), now);
-    assert_eq!(table.victim(now), Some(answered[0]));
+    assert_eq!(table.victim(now, Full::Here), Some(answered[0]));
 }
 
 #[test]
@@ -194,13 +198,13 @@ fn a_table_full_of_quiet_flows_leaves_room_to_wait_for_an_answer() {
         table.touch(id, Direction::Out, now);
     }
     let newcomer = table.insert(key(7), (), now + PROTECTED);
-    assert_eq!(table.victim(now + PROTECTED), Some(quiet[0]));
+    assert_eq!(table.victim(now + PROTECTED, Full::Here), Some(quiet[0]));
     table.remove(quiet[0]);
     table.insert(key(8), (), now + PROTECTED);
-    assert_eq!(table.victim(now + PROTECTED), Some(quiet[1]), "two of eight wait");
+    assert_eq!(table.victim(now + PROTECTED, Full::Here), Some(quiet[1]), "two of eight wait");
     table.remove(quiet[1]);
     table.insert(key(9), (), now + PROTECTED);
-    assert_eq!(table.victim(now + PROTECTED), Some(newcomer), "a flood has no more than its quarter");
+    assert_eq!(table.victim(now + PROTECTED, Full::Here), Some(newcomer), "a flood has no more than its quarter");
 }
 
 #[test]
