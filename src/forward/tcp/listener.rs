@@ -15,7 +15,7 @@ use nix::libc;
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use super::dial::local_address;
@@ -31,8 +31,6 @@ use crate::model::mapping::Protocol;
 
 /// How long accepting pauses when descriptors or memory have run out, unless a descriptor is given back before.
 const PAUSE: Duration = Duration::from_millis(100);
-/// At least so long, since not each one that is given back is to be had.
-const LEAST_PAUSE: Duration = Duration::from_millis(2);
 
 /// A listening socket and where it listens.
 #[derive(Debug)]
@@ -61,7 +59,8 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     let port = links.own.listen(bound.port());
     let mut connections = Connections::new(&context, bound);
     let mut pause: Option<Instant> = None;
-    let mut is_out_of_descriptors = false;
+    // What is given back may be had: not so when the last one was not.
+    let mut is_hopeful = true;
     {
         let drain = context.drain.cancelled();
         tokio::pin!(drain);
@@ -69,10 +68,15 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
             tokio::select! {
                 biased;
                 () = &mut drain => break,
-                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => pause = None,
-                () = given_back(&context), if is_out_of_descriptors && pause.is_some() => pause = None,
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => {
+                    (pause, is_hopeful) = (None, true);
+                }
+                () = context.descriptors.given_back(), if is_hopeful && pause.is_some() => {
+                    (pause, is_hopeful) = (None, false);
+                }
                 accepted = accept(&fd), if pause.is_none() => match accepted {
                     Ok((socket, client)) => {
+                        is_hopeful = true;
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
                         // The client may be gone already, which is not this listener's fault.
                         if let Ok((leg, local)) = leg(socket, local, protocol) {
@@ -83,7 +87,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                         Verdict::Next => {}
                         Verdict::Pause(limit) => {
                             links.pressure.press(limit);
-                            is_out_of_descriptors = limit == Limit::OutOfDescriptors;
+                            is_hopeful &= limit == Limit::OutOfDescriptors;
                             pause = Some(Instant::now() + PAUSE);
                         }
                         Verdict::Broken => {
@@ -104,12 +108,6 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     drop(port);
     drop(closed);
     connections.ended().await;
-}
-
-/// Waits until a descriptor is given back that a client may have.
-async fn given_back(context: &ListenerContext) {
-    context.descriptors.given_back().await;
-    sleep(LEAST_PAUSE).await;
 }
 
 /// The target as written, made anew when the route changes.
