@@ -86,7 +86,8 @@ async fn a_panic_ends_one_udp_flow_and_no_other() {
             .kill_where(CloseReason::Killed, |record| Some(record.client) == closed.first().map(|c| c.client));
         until("its end", || (bench.registry.closed_count() >= before + 2).then_some(())).await;
     }
-    assert_eq!(bench.engine.descriptors().0, descriptors, "none is lost");
+    // Ports of flows that have ended are held for a second.
+    until("each descriptor", || (bench.engine.descriptors().0 == descriptors).then_some(())).await;
     bench.shutdown().await;
 }
 
