@@ -62,7 +62,8 @@ impl DescriptorBudget {
     }
 
     /// Waits until one is given back, from the first poll on. It may miss one at that moment, and one that is given back
-    /// may never have been a descriptor, so it is for those who look again after a while anyway, and not too soon.
+    /// may never have been a descriptor, so it is for those who look again after a while anyway, and do not hurry when
+    /// they have looked in vain.
     pub(super) async fn given_back(&self) {
         let given_back = self.given_back.notified();
         self.awaited.store(true, Ordering::Relaxed);

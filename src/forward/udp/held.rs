@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use super::serve::now;
 use super::sources::SourceEntry;
 use crate::forward::descriptors::DescriptorPermit;
 
@@ -72,7 +73,9 @@ impl HeldPorts {
 
     /// Lets all go, since somebody needs their descriptors or ports. Whether there was any.
     pub(super) fn let_go(&self) -> bool {
-        !std::mem::take(&mut *self.lock()).is_empty()
+        // They are closed when the lock is free again.
+        let held = std::mem::take(&mut *self.lock());
+        !held.is_empty()
     }
 
     /// Lets each go in its time, until there are none.
@@ -101,8 +104,4 @@ impl HeldPorts {
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, HeldPort)>> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

@@ -52,7 +52,6 @@ pub async fn serve(
         context,
         table: FlowTable::new(),
         poller: None,
-        alarm_is_set: false,
         kills: FuturesUnordered::new(),
         route: 0,
         route_may_change: true,
@@ -77,7 +76,6 @@ pub(super) struct Listener {
     pub(super) table: FlowTable<Flow>,
     /// Only while there are flows: an idle listener holds one descriptor.
     pub(super) poller: Option<Poller>,
-    alarm_is_set: bool,
     /// One for each flow, ready when its record is killed (or has been closed).
     pub(super) kills: FuturesUnordered<Pin<Box<dyn Future<Output = FlowId> + Send>>>,
     /// Counts the changes of the route, so that a flow knows whether its target is still right.
@@ -119,17 +117,18 @@ enum Event {
 impl Listener {
     async fn run(&mut self) -> io::Result<()> {
         let mut expiry = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut armed = false;
         while !(self.draining && self.table.is_empty()) {
-            if !self.alarm_is_set {
-                self.alarm_is_set = self.set_alarm(expiry.as_mut());
+            if !armed {
+                armed = self.arm(expiry.as_mut());
             }
-            match self.next(expiry.as_mut()).await? {
+            match self.next(expiry.as_mut(), armed).await? {
                 Event::Drain => self.draining = true,
                 Event::Route { more } => {
                     self.route += 1;
                     self.route_may_change = more;
                     // The idle timeout may be shorter now.
-                    self.alarm_is_set = false;
+                    armed = false;
                 }
                 Event::Kill(id) => {
                     self.kill(id, CloseReason::Killed);
@@ -146,7 +145,7 @@ impl Listener {
                 })?,
                 Event::Replies => with_scratch(|scratch| self.take_replies(scratch, now()))?,
                 Event::Expiry => {
-                    self.alarm_is_set = false;
+                    armed = false;
                     with_scratch(|scratch| self.expire(scratch, now()));
                 }
             }
@@ -155,21 +154,20 @@ impl Listener {
     }
 
     /// Waits for the next event. Dropping any of these waits loses nothing: data stays in the kernel.
-    async fn next(&mut self, expiry: Pin<&mut Sleep>) -> io::Result<Event> {
-        let Self { socket, context, poller, kills, route_may_change, draining, alarm_is_set, .. } = self;
+    async fn next(&mut self, expiry: Pin<&mut Sleep>, armed: bool) -> io::Result<Event> {
+        let Self { socket, context, poller, kills, route_may_change, draining, .. } = self;
         Ok(tokio::select! {
             () = context.drain.cancelled(), if !*draining => Event::Drain,
             changed = context.route.changed(), if *route_may_change => Event::Route { more: changed.is_ok() },
             Some(id) = kills.next() => Event::Kill(id),
             ready = socket.readable() => { ready?; Event::Arrived }
             ready = Poller::readable(poller.as_ref()) => { ready?; Event::Replies }
-            () = expiry, if *alarm_is_set => Event::Expiry,
+            () = expiry, if armed => Event::Expiry,
         })
     }
 
-    /// Sets the alarm for the first flow that expires if it stays quiet; whether there is one. Flows in use only make
-    /// it ring early.
-    fn set_alarm(&self, expiry: Pin<&mut Sleep>) -> bool {
+    /// Sets the alarm for the first flow that expires if it stays quiet. Flows in use only make it ring early.
+    fn arm(&self, expiry: Pin<&mut Sleep>) -> bool {
         let next = self.idle_timeout().and_then(|timeout| self.table.next_expiry(timeout));
         if let Some(next) = next {
             expiry.reset(next.into());
@@ -344,6 +342,6 @@ pub(super) fn fenced<T>(work: impl FnOnce() -> T) -> Option<T> {
 }
 
 /// The runtime's clock, which tests can hold still.
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
