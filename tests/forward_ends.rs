@@ -1,5 +1,7 @@
 //! How connections end through the engine: half-close, resets, refusals, timeouts.
 
+#[path = "common/ports.rs"]
+mod ports;
 #[path = "common/soak.rs"]
 mod soak;
 #[path = "common/sockets.rs"]
@@ -16,8 +18,9 @@ use portolan::forward::engine::{Notice, TestHook};
 use portolan::model::event::{CloseReason, ConnectionState, MappingState, Side};
 use portolan::model::id::MappingId;
 use portolan::model::update::LastOutcome;
+use ports::closed_port;
 use socket2::{Domain, Socket, Type};
-use sockets::{Bench, PATIENCE, Server, bound, closed_port, config, connect, noise, reset, try_connect, until};
+use sockets::{Bench, PATIENCE, Server, bound, config, connect, noise, reset, try_connect, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -354,7 +357,7 @@ async fn what_a_stuck_peer_does_not_take_is_given_up_after_five_seconds() {
 async fn a_refusal_reaches_the_client_at_once() {
     let mut bench = Bench::start();
     for (id, ip) in [(1, "127.0.0.1"), (2, "::1")] {
-        let target = closed_port(ip).await;
+        let target = closed_port(ip);
         let listener = bench.map(id, "[::1]", target).await;
         for _ in 0..20 {
             let started = Instant::now();

@@ -1,6 +1,8 @@
 //! What one connection or mapping must not do to others, and what the counters say: panics, edits, limits,
 //! circles, exact bytes.
 
+#[path = "common/ports.rs"]
+mod ports;
 #[path = "common/sockets.rs"]
 mod sockets;
 
@@ -19,7 +21,8 @@ use portolan::forward::tcp::dial::{self, DialError};
 use portolan::model::event::{CloseReason, MappingState};
 use portolan::model::id::MappingId;
 use portolan::model::untrusted::SafeText;
-use sockets::{Bench, PATIENCE, Server, bound, closed_port, config, connect, noise, reset, try_connect, until};
+use ports::closed_port;
+use sockets::{Bench, PATIENCE, Server, bound, config, connect, noise, reset, try_connect, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -244,7 +247,7 @@ async fn transfers_on_fifty_mappings_stand_two_hundred_edits_of_another() {
             }
         });
     }
-    let port = closed_port("127.0.0.1").await.port();
+    let port = closed_port("127.0.0.1").port();
     for edit in 0..200_u64 {
         let shape = noise(edit, 1)[0] % 8;
         let (v4, v6) = (server.address, other.address);
@@ -279,7 +282,7 @@ async fn transfers_on_fifty_mappings_stand_two_hundred_edits_of_another() {
 async fn a_mapping_that_forwards_to_itself_fails_at_the_second_connection() {
     let mut bench = Bench::start();
     for ip in ["127.0.0.1", "::1"] {
-        let own = closed_port(ip).await;
+        let own = closed_port(ip);
         let mapping = config(&format!("any:{}:host/web:{}", own.port(), own.port()));
         let before = bench.registry.closed_count();
         let status = bench.apply(1, &mapping, &[own]).await;
@@ -309,7 +312,7 @@ async fn a_mapping_that_forwards_to_itself_fails_at_the_second_connection() {
 async fn two_mappings_one_behind_the_other_are_legal_and_a_circle_of_two_is_not() {
     let bench = Bench::start();
     let server = Server::echo("127.0.0.1");
-    let (a, b) = (closed_port("127.0.0.1").await, closed_port("127.0.0.1").await);
+    let (a, b) = (closed_port("127.0.0.1"), closed_port("127.0.0.1"));
     bench.apply(1, &config(&format!("{a}:host/b:{}", b.port())), &[b]).await;
     bench.apply(2, &config(&format!("{b}:host/web:{}", server.address.port())), &[server.address]).await;
     let mut clients = Vec::new();

@@ -5,9 +5,10 @@ mod common;
 mod sockets;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use common::ports::{closed_port, free_port};
 use portolan::forward::context::Addresses;
 use portolan::forward::descriptors::raise_limit;
 use portolan::forward::engine::{ListenError, MappingStatus, Notice, StateReason};
@@ -16,7 +17,7 @@ use portolan::model::id::MappingId;
 use portolan::model::mapping::{Family, Protocol};
 use portolan::model::profile::MappingConfig;
 use socket2::{Domain, Socket, Type};
-use sockets::{Bench, PATIENCE, Server, all_bound, bound, closed_port, config, connect, try_connect, until};
+use sockets::{Bench, PATIENCE, Server, all_bound, bound, config, connect, try_connect, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -44,16 +45,6 @@ fn in_use(status: &MappingStatus) -> Vec<(Family, bool)> {
     status.listeners.iter().map(|listener| (listener.family, busy(&listener.error))).collect()
 }
 
-/// A port that is free in every address of both families.
-async fn free_port() -> u16 {
-    loop {
-        let port = closed_port("0.0.0.0").await.port();
-        if std::net::TcpListener::bind((IpAddr::from([0_u16; 8]), port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_family_has_a_socket_of_its_own_and_conflicts_name_the_family() {
     use Family::{V4, V6};
@@ -76,7 +67,7 @@ async fn each_family_has_a_socket_of_its_own_and_conflicts_name_the_family() {
     let server = Server::echo("127.0.0.1");
     for (other, v6_only, listen, state, expected) in cases {
         let bench = Bench::start();
-        let port = free_port().await;
+        let port = free_port();
         let occupied: SocketAddr = format!("{other}:{port}").parse().expect("an address");
         let holder = occupy(occupied, v6_only).expect("nobody else is there");
         let mapping = config(&format!("{listen}:{port}:{}", server.address));
@@ -100,7 +91,7 @@ async fn each_family_has_a_socket_of_its_own_and_conflicts_name_the_family() {
 async fn a_mapping_takes_no_more_than_it_says() {
     let bench = Bench::start();
     let server = Server::echo("127.0.0.1");
-    let port = free_port().await;
+    let port = free_port();
     for (listen, beside) in
         [("[::]", "0.0.0.0"), ("0.0.0.0", "[::]"), ("[::1]", "127.0.0.1"), ("localhost", "127.0.0.2")]
     {
@@ -261,7 +252,7 @@ async fn an_edit_that_leaves_a_listener_as_it_is_keeps_its_connections() {
 async fn a_removed_mapping_is_closed_at_once_and_its_port_is_free_again() {
     let bench = Bench::start();
     let server = Server::echo("127.0.0.1");
-    let port = free_port().await;
+    let port = free_port();
     let mapping = config(&format!("localhost:{port}:{}", server.address));
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("our descriptors").count();
     let baseline = descriptors();
@@ -333,7 +324,7 @@ fn resident_kb() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_listened_on_is_said_in_the_words_of_the_manual() {
     let mut bench = Bench::start();
-    let target = closed_port("127.0.0.1").await;
+    let target = closed_port("127.0.0.1");
     let cases = [
         ("192.0.2.77:8080", "192.0.2.77 is not an address of this host"),
         ("[2001:db8::77]:8080", "2001:db8::77 is not an address of this host"),

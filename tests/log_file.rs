@@ -4,8 +4,8 @@ mod common;
 
 use std::path::Path;
 
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::free_port;
 use common::{SOON, wait_for};
 
 /// The lines of all log files.

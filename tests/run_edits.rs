@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::SOON;
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::free_port;
 use serde_json::Value;
 use sockets::{PATIENCE, Server, connect, noise, try_connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::SOON;
+use common::ports::closed_port;
 use common::program::{Home, Run};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
-use sockets::{PATIENCE, Server, closed_port, connect, noise, reset, try_connect};
+use sockets::{PATIENCE, Server, connect, noise, reset, try_connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -193,7 +194,7 @@ async fn end_of(listener: SocketAddr) -> (ErrorKind, Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_resets_the_client_at_once() {
     for ip in ["127.0.0.1", "::1"] {
-        let target = closed_port(ip).await;
+        let target = closed_port(ip);
         let mut mapped = Mapped::to(target);
         for number in 0..10 {
             let (end, took) = end_of(mapped.listeners[number % 2]).await;

@@ -22,8 +22,8 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use common::gauge::{p99, used};
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::free_port;
 use common::soak::{amount, within};
 use common::{Need, Running, require};
 use sockets::{PATIENCE, Server, connect, noise, until};

@@ -7,8 +7,9 @@ mod docker_fake;
 
 use std::net::{Ipv4Addr, TcpListener};
 
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::{Screen, free_port};
+use common::screen::Screen;
 use common::{Need, SOON, require, wait_until};
 use docker_fake::{FakeDocker, container};
 use serde_json::{Value, json};

@@ -5,8 +5,8 @@ mod common;
 use std::process::Command;
 use std::time::Duration;
 
+use common::ports::free_port;
 use common::program::{Home, PORTOLAN};
-use common::screen::free_port;
 use common::terminal::Terminal;
 use common::{Need, SOON, require, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use common::echo::echo_server;
 use common::hostile::{acts, assert_harmless, bytes, containers, texts};
+use common::ports::free_port;
 use common::program::{Home, PORTOLAN};
-use common::screen::{Screen, free_port};
+use common::screen::Screen;
 use common::terminal::Terminal;
 use common::{Need, Running, SOON, renamed, require, wait_for};
 use docker_fake::FakeDocker;

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use common::netns::Namespace;
 use common::peers::{Web, get};
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::{Screen, free_port};
+use common::screen::Screen;
 use common::terminal::Terminal;
 use common::{Need, Running, SOON, output, require, wait_for};
 use serde_json::Value;

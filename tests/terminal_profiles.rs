@@ -5,8 +5,9 @@ mod common;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use common::echo::{echo_server, echoes};
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::{Screen, free_port};
+use common::screen::Screen;
 use common::{Need, SOON, require, wait_until};
 use serde_json::Value;
 

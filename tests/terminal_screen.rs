@@ -7,8 +7,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::peers::{Web, get};
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::{Screen, free_port, pane_of};
+use common::screen::{Screen, pane_of};
 use common::{Need, SOON, output, require, wait_for};
 
 /// A profile whose rows need no port of this machine.

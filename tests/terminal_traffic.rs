@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::netns::Namespace;
 use common::peers::{Web, curl, established, get};
+use common::ports::free_port;
 use common::program::Home;
-use common::screen::{Screen, free_port};
+use common::screen::Screen;
 use common::{Need, Running, SOON, output, require, wait_for, wait_until};
 
 /// A request whose answer lasts until `/release` is asked for.

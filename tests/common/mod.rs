@@ -15,6 +15,7 @@ pub mod netns;
 pub mod observer;
 pub mod peers;
 pub mod podman;
+pub mod ports;
 pub mod program;
 pub mod pty;
 pub mod renamed;

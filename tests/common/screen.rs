@@ -1,6 +1,5 @@
 //! The program's screen in a real terminal, read as a person reads it: panes by their titles, rows by their text.
 
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::time::Duration;
 
 use super::SOON;
@@ -122,15 +121,4 @@ pub fn pane_of(screen: &str, title: &str) -> Vec<String> {
 
 fn row_of(screen: &str, title: &str, parts: &[&str]) -> Option<String> {
     pane_of(screen, title).into_iter().find(|row| parts.iter().all(|part| row.contains(part)))
-}
-
-/// A port that nobody listens on, in either family of loopback.
-pub fn free_port() -> u16 {
-    loop {
-        let v4 = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        let port = v4.local_addr().expect("it is bound").port();
-        if TcpListener::bind((Ipv6Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }

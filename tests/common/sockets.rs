@@ -18,7 +18,7 @@ use portolan::model::id::MappingId;
 use portolan::model::mapping::Mapping;
 use portolan::model::profile::MappingConfig;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -200,12 +200,6 @@ pub(crate) async fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
 pub(crate) fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger is set");
     drop(stream);
-}
-
-/// A port of `ip` on which nobody listens.
-pub(crate) async fn closed_port(ip: &str) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).await.expect("a free port");
-    listener.local_addr().expect("an address")
 }
 
 /// Bytes that differ everywhere: the `n`-th pseudo-random stream.

@@ -12,9 +12,10 @@ use portolan::model::profile::WrittenMapping;
 use portolan::model::report::{CauseKind, Report};
 use portolan::model::request::{Reply, Request};
 
+use crate::common::ports::free_port;
 use crate::common::{Running, SOON, output, wait_until};
 use crate::table::Table;
-use crate::world::{World, free_port, written};
+use crate::world::{World, written};
 
 /// A mapping of an engine in this process.
 struct Fixture<'a> {

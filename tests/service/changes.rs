@@ -10,7 +10,8 @@ use portolan::model::update::MappingRow;
 
 use crate::docker_fake::{FakeDocker, container};
 use crate::echo::{echo_server, echoes};
-use crate::world::{World, free_port, is_up, message, written};
+use crate::ports::free_port;
+use crate::world::{World, is_up, message, written};
 
 fn no_docker() -> Result<Endpoint, EndpointError> {
     Endpoint::parse("unix:///nowhere.sock", false)

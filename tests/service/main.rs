@@ -4,6 +4,8 @@
 mod docker_fake;
 #[path = "../common/echo.rs"]
 mod echo;
+#[path = "../common/ports.rs"]
+mod ports;
 
 mod changes;
 mod file;

@@ -13,7 +13,8 @@ use portolan::model::update::{LastOutcome, MappingRow};
 use tokio::time::timeout;
 
 use crate::echo::{echo_server, echoes};
-use crate::world::{SOON, World, free_port, is_up, through_json, written};
+use crate::ports::free_port;
+use crate::world::{SOON, World, is_up, through_json, written};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_is_in_the_file_at_once_and_undo_takes_it_back() {

@@ -1,6 +1,5 @@
 //! A service on a profile of its own, and its rows as a client keeps them.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -147,10 +146,6 @@ pub(crate) fn through_json<T: Serialize + DeserializeOwned + PartialEq + std::fm
     let back = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert_eq!(&back, value);
     back
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 pub(crate) fn written(listen: &str, target: &str) -> WrittenMapping {
