@@ -302,9 +302,12 @@ proptest! {
     #[test]
     fn the_schema_accepts_whatever_the_grammar_does(mapping in mapping()) {
         static SCHEMA: LazyLock<Validator> = LazyLock::new(|| jsonschema::draft202012::new(&schema()).unwrap());
+        static WHOLE: LazyLock<Validator> =
+            LazyLock::new(|| jsonschema::draft202012::new(&schemars::schema_for!(Mapping).to_value()).unwrap());
         let (listen, target) = (mapping.listen.to_string(), mapping.target.to_string());
         let profile = json!({ "version": 1, "mappings": [{ "listen": listen, "target": target }] });
         prop_assert!(SCHEMA.is_valid(&profile), "{}", profile);
+        prop_assert!(WHOLE.is_valid(&json!(mapping.to_string())), "{}", mapping);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::mapping::Protocol;
 use super::untrusted::SafeText;
 
 /// One container. Text is safe to show; names that Docker itself could not have given do not match a target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Container {
     /// The full id, 64 hex digits.
     pub id: SafeText,
@@ -41,7 +42,7 @@ impl Container {
 }
 
 /// A port that the image or the user declared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerPort {
     /// Port inside the container.
     pub port: u16,
@@ -52,7 +53,7 @@ pub struct ContainerPort {
 }
 
 /// One network of a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContainerNetwork {
     /// Its name, such as `bridge` or `shop_default`.
     pub name: SafeText,
@@ -67,7 +68,7 @@ pub struct ContainerNetwork {
 }
 
 /// A port of a container that Docker publishes at one address of its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Publication {
     /// Where: `0.0.0.0:8080` or `[::]:8080` unless an address was asked for.
     pub host: SocketAddr,
@@ -78,7 +79,7 @@ pub struct Publication {
 }
 
 /// The labels by which Compose marks its containers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ComposeLabel {
     /// `com.docker.compose.project`.
     pub project: SafeText,
@@ -89,7 +90,7 @@ pub struct ComposeLabel {
 }
 
 /// What is known of the Docker engine.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum DockerState {
     /// Nothing asked for it yet, or the first answer is still to come.
@@ -105,7 +106,7 @@ pub enum DockerState {
 }
 
 /// Whether this host reaches the containers of the engine by their addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "place", rename_all = "snake_case")]
 pub enum EnginePlace {
     /// The engine has not told yet.
@@ -124,7 +125,7 @@ pub enum EnginePlace {
 }
 
 /// A socket that listens inside a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InsideListener {
     /// Where.
     pub address: SocketAddr,

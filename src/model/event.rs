@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::container::DockerState;
@@ -15,10 +16,11 @@ use super::untrusted::SafeText;
 pub const LOG_TARGET: &str = "portolan::event";
 
 /// One event with its time (RFC 3339, UTC, milliseconds).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// When it happened.
     #[serde(serialize_with = "milliseconds")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub time: Timestamp,
     /// What happened.
     #[serde(flatten)]
@@ -26,7 +28,7 @@ pub struct Event {
 }
 
 /// What happened. `listener` is `ADDRESS:PORT` or, for a range, `ADDRESS:FIRST-LAST`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// A family of a mapping is bound.
@@ -137,7 +139,7 @@ pub enum EventKind {
 }
 
 /// State of a mapping (contract §3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MappingState {
     /// It is being bound for the first time; gone before `ready`.
@@ -157,7 +159,7 @@ pub enum MappingState {
 }
 
 /// A connection or UDP flow, both legs (contract §5).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Connection {
     /// Unique within a run.
     pub id: ConnectionId,
@@ -182,6 +184,7 @@ pub struct Connection {
     pub closed_side: Option<Side>,
     /// When it was accepted.
     #[serde(serialize_with = "milliseconds")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub opened_at: Timestamp,
     /// Its age, or how long it lived.
     pub duration_ms: u64,
@@ -204,7 +207,7 @@ pub struct Connection {
 }
 
 /// Where a connection's life stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionState {
     /// Accepted; the target is being dialled.
@@ -220,7 +223,7 @@ pub enum ConnectionState {
 }
 
 /// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// Who connected to us.
@@ -230,7 +233,7 @@ pub enum Side {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CloseReason {
     /// Both sides have finished sending.
@@ -268,7 +271,7 @@ pub enum CloseReason {
 }
 
 /// Totals of a mapping, every connection that ever closed included.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MappingTraffic {
     /// Name of the mapping.
     pub mapping: String,
@@ -288,6 +291,26 @@ impl Event {
 }
 
 impl CloseReason {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Self; 16] = [
+        Self::Finished,
+        Self::ClientReset,
+        Self::TargetReset,
+        Self::TargetRefused,
+        Self::TargetUnreachable,
+        Self::ConnectTimeout,
+        Self::IdleTimeout,
+        Self::HalfCloseTimeout,
+        Self::Killed,
+        Self::MappingRemoved,
+        Self::Rejected,
+        Self::Limit,
+        Self::Evicted,
+        Self::Fault,
+        Self::Shutdown,
+        Self::Error,
+    ];
+
     /// Whether the connection ended as its ends wished, so that no one needs to look at it.
     pub fn is_fine(self) -> bool {
         matches!(self, Self::Finished | Self::IdleTimeout | Self::Shutdown | Self::Killed | Self::MappingRemoved)

@@ -30,5 +30,6 @@ pub mod request;
 pub mod schema;
 pub mod speech;
 mod syntax;
+mod text_schema;
 pub mod untrusted;
 pub mod update;

@@ -28,20 +28,33 @@ macro_rules! name {
     };
 }
 
+macro_rules! listen {
+    () => {
+        concat!(r"((localhost|any|\*|", ip!(), "):)?(auto|", ports!(), ")")
+    };
+}
+macro_rules! target {
+    () => {
+        concat!(
+            "(",
+            ip!(),
+            "|container/",
+            name!(),
+            "|compose/",
+            name!(),
+            "/",
+            name!(),
+            "|host/[A-Za-z0-9_.-]{1,254}|([0-9][0-9.]*[A-Za-z_-]|[A-Za-z])[A-Za-z0-9_.-]*):",
+            ports!()
+        )
+    };
+}
+
 /// `[ADDRESS:]PORT[-PORT]` or `[ADDRESS:]auto`.
-pub const LISTEN: &str = concat!(r"^((localhost|any|\*|", ip!(), "):)?(auto|", ports!(), ")$");
+pub const LISTEN: &str = concat!("^", listen!(), "$");
 
 /// `TARGET:PORT[-PORT]`. A bare name has something else than digits and dots in it.
-pub const TARGET: &str = concat!(
-    "^(",
-    ip!(),
-    "|container/",
-    name!(),
-    "|compose/",
-    name!(),
-    "/",
-    name!(),
-    "|host/[A-Za-z0-9_.-]{1,254}|([0-9][0-9.]*[A-Za-z_-]|[A-Za-z])[A-Za-z0-9_.-]*):",
-    ports!(),
-    "$"
-);
+pub const TARGET: &str = concat!("^", target!(), "$");
+
+/// Both with a colon between, and `/udp` or `/sctp` where it is not tcp.
+pub const MAPPING: &str = concat!("^", listen!(), ":", target!(), "(/(tcp|udp|sctp))?$");

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::untrusted::SafeText;
 
 /// Where in a file a problem stands: both count from 1, the column in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Position {
     /// Line.
     pub line: u32,
@@ -16,7 +17,7 @@ pub struct Position {
 }
 
 /// A problem of a profile file or of the command line (contract §2: `FILE:LINE:COL: PATH: problem (hint)`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The file, as the user knows it; none on the command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::container::{Container, DockerState, InsideListener};
@@ -17,7 +18,7 @@ use super::untrusted::SafeText;
 use super::update::LastOutcome;
 
 /// A request with the revision it expects.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Call {
     /// Refuse with [`RequestError::Stale`] unless the desired state stands at this revision.
     #[serde(default)]
@@ -27,7 +28,7 @@ pub struct Call {
 }
 
 /// What can be asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub enum Request {
     /// Adds a mapping. Answer: [`Reply::Done`], with its id. A port held by somebody else is refused
@@ -127,7 +128,7 @@ pub enum Request {
 }
 
 /// The answer to a request that was carried out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reply", rename_all = "snake_case")]
 pub enum Reply {
     /// Carried out.
@@ -184,7 +185,7 @@ pub enum Reply {
 }
 
 /// Who holds a port.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PortReport {
     /// Each socket in the way; empty when the ports are free.
     pub conflicts: Vec<PortConflict>,
@@ -196,7 +197,7 @@ pub struct PortReport {
 }
 
 /// A socket in the way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PortConflict {
     /// The address it is bound to.
     pub address: SocketAddr,
@@ -207,7 +208,7 @@ pub struct PortConflict {
 }
 
 /// Outcome of one attempt to connect.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ProbeResult {
     /// Whom.
     pub address: SocketAddr,
@@ -218,7 +219,7 @@ pub struct ProbeResult {
 }
 
 /// Why a request was not carried out. Nothing has changed then.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[serde(tag = "error", rename_all = "snake_case")]
 pub enum RequestError {
     /// What was asked for is not valid.

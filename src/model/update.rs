@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::container::{Container, DockerState, EnginePlace};
@@ -15,7 +16,7 @@ use super::profile::WrittenMapping;
 use super::untrusted::SafeText;
 
 /// What a subscriber wants; nothing else is built for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Interest {
     /// Mapping rows and totals.
     pub mappings: bool,
@@ -37,7 +38,7 @@ pub struct Interest {
 }
 
 /// What changed since the update before.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Update {
     /// Counts the updates of this subscription from 1.
     pub seq: u64,
@@ -69,7 +70,7 @@ pub struct Update {
 }
 
 /// State of the whole.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Overview {
     /// Revision of the desired state.
     pub revision: Revision,
@@ -86,13 +87,14 @@ pub struct Overview {
     /// Whether undo has something to take back, and what: `delete web`.
     pub undo: Option<SafeText>,
     /// Descriptor limit: in use and most.
+    #[schemars(with = "Option<[u64; 2]>")]
     pub descriptors: Option<(u64, u64)>,
     /// Whether every enabled mapping has bound or failed, at least once.
     pub is_ready: bool,
 }
 
 /// The open profile.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProfileStatus {
     /// Its name; with `--file`, the file's.
     pub name: SafeText,
@@ -103,7 +105,7 @@ pub struct ProfileStatus {
 }
 
 /// Whose a row is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "owner", rename_all = "snake_case")]
 pub enum Owner {
     /// A mapping of ours.
@@ -129,7 +131,7 @@ impl Owner {
 
 /// How a session of a port that Docker publishes is known. It is read from the kernel's tables, so what they do not
 /// tell is not told here either.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Observed {
     /// Which way it takes.
     pub way: Way,
@@ -145,7 +147,7 @@ pub struct Observed {
 }
 
 /// How a session of a published port reaches its container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// Through a process of docker-proxy.
@@ -155,7 +157,7 @@ pub enum Way {
 }
 
 /// A mapping.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MappingRow {
     /// Which.
     pub id: MappingId,
@@ -195,7 +197,7 @@ pub struct MappingRow {
 }
 
 /// One family of a mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ListenerRow {
     /// Which family.
     pub family: Family,
@@ -208,7 +210,7 @@ pub struct ListenerRow {
 }
 
 /// Outcome of the last real attempts to reach the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LastResult {
     /// Of the last attempt.
     pub outcome: LastOutcome,
@@ -221,7 +223,7 @@ pub struct LastResult {
 }
 
 /// What came of an attempt to reach the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LastOutcome {
     /// Connected.
@@ -237,7 +239,7 @@ pub enum LastOutcome {
 }
 
 /// A connection or UDP flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionRow {
     /// Its mapping; stays true when the mapping is renamed.
     pub mapping_id: MappingId,
