@@ -62,12 +62,22 @@ impl Cli {
                 self.source.join(std::mem::take(source))?;
                 None
             }
+            Some(Command::Attach { source, .. } | Command::Shutdown { source, .. }) => {
+                self.source.join(std::mem::take(source))?;
+                if let Some(given) = self.source.mappings.first().map(|_| PUBLISH) {
+                    return Err(conflict(&format!("the argument '{given}' cannot be used with a running engine")));
+                }
+                None
+            }
             Some(Command::Try(_)) => Some("try"),
             Some(Command::Keys { .. }) => Some("keys"),
             Some(Command::Schema) => Some("schema"),
         };
         if let (Some(name), Some(given)) = (name, self.source.first_given()) {
             return Err(conflict(&format!("the argument '{given}' cannot be used with '{name}'")));
+        }
+        if self.screen.no_attach {
+            return Err(conflict("the argument '--no-attach' cannot be used with a subcommand"));
         }
         if self.screen.demo {
             return Err(conflict("the argument '--demo' cannot be used with a subcommand: it is a screen by itself"));
@@ -158,7 +168,7 @@ impl Source {
     /// One of the arguments that were given.
     fn first_given(&self) -> Option<&'static str> {
         let profile = self.profile.as_ref().map(|_| PROFILE);
-        let mapping = || self.mappings.first().map(|_| "--publish <MAPPING>");
+        let mapping = || self.mappings.first().map(|_| PUBLISH);
         profile.or(self.file.as_ref().map(|_| FILE)).or_else(mapping)
     }
 }
@@ -166,6 +176,7 @@ impl Source {
 /// As clap itself calls them.
 const PROFILE: &str = "--profile <NAME>";
 const FILE: &str = "--file <PATH>";
+const PUBLISH: &str = "--publish <MAPPING>";
 
 /// How the screen looks.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -179,6 +190,9 @@ pub struct Screen {
     /// Show a simulated engine: touches no port, no file, no Docker
     #[arg(long, conflicts_with_all = ["profile", "file", "mappings"])]
     pub demo: bool,
+    /// Where an engine runs the profile already, do not attach to it: fail
+    #[arg(long, conflicts_with = "demo")]
+    pub no_attach: bool,
 }
 
 /// What to do.
@@ -195,6 +209,27 @@ pub enum Command {
         /// How to speak and to end.
         #[command(flatten)]
         options: Run,
+    },
+    /// Open a window on a running engine; leaving it leaves the engine running
+    Attach {
+        /// Which engine: the one that runs this profile.
+        #[command(flatten)]
+        source: Source,
+        /// The engine with this control socket
+        #[arg(long, value_name = "PATH", conflicts_with_all = ["profile", "file"])]
+        socket: Option<PathBuf>,
+    },
+    /// End a running engine, for every window
+    Shutdown {
+        /// Which engine: the one that runs this profile.
+        #[command(flatten)]
+        source: Source,
+        /// The engine with this control socket
+        #[arg(long, value_name = "PATH", conflicts_with_all = ["profile", "file"])]
+        socket: Option<PathBuf>,
+        /// How long connections may finish, such as 5s
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+        drain: std::time::Duration,
     },
     /// Parse and validate; print every problem; open no port
     Check {

@@ -3,7 +3,7 @@
 //! It lives on a thread of its own, so that a reader that stops reading stops this thread alone; the service
 //! then counts what it drops and says `lost`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use tokio::time::MissedTickBehavior;
 
 use crate::model::count::count;
-use crate::model::event::{Connection, ConnectionState, Event, EventKind, MappingState, MappingTraffic, Side};
-use crate::model::id::{ConnectionId, MappingId};
-use crate::model::update::{ConnectionRow, Interest, MappingRow, Update};
+use crate::model::event::{Event, EventKind, MappingState};
+use crate::model::id::MappingId;
+use crate::model::narrator::Narrator;
+use crate::model::update::{Interest, MappingRow};
 use crate::service::Handle;
 
 /// How often rows are read, or as often as `traffic` is printed if that is more often.
@@ -56,7 +57,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
     let interest = Interest { mappings: true, connections, events: true, sample_ms, ..Interest::default() };
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new() };
-    let mut traffic = Traffic { follows: connections, ..Traffic::default() };
+    let mut narrator = Narrator::new(connections);
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
     let (mut is_judged, mut is_said) = (false, false);
     let mut reason = None;
@@ -65,7 +66,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
     loop {
         let update = tokio::select! {
             update = subscription.next() => update,
-            _ = tick.tick() => match printer.traffic(&mut traffic) {
+            _ = tick.tick() => match printer.traffic(&mut narrator) {
                 Ok(()) => continue,
                 Err(error) => return output_failed(error),
             },
@@ -77,24 +78,24 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
             }
             rows.extend(update.mappings.iter().map(|row| (row.id, row.clone())));
         }
-        match printer.print(&update, &mut traffic) {
-            Ok(()) => {}
-            Err(error) => return output_failed(error),
-        }
         // By the overview, which comes with its rows; events come in their own time.
-        if let Some(overview) = update.overview.filter(|overview| overview.is_ready && !is_judged) {
+        if let Some(overview) = update.overview.as_ref().filter(|overview| overview.is_ready && !is_judged) {
             is_judged = true;
             reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.strict);
             rows = HashMap::new();
         }
         // What failed is said before it ends; unless that was lost, because the reader was too slow.
         is_said |= update.lost > 0 || update.events.iter().any(|event| matches!(event.kind, EventKind::Ready { .. }));
+        match printer.print(&narrator.hear(update, Timestamp::now())) {
+            Ok(()) => {}
+            Err(error) => return output_failed(error),
+        }
         if let Some(reason) = reason.take_if(|_| is_said) {
             return Ok(Ended::NotListening(reason));
         }
     }
     // The totals as they stand at the end.
-    match printer.traffic(&mut traffic) {
+    match printer.traffic(&mut narrator) {
         Ok(()) => Ok(Ended::Finished),
         Err(error) => output_failed(error),
     }
@@ -139,22 +140,16 @@ struct Printer<W: Write> {
 }
 
 impl<W: Write> Printer<W> {
-    fn print(&mut self, update: &Update, traffic: &mut Traffic) -> io::Result<()> {
-        if update.lost > 0 {
-            traffic.is_patchy = true;
-            self.line(&Event::new(Timestamp::now(), EventKind::Lost { count: update.lost }))?;
-        }
-        for event in &update.events {
-            traffic.heard(&event.kind);
+    fn print(&mut self, events: &[Event]) -> io::Result<()> {
+        for event in events {
             self.line(event)?;
         }
-        traffic.note(&update.mappings, &update.connections);
         self.out.flush()
     }
 
-    fn traffic(&mut self, traffic: &mut Traffic) -> io::Result<()> {
-        let Some(kind) = traffic.take() else { return Ok(()) };
-        self.line(&Event::new(Timestamp::now(), kind))?;
+    fn traffic(&mut self, narrator: &mut Narrator) -> io::Result<()> {
+        let Some(event) = narrator.traffic(Timestamp::now()) else { return Ok(()) };
+        self.line(&event)?;
         self.out.flush()
     }
 
@@ -167,107 +162,6 @@ impl<W: Write> Printer<W> {
             // A string takes everything.
             let _ = fmt::Write::write_fmt(&mut self.text, format_args!("{event}\n"));
             self.out.write_all(self.text.as_bytes())
-        }
-    }
-}
-
-/// What was said of mappings and connections, and what changed since.
-#[derive(Default)]
-struct Traffic {
-    /// Single connections are spoken of, too.
-    follows: bool,
-    /// Open connections and bytes.
-    mappings: HashMap<MappingId, (u64, u64, u64)>,
-    /// Connections between their `opened` and their `closed`: only those are spoken of.
-    connections: HashMap<ConnectionId, Said>,
-    changed_mappings: BTreeMap<MappingId, MappingTraffic>,
-    changed_connections: BTreeMap<ConnectionId, Connection>,
-    opened: u64,
-    closed: u64,
-    /// Some `opened` was lost, so an unknown id may well be open.
-    is_patchy: bool,
-}
-
-/// What of a connection changes while it is open. Its age does so all the time and is no news.
-#[derive(PartialEq)]
-struct Said {
-    counts: (u64, u64, u64, u64),
-    state: (ConnectionState, Option<Side>),
-    /// It comes once, and stays.
-    has_target_leg: bool,
-}
-
-impl Traffic {
-    fn heard(&mut self, kind: &EventKind) {
-        match kind {
-            EventKind::Opened { connection } => {
-                self.opened += 1;
-                if self.follows {
-                    self.connections.insert(connection.id, Said::of(connection));
-                }
-            }
-            EventKind::Closed { connection } => {
-                self.connections.remove(&connection.id);
-                self.changed_connections.remove(&connection.id);
-                self.closed += 1;
-            }
-            _ => {}
-        }
-    }
-
-    fn note(&mut self, mappings: &[MappingRow], connections: &[ConnectionRow]) {
-        for row in mappings {
-            let now = (row.connections, row.bytes_in, row.bytes_out);
-            if self.mappings.insert(row.id, now).unwrap_or_default() != now {
-                let traffic = MappingTraffic {
-                    mapping: row.name.clone(),
-                    connections: row.connections,
-                    bytes_in: row.bytes_in,
-                    bytes_out: row.bytes_out,
-                };
-                self.changed_mappings.insert(row.id, traffic);
-            }
-        }
-        for connection in connections.iter().map(|row| &row.connection).filter(|c| c.reason.is_none()) {
-            let now = Said::of(connection);
-            let is_news = match self.connections.get_mut(&connection.id) {
-                Some(said) if *said == now => false,
-                Some(said) => {
-                    *said = now;
-                    true
-                }
-                None if self.is_patchy => {
-                    self.connections.insert(connection.id, now);
-                    true
-                }
-                None => false,
-            };
-            if is_news {
-                self.changed_connections.insert(connection.id, connection.clone());
-            }
-        }
-    }
-
-    /// What changed since the last call; `None` when nothing did.
-    fn take(&mut self) -> Option<EventKind> {
-        let mappings: Vec<_> = std::mem::take(&mut self.changed_mappings).into_values().collect();
-        let connections: Vec<_> = std::mem::take(&mut self.changed_connections).into_values().collect();
-        // Who came and went is counted with the totals that tell of it.
-        if mappings.is_empty() && connections.is_empty() {
-            return None;
-        }
-        let (opened, closed) = (std::mem::take(&mut self.opened), std::mem::take(&mut self.closed));
-        Some(EventKind::Traffic { mappings, connections, opened, closed })
-    }
-}
-
-impl Said {
-    fn of(connection: &Connection) -> Self {
-        let Connection { bytes_in, bytes_out, datagrams_in, datagrams_out, .. } = connection;
-        Self {
-            counts: (*bytes_in, *bytes_out, datagrams_in.unwrap_or(0), datagrams_out.unwrap_or(0)),
-            state: (connection.state, connection.closed_side),
-            has_target_leg: connection.source.is_some(),
         }
     }
 }

@@ -35,6 +35,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod control;
 pub mod demo;
 pub mod docker;
 pub mod doctor;

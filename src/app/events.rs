@@ -33,6 +33,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 enum End {
     /// The user wants an end.
     Signal,
+    /// A client of the control socket does, after so long.
+    Asked(Duration),
     /// Nobody reads any more, or too little listens.
     Client(Ended),
     /// What should never end; in words.
@@ -45,29 +47,31 @@ type Printed = Result<io::Result<Ended>, RecvError>;
 /// Runs until a signal, a closed reader, or until it is clear that too little listens.
 pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
-    let (mut running, sample) = start_service(&runtime, sources, warnings, false);
+    let mut engine = start_service(&runtime, sources, warnings, false)?;
+    let sample = engine.sample.take();
     let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
     let output = Output::default();
     let written = Arc::clone(&output.written);
-    let mut printer = on_own_thread("events", running.handle(), move |handle| headless::run(handle, speak, output))?;
+    let mut printer =
+        on_own_thread("events", engine.running.handle(), move |handle| headless::run(handle, speak, output))?;
     let end = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let end = first_end(&mut running, &mut printer, signals.next(), serve(sample), reader_gone()).await;
+        let end = first_end(&mut engine.running, &mut printer, signals.next(), serve(sample), reader_gone()).await;
         let rest = async {
-            match end {
-                End::Signal => {
-                    running.shutdown(options.drain).await;
-                    // The printer says what is left; a reader that stopped reading is not waited for.
-                    match last_words(&mut printer, &written).await {
-                        Some(said) => ended(said).map_or_else(End::Fault, |_| End::Signal),
-                        None => End::Signal,
-                    }
-                }
+            let drain = match end {
+                End::Signal => options.drain,
+                End::Asked(drain) => drain,
                 end => {
                     // By itself: nobody waits for connections then.
-                    running.shutdown(Duration::ZERO).await;
-                    end
+                    engine.shut_down(Duration::ZERO).await;
+                    return end;
                 }
+            };
+            engine.shut_down(drain).await;
+            // The printer says what is left; a reader that stopped reading is not waited for.
+            match last_words(&mut printer, &written).await {
+                Some(said) => ended(said).map_or_else(End::Fault, |_| End::Signal),
+                None => End::Signal,
             }
         };
         anyhow::Ok(signals.or_exit(rest).await)
@@ -75,7 +79,7 @@ pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) ->
     // A name look-up may be stuck in the system's resolver; nobody waits for it.
     runtime.shutdown_background();
     match end? {
-        End::Signal | End::Client(Ended::Finished | Ended::OutputClosed) => Ok(ExitCode::SUCCESS),
+        End::Signal | End::Asked(_) | End::Client(Ended::Finished | Ended::OutputClosed) => Ok(ExitCode::SUCCESS),
         End::Client(Ended::NotListening(reason)) => anyhow::bail!("{reason}"),
         End::Fault(error) => Err(error),
     }
@@ -122,6 +126,7 @@ async fn first_end(
     sample: impl Future<Output = ()>,
     reader_gone: impl Future<Output = ()>,
 ) -> End {
+    let asked = running.asked_to_end();
     tokio::select! {
         said = &mut printer => match ended(said) {
             // The service says its last word when it is told to end, which it was not.
@@ -135,6 +140,7 @@ async fn first_end(
             End::Fault(engine_ended())
         }
         () = signal => End::Signal,
+        drain = asked => End::Asked(drain),
         () = sample => End::Fault(anyhow::anyhow!("the sample page has ended")),
         () = reader_gone => End::Client(Ended::OutputClosed),
     }

@@ -3,8 +3,10 @@
 //! Order of an end: the client (screen or printer) by itself or by a signal; then the service, which closes
 //! listeners, drains and sends the last events; then the log. The terminal was restored by the screen itself.
 
+mod control;
 mod doctor;
 mod events;
+mod front;
 mod parts;
 mod screen;
 mod sources;
@@ -19,6 +21,9 @@ use crate::cli::{Cli, Command};
 use crate::model::problem::Problem;
 use crate::model::schema::schema;
 use crate::tui::keymap;
+
+use front::Stand;
+use sources::Opened;
 
 /// Does what the arguments say. The exit status is 0 when fine, 1 when it failed while running, 2 when the
 /// command line or a file is wrong.
@@ -43,36 +48,61 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Run { options, .. }) => {
             let log = parts::start_log()?;
             match sources::open(&cli.source, true)? {
-                Ok(sources) => {
+                Opened::Ready(sources) => {
                     sources.missing_profile().iter().for_each(complain);
-                    events::run(parts::runtime()?, sources, *options, log)
+                    events::run(parts::runtime()?, *sources, *options, log)
                 }
-                Err(problems) => Ok(refuse(&problems)),
+                Opened::Wrong(problems) => Ok(refuse(&problems)),
+                Opened::Runs(message) => anyhow::bail!("{message}"),
             }
         }
+        Some(Command::Attach { socket, .. }) => {
+            if !is_terminal {
+                complain("not a terminal: use `portolan events`, or `portolan ls`");
+                return Ok(ExitCode::from(2));
+            }
+            let _log = parts::start_log()?;
+            screen::attach(parts::runtime()?, &cli.source, socket.as_deref(), cli.screen)
+        }
+        Some(Command::Shutdown { socket, drain, .. }) => {
+            control::shut_down(&parts::runtime()?, &cli.source, socket.as_deref(), *drain)
+        }
+        Some(Command::Try(options)) if is_terminal && !options.json => match front::stand() {
+            Stand::Front(status) => Ok(status),
+            Stand::Engine(front) => {
+                let log = parts::start_log()?;
+                let runtime = parts::runtime()?;
+                let (sources, hint) = sources::sample(&runtime)?;
+                screen::run(runtime, sources, cli.screen, Some(hint), log, front)
+            }
+        },
         Some(Command::Try(options)) => {
             let log = parts::start_log()?;
             let runtime = parts::runtime()?;
             let (sources, hint) = sources::sample(&runtime)?;
-            if is_terminal && !options.json {
-                screen::run(runtime, sources, cli.screen, Some(hint), log)
-            } else {
-                complain(&hint);
-                events::run(runtime, sources, *options, log)
-            }
+            complain(&hint);
+            events::run(runtime, sources, *options, log)
         }
         None if !is_terminal => {
             complain("not a terminal: use `portolan run`, or `portolan run --json`");
             Ok(ExitCode::from(2))
         }
         None if cli.screen.demo => screen::demo(cli.screen),
-        None => {
-            let log = parts::start_log()?;
-            match sources::open(&cli.source, false)? {
-                Ok(sources) => screen::run(parts::runtime()?, sources, cli.screen, None, log),
-                Err(problems) => Ok(refuse(&problems)),
+        None => match front::stand() {
+            Stand::Front(status) => Ok(status),
+            Stand::Engine(front) => {
+                let log = parts::start_log()?;
+                match sources::open(&cli.source, false)? {
+                    Opened::Ready(sources) => screen::run(parts::runtime()?, *sources, cli.screen, None, log, front),
+                    Opened::Wrong(problems) => Ok(refuse(&problems)),
+                    Opened::Runs(message) if cli.screen.no_attach => anyhow::bail!("{message}"),
+                    Opened::Runs(message) if !cli.source.mappings.is_empty() => {
+                        anyhow::bail!("{message}: add mappings to it with `portolan add`, or in its window")
+                    }
+                    Opened::Runs(_) => screen::attach(parts::runtime()?, &cli.source, None, cli.screen),
+                }
             }
-        }
+        },
     }
 }
 

@@ -1,22 +1,30 @@
 //! The parts that the screen and `run` have in common: runtime, service, threads, signals.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::control::Control;
 use super::sources::Sources;
+use crate::control;
 use crate::docker::Endpoint;
 use crate::forward::descriptors::raise_limit;
 use crate::logging::{self, Log};
+use crate::model::engine::EngineName;
 use crate::model::untrusted::SafeText;
 use crate::sample::Sample;
 use crate::service::{self, Handle, Running};
 
 /// Descriptors kept for files, Docker, the terminal and look-ups.
 const RESERVE: u64 = 64;
+
+/// Within so long, a second signal is the first one again.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// Exit status when a signal ends the end at once, as shells give it for SIGINT.
 const INTERRUPTED: i32 = 130;
@@ -37,7 +45,7 @@ pub(super) fn start_service(
     sources: Sources,
     warnings: mpsc::Receiver<SafeText>,
     always_docker: bool,
-) -> (Running, Option<Sample>) {
+) -> anyhow::Result<Engine> {
     // Where the limit cannot even be read, the usual soft one is assumed.
     let (soft, _) = raise_limit().unwrap_or((1024, 1024));
     let options = service::Options {
@@ -45,11 +53,37 @@ pub(super) fn start_service(
         session: sources.session,
         docker: Endpoint::from_env(),
         always_docker,
-        descriptor_limit: soft.saturating_sub(RESERVE),
+        descriptor_limit: soft.saturating_sub(RESERVE + clients(soft) as u64),
         warnings,
+        session_name: EngineName::Session { pid: std::process::id() },
     };
     let _guard = runtime.enter();
-    (Running::start(options), sources.sample)
+    let running = Running::start(options);
+    let control = Control::open(&running, clients(soft))?;
+    Ok(Engine { running, control, sample: sources.sample })
+}
+
+/// An engine of ours with what goes with it.
+pub(super) struct Engine {
+    pub(super) running: Running,
+    pub(super) control: Option<Control>,
+    /// The page of `try`.
+    pub(super) sample: Option<Sample>,
+}
+
+impl Engine {
+    /// Ends it in order: first the control socket lets nobody in, then the service drains, then whoever listens hears
+    /// the last of it.
+    pub(super) async fn shut_down(self, drain: Duration) {
+        Control::close(self.control.as_ref());
+        self.running.shutdown(drain).await;
+        Control::end(self.control).await;
+    }
+}
+
+/// Clients that the control socket may have, out of so many descriptors.
+fn clients(descriptors: u64) -> usize {
+    usize::try_from(descriptors / 16).unwrap_or(usize::MAX).clamp(4, control::CLIENTS)
 }
 
 /// Serves the sample page, if there is one, for ever.
@@ -111,11 +145,21 @@ impl Signals {
         }
     }
 
-    /// What comes of `last`, the end of the program; one more signal ends it at once.
+    /// What comes of `last`, the end of the program; one more signal ends it at once. The same one may come twice, by
+    /// the terminal's group and by the process in front: that is no other.
     pub(super) async fn or_exit<T>(&mut self, last: impl Future<Output = T>) -> T {
+        let start = Instant::now();
+        let again = async {
+            loop {
+                self.next().await;
+                if start.elapsed() > ECHO {
+                    return;
+                }
+            }
+        };
         tokio::select! {
             done = last => done,
-            () = self.next() => std::process::exit(INTERRUPTED),
+            () = again => std::process::exit(INTERRUPTED),
         }
     }
 }

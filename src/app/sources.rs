@@ -37,9 +37,19 @@ impl Sources {
     }
 }
 
+/// What came of opening what the arguments name.
+pub(super) enum Opened {
+    /// It can be run.
+    Ready(Box<Sources>),
+    /// Every problem.
+    Wrong(Problems),
+    /// Another engine runs the profile; which.
+    Runs(SafeText),
+}
+
 /// Opens the profile (claiming it) and reads `-p`; every problem of both. `must_exist`: a profile that was named has
 /// to be there, since nobody would notice that it is not.
-pub(super) fn open(source: &Source, must_exist: bool) -> anyhow::Result<Result<Sources, Problems>> {
+pub(super) fn open(source: &Source, must_exist: bool) -> anyhow::Result<Opened> {
     let (session, mut problems) = session(&source.mappings);
     let mut profile = None;
     if let Some(from) = profile_source(source) {
@@ -49,12 +59,16 @@ pub(super) fn open(source: &Source, must_exist: bool) -> anyhow::Result<Result<S
             }
             Ok(opened) => profile = Some(opened),
             Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
+            Err(OpenError::Running(message)) if problems.is_empty() => return Ok(Opened::Runs(message)),
+            Err(OpenError::Running(_)) => {}
             Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
         }
     }
     let mappings = profile.as_ref().map(OpenedProfile::mappings).unwrap_or_default();
-    let together = together(mappings, session, problems);
-    Ok(together.map(|session| Sources { profile, session, sample: None }))
+    Ok(match together(mappings, session, problems) {
+        Ok(session) => Opened::Ready(Box::new(Sources { profile, session, sample: None })),
+        Err(problems) => Opened::Wrong(problems),
+    })
 }
 
 /// Reads what `open` would open, and says that it is fine or every problem.
@@ -70,7 +84,7 @@ pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>>
                 mappings = read.mappings;
             }
             Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
-            Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
+            Err(OpenError::Running(message) | OpenError::Failed(message)) => anyhow::bail!("{message}"),
         }
     }
     let all = count((mappings.len() + session.len()) as u64, "mapping");
@@ -103,7 +117,7 @@ pub(super) fn chosen(source: &Source, which: Option<&str>) -> anyhow::Result<Res
             Ok(read) if is_named(source) && !read.exists => problems.insert(0, no_such_file(read.path)),
             Ok(read) => configs = read.mappings,
             Err(OpenError::Invalid(found)) => drop(problems.splice(0..0, found)),
-            Err(OpenError::Failed(message)) => anyhow::bail!("{message}"),
+            Err(OpenError::Running(message) | OpenError::Failed(message)) => anyhow::bail!("{message}"),
         }
     }
     if !problems.is_empty() {
@@ -154,7 +168,7 @@ pub(super) fn sample(runtime: &Runtime) -> anyhow::Result<(Sources, SafeText)> {
 }
 
 /// `-p` alone opens no profile, like `ssh -L`.
-fn profile_source(source: &Source) -> Option<ProfileSource> {
+pub(super) fn profile_source(source: &Source) -> Option<ProfileSource> {
     match (&source.file, &source.profile) {
         (Some(path), _) => Some(ProfileSource::File(path.clone())),
         (None, Some(name)) => Some(ProfileSource::Named(name.clone())),

@@ -51,6 +51,9 @@ impl Story {
                     Err(RequestError::NotFound { what: SafeText::new(&format!("connection {id}")) })
                 }
             }
+            Request::Shutdown { .. } => {
+                Err(RequestError::Failed { message: SafeText::new("this engine is a simulated one: q leaves it") })
+            }
             Request::Undo => {
                 let Some((what, actors, has_dropped)) = self.undo.pop() else {
                     return Err(RequestError::Failed { message: SafeText::new("nothing to undo") });

@@ -125,6 +125,11 @@ pub enum Request {
         /// Which.
         id: MappingId,
     },
+    /// Ends the engine, as its window or a signal would. Answer: [`Reply::Done`], while it ends.
+    Shutdown {
+        /// How long connections may finish, in milliseconds.
+        drain_ms: u64,
+    },
 }
 
 /// The answer to a request that was carried out.

@@ -346,6 +346,9 @@ impl Service {
         if let Some(old) = std::mem::replace(&mut self.profile, next) {
             self.end_watch(old);
         }
+        if let Some(profile) = &self.profile {
+            self.name.send_replace(profile.engine_name());
+        }
     }
 
     /// Closes a profile. Its watch is waited for beside the owner: it may be reading.

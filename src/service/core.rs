@@ -28,6 +28,7 @@ use crate::forward::context::Addresses;
 use crate::forward::engine::{self, Engine};
 use crate::forward::registry::Registry;
 use crate::host::addresses::OwnAddresses;
+use crate::model::engine::EngineName;
 use crate::model::event::EventKind;
 use crate::model::id::MappingId;
 use crate::model::mapping::TargetHost;
@@ -60,6 +61,8 @@ pub struct Options {
     pub descriptor_limit: u64,
     /// Log records that the user should see as events.
     pub warnings: mpsc::Receiver<SafeText>,
+    /// What the engine is called while it runs no profile.
+    pub session_name: EngineName,
 }
 
 /// The running service: the one who started it ends it.
@@ -67,6 +70,8 @@ pub struct Options {
 pub struct Running {
     handle: Handle,
     drain: watch::Sender<Option<Duration>>,
+    asked: watch::Receiver<Option<Duration>>,
+    name: watch::Receiver<EngineName>,
     task: JoinSet<()>,
 }
 
@@ -93,6 +98,10 @@ pub(super) struct Service {
     pub(super) changes: Changes,
     pub(super) lookups: Lookups,
     pub(super) published: Published,
+    /// What it is called now.
+    pub(super) name: watch::Sender<EngineName>,
+    /// The end that a client asked for.
+    pub(super) asked: watch::Sender<Option<Duration>>,
 }
 
 /// What a job brings back.
@@ -117,20 +126,44 @@ impl Running {
     pub fn start(options: Options) -> Self {
         let (handle, incoming) = Handle::channel();
         let (drain, drain_asked) = watch::channel(None);
+        let (ask, asked) = watch::channel(None);
+        let of_profile = options.profile.as_ref().map(OpenedProfile::engine_name);
+        let (call_it, name) = watch::channel(of_profile.unwrap_or_else(|| options.session_name.clone()));
         let mut task = JoinSet::new();
-        task.spawn(run(options, incoming, drain_asked));
-        Self { handle, drain, task }
+        task.spawn(run(options, incoming, drain_asked, call_it, ask));
+        Self { handle, drain, asked, name, task }
     }
 
     /// One whose task is another, for tests of what happens when it ends.
     #[cfg(test)]
     pub(crate) fn of(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { handle: Handle::channel().0, drain: watch::channel(None).0, task: [task].into_iter().collect() }
+        let name = watch::channel(EngineName::Session { pid: 0 }).1;
+        let (drain, asked) = watch::channel(None);
+        Self { handle: Handle::channel().0, drain, asked, name, task: [task].into_iter().collect() }
     }
 
     /// For clients.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// What the engine is called, as that changes with the profile that it runs.
+    pub fn name(&self) -> watch::Receiver<EngineName> {
+        self.name.clone()
+    }
+
+    /// Returns when a client has asked for the end ([`crate::model::request::Request::Shutdown`]), with the time that connections have to
+    /// finish. It is for the owner to end the service.
+    pub fn asked_to_end(&self) -> impl Future<Output = Duration> + Send + use<> {
+        let mut asked = self.asked.clone();
+        async move {
+            let drain = asked.wait_for(Option::is_some).await.map(|drain| drain.unwrap_or_default());
+            match drain {
+                Ok(drain) => drain,
+                // The service is gone, which is said elsewhere.
+                Err(_) => std::future::pending().await,
+            }
+        }
     }
 
     /// Closes the listeners, lets connections finish for `drain`, resets what is left, sends the last events.
@@ -149,7 +182,13 @@ impl Running {
     }
 }
 
-async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::Receiver<Option<Duration>>) {
+async fn run(
+    options: Options,
+    mut incoming: Incoming,
+    mut drain_asked: watch::Receiver<Option<Duration>>,
+    name: watch::Sender<EngineName>,
+    asked: watch::Sender<Option<Duration>>,
+) {
     let registry = Registry::new();
     let limit = engine::Options { descriptor_limit: options.descriptor_limit };
     let (engine, mut notices) = Engine::start(limit, Arc::clone(&registry));
@@ -177,6 +216,8 @@ async fn run(options: Options, mut incoming: Incoming, mut drain_asked: watch::R
         changes: Changes::default(),
         lookups: Lookups::default(),
         published: Published::default(),
+        name,
+        asked,
     };
     service.first_state(options.session);
     if options.always_docker {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::host::addresses::OwnAddresses;
+use crate::model::engine::EngineName;
 use crate::model::name::check_name;
 use crate::model::problem::Problem;
 use crate::model::profile::{MappingConfig, Problems, Profile};
@@ -55,7 +56,9 @@ pub struct ReadProfile {
 pub enum OpenError {
     /// The name or the file is wrong: every problem.
     Invalid(Problems),
-    /// It is fine, but cannot be had now (another process runs it).
+    /// It is fine, but another process runs it; which.
+    Running(SafeText),
+    /// It is fine, but cannot be had now.
     Failed(SafeText),
 }
 
@@ -77,7 +80,10 @@ impl OpenedProfile {
         let store = Store::open(source).map_err(invalid)?;
         // Read before it is claimed, so that a wrong file is told as such even while another engine runs it.
         let loaded = store.load(&own_ips()).map_err(|error| OpenError::Invalid(error.problems()))?;
-        let claim = store.claim().map_err(|error: ClaimError| OpenError::Failed(SafeText::new(&error.to_string())))?;
+        let claim = store.claim().map_err(|error| {
+            let text = SafeText::new(&error.to_string());
+            if matches!(error, ClaimError::Running { .. }) { OpenError::Running(text) } else { OpenError::Failed(text) }
+        })?;
         // One that waits says all there is to say.
         let (sender, changes) = mpsc::channel(1);
         let watch = store.watch(sender).map_err(|error| OpenError::Invalid(error.problems()))?;
@@ -93,6 +99,21 @@ impl OpenedProfile {
     /// The name by which it can be opened again; none for a file elsewhere.
     pub(super) fn own_name(&self) -> Option<&str> {
         self.store.name()
+    }
+
+    /// What an engine that runs a profile is called, and the process of the one that has run it last, whether or not it
+    /// still does. Blocks.
+    ///
+    /// # Errors
+    /// No profile can have that name, or this user has no home.
+    pub fn engine_of(source: ProfileSource) -> Result<(EngineName, Option<u32>), Problem> {
+        let store = Store::open(source)?;
+        Ok((store.engine_name(), store.last_runner()))
+    }
+
+    /// What an engine that runs it is called.
+    pub fn engine_name(&self) -> EngineName {
+        self.store.engine_name()
     }
 
     /// Whether it is the profile of that name.

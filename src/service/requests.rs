@@ -51,6 +51,10 @@ impl Service {
             Request::Why { id } => return self.why(*id, reply),
             Request::Validate { mapping, replaces } => self.validate(mapping, *replaces),
             Request::Kill { id } => self.kill(*id),
+            Request::Shutdown { drain_ms } => {
+                self.asked.send_replace(Some(Duration::from_millis(*drain_ms)));
+                Ok(done(Vec::new(), "the engine ends"))
+            }
             Request::OpenProfile { name } if self.is_open(name) => Ok(done(Vec::new(), &format!("{name} is open"))),
             _ => return self.change(call, reply),
         };
@@ -85,6 +89,7 @@ impl Service {
             }
             Request::SaveAs { name } => return Ok(Plan::SaveAs(name)),
             Request::Kill { .. }
+            | Request::Shutdown { .. }
             | Request::Profiles
             | Request::Validate { .. }
             | Request::WhoHolds { .. }
@@ -399,6 +404,6 @@ fn config_of(entries: &[Entry], id: MappingId) -> Result<Arc<MappingConfig>, Req
 pub(super) fn open_error(error: OpenError) -> RequestError {
     match error {
         OpenError::Invalid(problems) => RequestError::Invalid { problems },
-        OpenError::Failed(message) => RequestError::Failed { message },
+        OpenError::Running(message) | OpenError::Failed(message) => RequestError::Failed { message },
     }
 }

@@ -47,13 +47,19 @@ impl Claim {
 /// Under the state folder, since the profile's own may be read-only. The same file has the same lock by
 /// whatever path it is reached.
 fn lock_file(place: &Place, locations: &Locations) -> PathBuf {
+    let (readable, hash) = identity(place);
+    locations.state().join("engines").join(format!("{readable}-{hash}.lock"))
+}
+
+/// What tells this file from every other: its name, as far as it is readable, and a hash of its path.
+pub(super) fn identity(place: &Place) -> (String, String) {
     let file = place.resolve().unwrap_or_else(|_| place.path.clone());
     let folder = folder_of(&file).canonicalize().unwrap_or_else(|_| folder_of(&file).to_owned());
     let name = file.file_name().unwrap_or_default();
-    let readable: String =
+    let mut readable: String =
         name.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')).collect();
-    let readable = &readable[..readable.len().min(100)];
-    locations.state().join("engines").join(format!("{readable}-{:016x}.lock", hash(&folder.join(name))))
+    readable.truncate(100);
+    (readable, format!("{:016x}", hash(&folder.join(name))))
 }
 
 /// FNV-1a: the same for every release, unlike the standard library's hasher.
@@ -62,6 +68,12 @@ fn hash(path: &Path) -> u64 {
         .as_encoded_bytes()
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The process that has run the profile last, whether or not it still does: that is not asked by the lock, since an
+/// engine that starts at the same moment would find it taken.
+pub(super) fn last_runner(place: &Place, locations: &Locations) -> Option<u32> {
+    read_pid(&mut File::open(lock_file(place, locations)).ok()?)
 }
 
 fn write_pid(file: &mut File) -> io::Result<()> {

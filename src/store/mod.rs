@@ -23,6 +23,7 @@ pub use self::paths::{Locations, ProfileSource};
 pub use self::watch::{FileChange, Watch};
 
 use self::disk::{Content, Place, read};
+use crate::model::engine::EngineName;
 use crate::model::problem::Problem;
 use crate::model::profile::Profile;
 use crate::model::profile_read::read_profile;
@@ -124,6 +125,20 @@ impl Store {
     /// Takes the profile for a running engine; refused while another process has it.
     pub fn claim(&self) -> Result<Claim, ClaimError> {
         Claim::take(&self.place, &self.locations)
+    }
+
+    /// The process of the engine that has run it last, whether or not it still does.
+    pub fn last_runner(&self) -> Option<u32> {
+        claim::last_runner(&self.place, &self.locations)
+    }
+
+    /// What an engine that runs it is called.
+    pub fn engine_name(&self) -> EngineName {
+        let (readable, hash) = claim::identity(&self.place);
+        let stem = readable.strip_suffix(".json").unwrap_or(&readable);
+        // Half of it will do: it is to tell a few files apart, and the address of a socket is short.
+        let key = format!("{}@{}", &stem[..stem.len().min(32)], &hash[..8]);
+        EngineName::Profile { name: self.name().map(str::to_owned), key }
     }
 
     /// Tells of changes that others make to the file, until the watch is dropped. A channel of one is enough:

@@ -27,7 +27,8 @@ use crate::model::untrusted::SafeText;
 use crate::model::update::{Interest, Update};
 use crate::service::{Handle, Subscription};
 
-pub use state::ColorMode;
+pub use state::{ColorMode, Standing};
+pub(crate) use terminal::leave_sequence;
 
 use state::{Look, Paint, State};
 use update::{Effect, Msg, update};
@@ -40,6 +41,8 @@ const KEY_FRAME: Duration = Duration::from_millis(30);
 const BUSY: Duration = Duration::from_millis(20);
 /// The first frame waits so long for the first update, to be of use.
 const FIRST_UPDATE: Duration = Duration::from_millis(300);
+/// How often an engine that was lost is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// Keys and updates taken in before a frame is drawn.
 const DRAIN: usize = 64;
 
@@ -52,6 +55,8 @@ pub struct Options {
     pub color: ColorMode,
     /// A line for newcomers, shown until it is dismissed, such as the command of `portolan try`.
     pub hint: Option<SafeText>,
+    /// How the window stands to the engine.
+    pub standing: Standing,
 }
 
 /// How the screen ended.
@@ -61,6 +66,11 @@ pub enum Outcome {
     Quit {
         /// To be printed now that the terminal is given back; empty when the terminal has stopped reading.
         message: String,
+    },
+    /// The user left the screen; the engine is to go on without one.
+    Left {
+        /// Mappings that listen.
+        listening: usize,
     },
 }
 
@@ -103,23 +113,30 @@ pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) 
         published: true,
         sample_ms: 0,
     };
-    let subscription = handle.subscribe(interest).await?;
+    let subscription = handle.subscribe(interest.clone()).await?;
     let size = crossterm::terminal::size()?;
     let look = Look { ascii: options.ascii, color: options.color, can_browse: effects::can_browse() };
     let mut state = State::new(look, size);
     state.hint = options.hint;
+    state.standing = options.standing;
     let mut screen = terminal::Screen::enter(size)?;
     let input = EventStream::new();
     let mut session = Session {
         state,
-        runner: effects::Runner::new(handle),
+        runner: effects::Runner::new(handle.clone()),
         subscription,
+        source: (handle, interest),
         started: Instant::now(),
         expected_stops: 0,
+        is_left: false,
     };
     session.drive(&mut screen, Box::pin(input), shutdown).await?;
+    let reads = screen.leave();
+    if session.is_left {
+        return Ok(Outcome::Left { listening: session.state.live.listening() });
+    }
     // Who does not read must not be written to: that would wait for ever.
-    let message = if screen.leave() { farewell(&session.state) } else { String::new() };
+    let message = if reads { farewell(&session.state) } else { String::new() };
     Ok(Outcome::Quit { message })
 }
 
@@ -127,7 +144,11 @@ struct Session {
     state: State,
     runner: effects::Runner,
     subscription: Subscription,
+    /// Where the subscription came from, and another comes from when it is lost.
+    source: (Handle, Interest),
     started: Instant,
+    /// The engine is to go on without a screen.
+    is_left: bool,
     /// Stop signals that we sent to our own group, and shall not obey.
     expected_stops: u32,
 }
@@ -151,6 +172,7 @@ impl Session {
     ) -> Result<(), Error> {
         let mut stops = signal(SignalKind::from_raw(nix::libc::SIGTSTP))?;
         let mut painted: Option<Instant> = None;
+        let mut search: Option<Search> = None;
         if let Ok(first) = tokio::time::timeout(FIRST_UPDATE, self.subscription.next()).await {
             self.take(surface, told(first))?;
         }
@@ -170,12 +192,21 @@ impl Session {
             }
             let wake = self.wake_at(painted, surface.is_ready());
             let is_gone = self.state.is_gone;
+            if is_gone && search.is_none() && self.state.standing == Standing::Attached {
+                search = Some(Box::pin(look_for_engine(self.source.clone())));
+            }
             let woken = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => Woken::End,
                 event = input::next(&mut input) => Woken::Msg(event?),
                 Some(()) = stops.recv() => Woken::Stop,
                 update = self.subscription.next(), if !is_gone => Woken::Msg(Some(told(update))),
+                (subscription, first) = found(search.as_mut()), if search.is_some() => {
+                    search = None;
+                    self.subscription = subscription;
+                    self.take(surface, Msg::ServiceBack)?;
+                    Woken::Msg(Some(Msg::Update(Box::new(first))))
+                }
                 msg = self.runner.next() => Woken::Msg(Some(msg)),
                 () = tokio::time::sleep_until(wake.into()) => Woken::Time,
             };
@@ -237,6 +268,10 @@ impl Session {
                         self.state.paint = Paint::Now;
                     }
                     Effect::Quit => return Ok(true),
+                    Effect::Leave => {
+                        self.is_left = true;
+                        return Ok(true);
+                    }
                 }
             }
             for answer in answers {
@@ -286,6 +321,28 @@ impl Session {
     }
 }
 
+/// A search for an engine that was lost.
+type Search = Pin<Box<dyn Future<Output = (Subscription, Update)>>>;
+
+async fn found(search: Option<&mut Search>) -> (Subscription, Update) {
+    match search {
+        Some(search) => search.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Subscribes anew until updates come.
+async fn look_for_engine((handle, interest): (Handle, Interest)) -> (Subscription, Update) {
+    loop {
+        if let Ok(mut subscription) = handle.subscribe(interest.clone()).await
+            && let Some(first) = subscription.next().await
+        {
+            return (subscription, first);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// What the subscription brought; nothing more is the service's end.
 fn told(update: Option<Update>) -> Msg {
     update.map_or(Msg::ServiceEnded, |update| Msg::Update(Box::new(update)))
@@ -294,6 +351,14 @@ fn told(update: Option<Update>) -> Msg {
 /// `Stopped 4 mappings. Saved in FILE. Without a screen: portolan run --profile dev`.
 fn farewell(state: &State) -> String {
     let world = &state.live;
+    if state.standing == Standing::Attached {
+        return if state.is_gone {
+            "The engine has ended.".to_owned()
+        } else {
+            let going = count(world.listening() as u64, "mapping");
+            format!("Left: {going} go on without this window. portolan attach comes back, portolan shutdown ends them.")
+        };
+    }
     let stopped = format!("Stopped {}.", count(world.listening() as u64, "mapping"));
     match &world.overview.profile {
         None if world.ours().next().is_none() => stopped,
@@ -355,10 +420,12 @@ mod tests {
         let subscription = handle.subscribe(Interest { mappings: true, ..Interest::default() }).await.expect("leased");
         Session {
             state: State::new(Look::default(), (80, 24)),
-            runner: effects::Runner::new(handle),
+            runner: effects::Runner::new(handle.clone()),
             subscription,
+            source: (handle, Interest::default()),
             started: Instant::now(),
             expected_stops: 0,
+            is_left: false,
         }
     }
 

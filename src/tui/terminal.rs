@@ -209,14 +209,19 @@ impl Output {
         if !self.is_entered.swap(false, Ordering::Relaxed) {
             return;
         }
-        let mut bytes = Vec::new();
-        let _ =
-            queue!(bytes, SetAttribute(Attribute::Reset), DisableBracketedPaste, LeaveAlternateScreen, cursor::Show);
-        self.send(bytes);
+        self.send(leave_sequence());
         self.wait();
         // Does not wait for output, so a stuck terminal cannot hold it.
         let _ = terminal::disable_raw_mode();
     }
+}
+
+/// What gives the terminal back, but for its modes.
+pub(crate) fn leave_sequence() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A vector takes everything.
+    let _ = queue!(bytes, SetAttribute(Attribute::Reset), DisableBracketedPaste, LeaveAlternateScreen, cursor::Show);
+    bytes
 }
 
 fn write_all(mut terminal: File, writes: &Receiver<Vec<u8>>, progress: &Progress) {

@@ -48,6 +48,8 @@ pub enum Msg {
     News(Severity, SafeText),
     /// The service has ended.
     ServiceEnded,
+    /// An engine that was lost is there again: a full update follows.
+    ServiceBack,
 }
 
 /// What an answer is about.
@@ -96,6 +98,8 @@ pub enum Effect {
     Redraw,
     /// Leave.
     Quit,
+    /// Leave the screen; the engine goes on without one.
+    Leave,
 }
 
 /// Changes the state as the message demands.
@@ -126,6 +130,13 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         Msg::ServiceEnded => {
             state.is_gone = true;
             state.paint = state.paint.max(Paint::Soon);
+        }
+        Msg::ServiceBack => {
+            state.is_gone = false;
+            // Ids are those of another run.
+            state.marks.clear();
+            state.baselines.clear();
+            say(state, Severity::None, "the engine is back");
         }
     }
     settle(state);

@@ -48,6 +48,8 @@ pub struct Confirm {
     pub no: &'static str,
     /// What is done then.
     pub then: Confirmed,
+    /// Something else that can be chosen: its key, what that does in a word or two, and what is done then.
+    pub other: Option<(Key, &'static str, Confirmed)>,
 }
 
 /// What a confirmed question does.
@@ -65,6 +67,10 @@ pub enum Confirmed {
     Suspend,
     /// Leave the program.
     Quit,
+    /// Leave the screen; the engine goes on without one.
+    Leave,
+    /// End the engine, for every window.
+    Shutdown,
 }
 
 /// Every action by name, and commands.

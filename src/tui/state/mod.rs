@@ -94,12 +94,32 @@ pub struct State {
     pub cancelled_at_ms: Option<u64>,
     /// That suspending stops forwarding has been said.
     pub told_of_suspend: bool,
-    /// The service has ended.
+    /// The service has ended, or cannot be reached.
     pub is_gone: bool,
+    /// How this window stands to the engine.
+    pub standing: Standing,
     /// A mapping to select as soon as its row is there.
     pub select_when_told: Option<MappingId>,
     /// A mapping that was just added, and what is to be said of it once it is seen to listen.
     pub saved_when_told: Option<(MappingId, SafeText)>,
+}
+
+/// How a window stands to the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The engine is in this process: leaving ends it.
+    Owner {
+        /// It can also go on without a screen.
+        can_leave: bool,
+    },
+    /// The engine is another process, and goes on when this window is left.
+    Attached,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self::Owner { can_leave: false }
+    }
 }
 
 /// How the screen is drawn, and what the machine can do.
@@ -263,6 +283,7 @@ impl State {
             cancelled_at_ms: None,
             told_of_suspend: false,
             is_gone: false,
+            standing: Standing::default(),
             select_when_told: None,
             saved_when_told: None,
         }

@@ -1,7 +1,7 @@
 //! What the palette offers for what is typed: actions that work now, commands, and their arguments.
 
-use super::State;
 use super::dialog::{Overlay, Palette};
+use super::{Standing, State};
 use crate::tui::keymap::{self, Action, Binding};
 
 /// One line that the palette offers.
@@ -17,14 +17,20 @@ pub struct Suggestion {
     pub action: Option<Action>,
 }
 
-const COMMANDS: [(&str, &str, &str); 6] = [
+const COMMANDS: [(&str, &str, &str); 7] = [
     ("add", "MAPPING", "add a mapping: any:8080:web_1:80/tcp"),
     ("edit", "NAME MAPPING", "replace a mapping"),
     ("delete", "NAME", "delete a mapping"),
     ("open", "PROFILE", "open another profile"),
     ("saveas", "NAME", "save everything to another profile and open it"),
     ("quit", "", "quit"),
+    ("shutdown", "", "end the engine, for every window"),
 ];
+
+/// Leaving is an action, too; and in the window that has the engine, it is the end of that.
+fn is_offered(state: &State, command: &str) -> bool {
+    command != "quit" && (command != "shutdown" || state.standing == Standing::Attached)
+}
 
 /// How a command that needs an argument is written.
 pub fn syntax(command: &str) -> Option<String> {
@@ -43,11 +49,8 @@ pub fn suggestions(state: &State) -> Vec<Suggestion> {
     let needle = typed.to_lowercase();
     let actions =
         keymap::table().iter().filter(|binding| keymap::is_command(binding) && binding.works(state)).map(of_binding);
-    let commands = COMMANDS.iter().filter(|(name, ..)| *name != "quit").map(|(name, argument, help)| Suggestion {
-        text: format!("{name} "),
-        key: (*argument).to_owned(),
-        help: (*help).to_owned(),
-        action: None,
+    let commands = COMMANDS.iter().filter(|(name, ..)| is_offered(state, name)).map(|(name, argument, help)| {
+        Suggestion { text: format!("{name} "), key: (*argument).to_owned(), help: (*help).to_owned(), action: None }
     });
     let mut found: Vec<_> = commands
         .chain(actions)

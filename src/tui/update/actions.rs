@@ -8,7 +8,9 @@ use super::super::keymap::{self, Action, Key};
 use super::super::state::dialog::{Confirm, Confirmed, FilterLine, Help, Overlay, Palette, Profiles};
 use super::super::state::form::Field;
 use super::super::state::words::probe_words;
-use super::super::state::{Baseline, Form, Frozen, MappingItem, Pane, Severity, State, View, Whereabouts, Zoom};
+use super::super::state::{
+    Baseline, Form, Frozen, MappingItem, Pane, Severity, Standing, State, View, Whereabouts, Zoom,
+};
 use super::{Asked, Effect, ask, change, containers, copy, go_to, import, lists, say, why};
 
 /// Carries an action out.
@@ -212,6 +214,7 @@ pub(super) fn delete(state: &mut State, ids: Vec<MappingId>, effects: &mut Vec<E
         yes: "delete",
         no: "keep",
         then: Confirmed::Delete(ids),
+        other: None,
     });
 }
 
@@ -238,6 +241,7 @@ fn start_stop(state: &mut State, effects: &mut Vec<Effect>) {
         yes: "stop",
         no: "go on",
         then: Confirmed::Stop(running),
+        other: None,
     });
 }
 
@@ -257,6 +261,7 @@ pub(super) fn open_profile(state: &mut State, name: &str, is_new: bool, effects:
         yes: "open",
         no: "stay",
         then,
+        other: None,
     });
 }
 
@@ -268,6 +273,7 @@ fn reset(state: &mut State) {
         yes: "reset",
         no: "keep",
         then: Confirmed::Reset(item.id()),
+        other: None,
     });
 }
 
@@ -283,6 +289,7 @@ fn suspend(state: &mut State, effects: &mut Vec<Effect>) {
         yes: "suspend",
         no: "stay",
         then: Confirmed::Suspend,
+        other: None,
     });
 }
 
@@ -293,22 +300,46 @@ fn quit(state: &mut State, effects: &mut Vec<Effect>) {
     }
     let listening = state.live.listening() as u64;
     let open = state.live.open();
-    if listening + open == 0 || state.is_gone {
+    // One window less is no end: the engine is another process.
+    if listening + open == 0 || state.is_gone || state.standing == Standing::Attached {
         effects.push(Effect::Quit);
         return;
     }
-    let mut stopped = vec![count(listening, "mapping")];
-    if open > 0 {
-        // With the keys, all of the question is to be read on the narrowest screen.
-        stopped.push(count(open, if state.size.0 < 48 { "conn" } else { "connection" }));
-    }
+    let leave = (Key::Char('b'), "leave it running", Confirmed::Leave);
     state.overlay = Overlay::Confirm(Confirm {
-        question: format!("Quit stops {}.", stopped.join(" and ")),
+        question: format!("Quit stops {}.", what_stops(state)),
         key: Key::Char('q'),
         yes: "quit",
         no: "stay",
         then: Confirmed::Quit,
+        other: (state.standing == Standing::Owner { can_leave: true }).then_some(leave),
     });
+}
+
+/// Asks whether to end the engine, for every window.
+pub(super) fn shut_down(state: &mut State, effects: &mut Vec<Effect>) {
+    if state.standing != Standing::Attached {
+        return quit(state, effects);
+    }
+    state.overlay = Overlay::Confirm(Confirm {
+        question: format!("Ending the engine stops {}, for every window.", what_stops(state)),
+        key: Key::Char('e'),
+        yes: "end it",
+        no: "stay",
+        then: Confirmed::Shutdown,
+        other: None,
+    });
+}
+
+/// `4 mappings and 7 connections`.
+fn what_stops(state: &State) -> String {
+    let mut stopped = vec![count(state.live.listening() as u64, "mapping")];
+    let open = state.live.open();
+    if open > 0 {
+        // With the keys, all of the question is to be read on the narrowest screen.
+        stopped.push(count(open, if state.size.0 < 48 { "conn" } else { "connection" }));
+    }
+    stopped.join(" and ")
 }
 
 /// Does what was asked about.
@@ -329,6 +360,8 @@ pub(super) fn confirmed(state: &mut State, then: Confirmed, effects: &mut Vec<Ef
             effects.push(Effect::Suspend);
         }
         Confirmed::Quit => effects.push(Effect::Quit),
+        Confirmed::Leave => effects.push(Effect::Leave),
+        Confirmed::Shutdown => effects.push(ask(Asked::Change, Request::Shutdown { drain_ms: 0 })),
     }
 }
 

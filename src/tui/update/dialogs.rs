@@ -14,11 +14,13 @@ use super::{Asked, Effect, actions, ask, import, lists, palette, say, why};
 /// Longest line that can be typed.
 const LONGEST: usize = 1_024;
 
-/// The key that says yes, `y` and enter do it; any other key leaves everything as it is.
+/// The key that says yes, `y` and enter do it, the key of something else does that; any other key leaves everything as it is.
 pub(super) fn answer_question(state: &mut State, key: Key, effects: &mut Vec<Effect>) {
     let Overlay::Confirm(confirm) = std::mem::take(&mut state.overlay) else { return };
     if key == confirm.key || matches!(key, Key::Enter | Key::Char('y')) {
         actions::confirmed(state, confirm.then, effects);
+    } else if let Some((_, _, then)) = confirm.other.filter(|(other, ..)| *other == key) {
+        actions::confirmed(state, then, effects);
     }
 }
 

@@ -42,6 +42,10 @@ pub(super) fn run(state: &mut State, mut palette: Palette, effects: &mut Vec<Eff
             perform(state, Action::Quit, effects);
             Ok(())
         }
+        ("shutdown", _) => {
+            actions::shut_down(state, effects);
+            Ok(())
+        }
         ("add" | "edit" | "delete" | "open" | "saveas", argument) if !argument.is_empty() => {
             let is_new = !palette.profiles.iter().any(|name| name == argument);
             command_with(state, command, argument, is_new, effects)

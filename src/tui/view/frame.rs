@@ -9,7 +9,7 @@ use crate::model::container::DockerState;
 use crate::model::count::count;
 use crate::tui::format;
 use crate::tui::keymap::{self, Action, Binding};
-use crate::tui::state::{Overlay, State, View};
+use crate::tui::state::{Overlay, Standing, State, View};
 
 /// Below the smallest size: one line.
 pub(super) fn tiny(canvas: &mut Canvas<'_>) {
@@ -20,7 +20,7 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
     let columns = usize::from(canvas.width());
     let text = if let Overlay::Confirm(confirm) = &state.overlay {
         // Whoever is asked must see what to press.
-        let keys = format!("{} esc {}", question_key(confirm), confirm.no);
+        let keys = question_keys(confirm, " ");
         if canvas.buffer.area.height > 1 {
             canvas.text(0, 1, &keys, Style::new());
             confirm.question.clone()
@@ -38,8 +38,10 @@ pub(super) fn tiny(canvas: &mut Canvas<'_>) {
     canvas.text(0, 0, &format::elide_end(&text, columns), Style::new());
 }
 
-fn question_key(confirm: &crate::tui::state::dialog::Confirm) -> String {
-    format!("{} {}", confirm.key, confirm.yes)
+/// The keys of a question, `gap` between them.
+fn question_keys(confirm: &crate::tui::state::dialog::Confirm, gap: &str) -> String {
+    let other = confirm.other.as_ref().map(|(key, does, _)| format!("{gap}{key} {does}")).unwrap_or_default();
+    format!("{} {}{other}{gap}esc {}", confirm.key, confirm.yes, confirm.no)
 }
 
 /// Sums and views.
@@ -146,7 +148,12 @@ fn badges(state: &State) -> Vec<(String, Style)> {
         badges.push((text.to_owned(), theme::style(look, role)));
     }
     if state.is_gone {
-        badges.push(("!! ENGINE ENDED".to_owned(), theme::style(look, Role::Error)));
+        let text = match state.standing {
+            Standing::Owner { .. } => "!! ENGINE ENDED",
+            Standing::Attached if narrow => "!! ENGINE LOST",
+            Standing::Attached => "!! ENGINE LOST: looking for it",
+        };
+        badges.push((text.to_owned(), theme::style(look, Role::Error)));
     } else if let Some(frozen) = &state.frozen {
         let text = format!("FROZEN {}, {} new", format::age(state.now_ms.saturating_sub(frozen.since_ms)), frozen.new);
         if narrow {
@@ -186,7 +193,7 @@ pub(super) fn foot(canvas: &mut Canvas<'_>) -> Option<(u16, u16)> {
         }
         Overlay::Confirm(confirm) => {
             let style = canvas.style(Role::Warn).add_modifier(Modifier::BOLD);
-            let keys = format!("{}  esc {}", question_key(confirm), confirm.no);
+            let keys = question_keys(confirm, "  ");
             let width = usize::from(canvas.width());
             // The line of the keys is empty meanwhile, so a question that is too long for one line takes both.
             let fits = format::width(&confirm.question) + format::width(&keys) + 3 <= width;

@@ -1,0 +1,136 @@
+//! The control socket of an engine of ours, and the engines of others that commands mean.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::parts::on_own_thread;
+use super::print;
+use super::sources::profile_source;
+use crate::cli::Source;
+use crate::control::{self, Attached, Folder};
+use crate::model::engine::EngineName;
+use crate::model::request::{Reply, Request};
+use crate::model::untrusted::SafeText;
+use crate::service::{OpenedProfile, Running};
+
+/// How long clients may take to hear the last of an engine that ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The control socket that this engine serves, on a thread of its own.
+#[derive(Debug)]
+pub(super) struct Control {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Control {
+    /// Opens it. An engine that cannot have one forwards without, and a warning says so. `clients` may be connected at
+    /// once.
+    pub(super) fn open(running: &Running, clients: usize) -> anyhow::Result<Option<Self>> {
+        let names = running.name();
+        let opened = Folder::of_this_user().and_then(|folder| folder.open_door(&names.borrow()));
+        let door = match opened {
+            Ok(door) => door,
+            Err(error) => {
+                tracing::warn!("no control socket: {error}");
+                return Ok(None);
+            }
+        };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let ended = on_own_thread("control", running.handle(), move |handle| {
+            control::serve(door, handle, names, clients, stopped)
+        })?;
+        Ok(Some(Self { stop, ended }))
+    }
+
+    /// Lets nobody in any more: the first step of an end.
+    pub(super) fn close(control: Option<&Self>) {
+        if let Some(control) = control {
+            control.stop.cancel();
+        }
+    }
+
+    /// Waits until its clients have heard the last, for a moment.
+    pub(super) async fn end(control: Option<Self>) {
+        if let Some(control) = control {
+            control.stop.cancel();
+            let _ = timeout(LAST_WORDS, control.ended).await;
+        }
+    }
+}
+
+/// The running engine that is meant: by its socket, or by the profile that it runs. `or_only`: where no profile is named
+/// and nobody runs the default one, the only engine there is will do.
+pub(super) async fn find(source: &Source, socket: Option<&Path>, or_only: bool) -> anyhow::Result<Attached> {
+    if let Some(path) = socket {
+        let attached = control::attach(path.to_owned()).await;
+        return attached.with_context(|| format!("no engine listens at {}", shown(path)));
+    }
+    let from = profile_source(source).unwrap_or_default();
+    let (name, last_runner) = OpenedProfile::engine_of(from).map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    let folder = Folder::of_this_user()?;
+    for path in folder.candidates(&name) {
+        // A socket of that name may be of another config folder's engine.
+        if let Ok(attached) = control::attach(path).await
+            && attached.pid().and_then(|pid| u32::try_from(pid).ok()) == last_runner
+        {
+            return Ok(attached);
+        }
+    }
+    let others = folder.sockets()?;
+    if let ([only], true, None, None) = (&others[..], or_only, &source.profile, &source.file) {
+        return control::attach(only.clone()).await.with_context(|| format!("no engine listens at {}", shown(only)));
+    }
+    anyhow::bail!("{}", nobody(source, &name, &others))
+}
+
+/// That no engine runs what is meant, and what to do.
+fn nobody(source: &Source, name: &EngineName, others: &[PathBuf]) -> String {
+    let (what, how) = match (&source.profile, &source.file) {
+        (_, Some(file)) => (format!("{}", shown(file)), format!(" --file {}", shown(file))),
+        (Some(profile), _) => (format!("profile {}", SafeText::quoted(profile)), format!(" --profile {profile}")),
+        _ => {
+            let name = if let EngineName::Profile { name: Some(name), .. } = name { name.as_str() } else { "default" };
+            (format!("profile {name}"), String::new())
+        }
+    };
+    let mut text = format!("no engine runs {what}: start one with `portolan{how}` or `portolan run{how}`");
+    if !others.is_empty() {
+        let listed: Vec<String> = others.iter().map(|path| format!("--socket {}", shown(path))).collect();
+        text = format!("{text}; others are running: {}", listed.join(", "));
+    }
+    text
+}
+
+fn shown(path: &Path) -> SafeText {
+    SafeText::from_bytes(path.as_os_str().as_encoded_bytes())
+}
+
+/// Ends a running engine.
+pub(super) fn shut_down(
+    runtime: &Runtime,
+    source: &Source,
+    socket: Option<&Path>,
+    drain: Duration,
+) -> anyhow::Result<ExitCode> {
+    runtime.block_on(async {
+        let engine = find(source, socket, false).await?;
+        let handle = engine.handle();
+        let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
+        tokio::select! {
+            reply = handle.request(Request::Shutdown { drain_ms }) => match reply? {
+                Reply::Done { message, .. } => print(&format!("{message}\n")),
+                _ => Ok(ExitCode::SUCCESS),
+            },
+            () = engine.run() => anyhow::bail!("the engine does not answer"),
+        }
+    })
+}

@@ -1,0 +1,77 @@
+//! Reads what a request brings: its body, its query, a part of its path. What cannot be read is refused in words
+//! and as JSON, as everything else is.
+
+use aide::OperationInput;
+use aide::generate::GenContext;
+use aide::openapi::Operation;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use super::refused::Refused;
+
+/// A body of JSON, whatever its content type says: `curl -d` says another one.
+#[derive(Debug)]
+pub(super) struct Body<T>(pub(super) T);
+
+/// The query; unknown parameters are refused by its type.
+#[derive(Debug)]
+pub(super) struct Params<T>(pub(super) T);
+
+/// Parts of the path.
+#[derive(Debug)]
+pub(super) struct At<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Refused;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|_| Refused::with(StatusCode::PAYLOAD_TOO_LARGE, "a message may have 1 MiB"))?;
+        if bytes.is_empty() {
+            return Err(Refused::unreadable("body", "is empty: JSON is wanted"));
+        }
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| Refused::unreadable("body", &error.to_string()))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let read = Query::from_request_parts(parts, state).await;
+        read.map(|Query(params)| Self(params)).map_err(|error| Refused::unreadable("query", &error.body_text()))
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let read = Path::from_request_parts(parts, state).await;
+        read.map(|Path(place)| Self(place)).map_err(|error| Refused::unreadable("path", &error.body_text()))
+    }
+}
+
+impl<T: JsonSchema> OperationInput for Body<T> {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        Json::<T>::operation_input(ctx, operation);
+    }
+}
+
+impl<T: JsonSchema> OperationInput for Params<T> {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        Query::<T>::operation_input(ctx, operation);
+    }
+}
+
+impl<T: JsonSchema> OperationInput for At<T> {
+    fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
+        Path::<T>::operation_input(ctx, operation);
+    }
+}

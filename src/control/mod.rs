@@ -1,0 +1,23 @@
+//! The control socket: HTTP and JSON over a unix socket, for screens and scripts in other processes.
+//!
+//! [`place`] says where the socket of an engine lies and who may lie there; [`server`] takes clients in, within
+//! bounds; [`routes`] are the resources, made of the types of `model`, and of them the `OpenAPI` document;
+//! [`stream`] sends updates and events as they come. On the other side [`client`] makes a
+//! [`crate::service::Handle`] of a socket, which behaves as the one in the engine's own process does.
+//!
+//! All of it is one more client of the service, on a thread of its own: whatever comes over the socket, the
+//! forwarder's threads do not wait for it.
+
+pub mod client;
+mod extract;
+pub mod place;
+mod refused;
+mod routes;
+mod rows;
+pub mod server;
+mod stream;
+
+pub use client::{Attached, attach};
+pub use place::{Door, DoorError, Folder};
+pub use routes::openapi;
+pub use server::{CLIENTS, serve};

@@ -1,0 +1,173 @@
+//! What goes on: updates for screens, events for scripts, a JSON object a line as each comes.
+//!
+//! A line is made when the client has taken the one before, so a slow client gets what is newest and is told what it
+//! missed (`lost`), and nothing gathers here for it. Only so many streams are open at once, that clients with a
+//! question find room.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use aide::OperationOutput;
+use aide::generate::GenContext;
+use aide::openapi::{MediaType, Operation, Response as Described, SchemaObject};
+use axum::body::{Body, Bytes};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::model::event::Event;
+use crate::model::narrator::Narrator;
+use crate::model::update::Update;
+use crate::service::Subscription;
+
+/// Rows in one message at most, so that a message stays within the bound of [`super::server`]; more of them make more
+/// messages.
+const ROWS: usize = 500;
+
+/// Marks a response whose body goes on for as long as its client wants it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GoesOn;
+
+/// Lines of `T`.
+#[derive(Debug)]
+pub(super) struct Lines<T> {
+    body: Body,
+    of: std::marker::PhantomData<T>,
+}
+
+impl<T> Lines<T> {
+    fn new(lines: impl futures_util::Stream<Item = Result<Bytes, serde_json::Error>> + Send + 'static) -> Self {
+        Self { body: Body::from_stream(lines), of: std::marker::PhantomData }
+    }
+}
+
+impl<T> IntoResponse for Lines<T> {
+    fn into_response(self) -> Response {
+        let mut response = ([(CONTENT_TYPE, "application/x-ndjson")], self.body).into_response();
+        response.extensions_mut().insert(GoesOn);
+        response
+    }
+}
+
+impl<T: JsonSchema> OperationOutput for Lines<T> {
+    type Inner = T;
+
+    fn operation_response(ctx: &mut GenContext, _: &mut Operation) -> Option<Described> {
+        let json_schema = ctx.schema.subschema_for::<T>();
+        let schema = Some(SchemaObject { json_schema, example: None, external_docs: None });
+        Some(Described {
+            description: "One such JSON object a line, until the client leaves or the engine ends".into(),
+            content: [("application/x-ndjson".to_owned(), MediaType { schema, ..MediaType::default() })].into(),
+            ..Described::default()
+        })
+    }
+
+    fn inferred_responses(ctx: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Described)> {
+        Self::operation_response(ctx, operation).map(|described| (Some(200), described)).into_iter().collect()
+    }
+}
+
+/// The updates of a subscription, as they are.
+pub(super) fn updates(subscription: Subscription, place: OwnedSemaphorePermit) -> Lines<Update> {
+    let start = (subscription, VecDeque::new(), place);
+    Lines::new(stream::unfold(start, |(mut subscription, mut pieces, place)| async move {
+        if pieces.is_empty() {
+            pieces = in_pieces(subscription.next().await?);
+        }
+        let piece = pieces.pop_front()?;
+        Some((line(&piece), (subscription, pieces, place)))
+    }))
+}
+
+/// The events of a subscription, with `traffic` every so often (contract §5).
+pub(super) fn events(subscription: Subscription, every: Duration, place: OwnedSemaphorePermit) -> Lines<Event> {
+    let mut tick = interval(every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let teller = Teller { subscription, narrator: Narrator::new(true), tick, is_over: false, _place: place };
+    Lines::new(stream::unfold(teller, |mut teller| async move {
+        let lines = teller.next().await?;
+        Some((lines, teller))
+    }))
+}
+
+struct Teller {
+    subscription: Subscription,
+    narrator: Narrator,
+    tick: Interval,
+    is_over: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Teller {
+    /// The next lines; `None` when the engine has ended and the last totals are told.
+    async fn next(&mut self) -> Option<Result<Bytes, serde_json::Error>> {
+        while !self.is_over {
+            let events = tokio::select! {
+                update = self.subscription.next() => if let Some(update) = update {
+                    self.narrator.hear(update, Timestamp::now())
+                } else {
+                    self.is_over = true;
+                    self.narrator.traffic(Timestamp::now()).into_iter().collect()
+                },
+                _ = self.tick.tick() => self.narrator.traffic(Timestamp::now()).into_iter().collect(),
+            };
+            if !events.is_empty() {
+                return Some(lines(&events));
+            }
+        }
+        None
+    }
+}
+
+fn line(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
+    lines(std::slice::from_ref(value))
+}
+
+fn lines<T: Serialize>(values: &[T]) -> Result<Bytes, serde_json::Error> {
+    let mut text = Vec::new();
+    for value in values {
+        serde_json::to_writer(&mut text, value)?;
+        text.push(b'\n');
+    }
+    Ok(text.into())
+}
+
+/// The same update in messages of bounded size. Only the first is full, else each would void the one before.
+fn in_pieces(update: Update) -> VecDeque<Update> {
+    let mut first = update;
+    let mut rest = VecDeque::new();
+    while first.mappings.len() > ROWS || first.connections.len() > ROWS || first.containers.len() > ROWS {
+        let mappings = first.mappings.split_off(first.mappings.len().min(ROWS));
+        let connections = first.connections.split_off(first.connections.len().min(ROWS));
+        let containers = first.containers.split_off(first.containers.len().min(ROWS));
+        let more =
+            Update { seq: first.seq, at_ms: first.at_ms, mappings, connections, containers, ..Update::default() };
+        rest.push_back(std::mem::replace(&mut first, more));
+    }
+    rest.push_back(first);
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::id::MappingId;
+
+    #[test]
+    fn a_large_update_goes_in_pieces_of_which_the_first_alone_is_full() {
+        let removed = vec![MappingId(9)];
+        let update = Update { seq: 3, is_full: true, mappings_removed: removed.clone(), ..Update::default() };
+        let containers = (0..1_201).map(|_| crate::model::container::Container::default()).collect();
+        let pieces = in_pieces(Update { containers, ..update.clone() });
+        assert_eq!(pieces.iter().map(|piece| piece.containers.len()).collect::<Vec<_>>(), [500, 500, 201]);
+        assert_eq!(pieces.iter().map(|piece| piece.is_full).collect::<Vec<_>>(), [true, false, false]);
+        assert!(pieces.iter().all(|piece| piece.seq == 3));
+        assert_eq!(pieces[0].mappings_removed, removed);
+        assert_eq!(in_pieces(update.clone()), [update]);
+    }
+}
