@@ -113,10 +113,12 @@ pub(super) fn attach(
         let shutdown = CancellationToken::new();
         let ended = show(engine.handle(), screen, None, Standing::Attached, &shutdown)?;
         let mut signals = Signals::new()?;
-        let outcome = tokio::select! {
-            outcome = screen_or_end(ended, &shutdown, &mut signals, pending(), pending()) => outcome?.0,
-            () = engine.run() => anyhow::bail!("the screen ended without a word"),
+        // It carries what the screen asks, which has nothing more to ask when it has ended.
+        let carrying = async {
+            engine.run().await;
+            pending::<()>().await;
         };
+        let (outcome, _) = screen_or_end(ended, &shutdown, &mut signals, carrying, pending()).await?;
         signals.or_exit(goodbye(outcome)).await
     });
     runtime.shutdown_background();

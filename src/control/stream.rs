@@ -155,14 +155,22 @@ fn in_pieces(update: Update) -> VecDeque<Update> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::model::container::Container;
     use crate::model::id::MappingId;
 
     #[test]
     fn a_large_update_goes_in_pieces_of_which_the_first_alone_is_full() {
         let removed = vec![MappingId(9)];
         let update = Update { seq: 3, is_full: true, mappings_removed: removed.clone(), ..Update::default() };
-        let containers = (0..1_201).map(|_| crate::model::container::Container::default()).collect();
+        let container: Container = serde_json::from_value(json!({
+            "id": "", "name": "", "image": "", "state": "", "addresses": [], "networks": [], "host_network": false,
+            "ports": [], "publications": [], "compose": null
+        }))
+        .expect("a container");
+        let containers = vec![container; 1_201];
         let pieces = in_pieces(Update { containers, ..update.clone() });
         assert_eq!(pieces.iter().map(|piece| piece.containers.len()).collect::<Vec<_>>(), [500, 500, 201]);
         assert_eq!(pieces.iter().map(|piece| piece.is_full).collect::<Vec<_>>(), [true, false, false]);

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use portolan::docker::Endpoint;
+use portolan::model::engine::EngineName;
 use portolan::model::profile::{MappingConfig, WrittenMapping};
 use portolan::model::update::{ConnectionRow, Interest, MappingRow, Update};
 use portolan::service::{Options, Running as Service};
@@ -48,6 +49,7 @@ pub fn observe() {
         always_docker: false,
         descriptor_limit: 4_000,
         warnings,
+        session_name: EngineName::Session { pid: std::process::id() },
     };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portolan::docker::Endpoint;
+use portolan::model::engine::EngineName;
 use portolan::model::event::EventKind;
 use portolan::model::profile::MappingConfig;
 use portolan::model::update::Interest;
@@ -34,6 +35,7 @@ async fn ready_and_the_warnings_of_the_start_are_told_once_at_each_of_two_hundre
             always_docker: false,
             descriptor_limit: 4_000,
             warnings,
+            session_name: EngineName::Session { pid: std::process::id() },
         });
         // The service has its first moments without anybody who listens.
         sleep(Duration::from_millis(round % 3)).await;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use portolan::docker::{Endpoint, EndpointError};
+use portolan::model::engine::EngineName;
 use portolan::model::event::MappingState;
 use portolan::model::id::MappingId;
 use portolan::model::profile::{MappingConfig, WrittenMapping};
@@ -71,6 +72,7 @@ impl World {
             always_docker: false,
             descriptor_limit,
             warnings,
+            session_name: EngineName::Session { pid: std::process::id() },
         });
         Self { handle: running.handle(), running, folder, _warnings: sender }
     }
