@@ -24,6 +24,7 @@
 //! | [`host`] | what this machine says of itself: who holds a port, its addresses, rules, routes | `model` |
 //! | [`doctor`] | why a mapping does not work: each check a small file | `model`, `docker`, `host` |
 //! | [`service`] | the owner of them all | all of these |
+//! | [`metrics`] | what is counted, as Prometheus reads it | `model` |
 //! | [`headless`] | `run`: events as lines | `model`, the handle |
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
 //! | [`demo`] | a simulated service | `model`, the handle |
@@ -44,6 +45,7 @@ pub mod fuzzing;
 pub mod headless;
 pub mod host;
 mod logging;
+pub mod metrics;
 pub mod model;
 mod sample;
 pub mod service;
