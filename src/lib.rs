@@ -5,12 +5,14 @@
 //! ```text
 //!     profile.json <──> store ──┐                       ┌── tui (screen)
 //!     Docker, DNS, processes ──> service ── forward ──> │
-//!                               (one owner)  (engine)   └── headless (run)
+//!                               (one owner)  (engine)   ├── headless (run)
+//!                                                       └── control socket ── tui, scripts elsewhere
 //! ```
 //!
-//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen and `run` are two equal
-//! clients of one [`service::Handle`]: requests go in ([`model::request`]), updates come out
-//! ([`model::update`]), all of it plain serialisable data. The screen itself touches no file, no Docker and no
+//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen, `run` and the control
+//! socket are equal clients of one [`service::Handle`]: requests go in ([`model::request`]), updates come out
+//! ([`model::update`]), all of it plain serialisable data. In another process, [`control::attach`] makes such a
+//! handle of the socket. The screen itself touches no file, no Docker and no
 //! socket; [`demo`] stands in for the service, and the screen cannot tell.
 //!
 //! Which room a line lives in, and what it may know (held by `tests/layers`):
@@ -24,6 +26,8 @@
 //! | [`host`] | what this machine says of itself: who holds a port, its addresses, rules, routes | `model` |
 //! | [`doctor`] | why a mapping does not work: each check a small file | `model`, `docker`, `host` |
 //! | [`service`] | the owner of them all | all of these |
+//! | [`metrics`] | what is counted, as Prometheus reads it | `model` |
+//! | [`control`] | the control socket and its other end: the handle over HTTP and JSON | `model`, `metrics`, the handle |
 //! | [`headless`] | `run`: events as lines | `model`, the handle |
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
 //! | [`demo`] | a simulated service | `model`, the handle |
@@ -45,6 +49,7 @@ pub mod fuzzing;
 pub mod headless;
 pub mod host;
 mod logging;
+pub mod metrics;
 pub mod model;
 mod sample;
 pub mod service;

@@ -13,6 +13,8 @@ use aide::openapi::{Info, OpenApi, Server};
 use aide::transform::TransformOperation;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::{Json, Router};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,7 @@ use super::extract::{At, Body, Params};
 use super::refused::Refused;
 use super::rows;
 use super::stream::{self, Lines};
+use crate::metrics;
 use crate::model::container::{Container, DockerState, InsideListener};
 use crate::model::duration::parse_timeout;
 use crate::model::event::Event;
@@ -55,6 +58,7 @@ pub(super) fn router(handle: Handle) -> Router {
     let document = axum::routing::get(async |State(desk): State<Desk>| Json(OpenApi::clone(&desk.document)));
     resources
         .route("/openapi.json", document)
+        .route("/metrics", axum::routing::get(metrics))
         .fallback(async |request: HttpRequest| Refused::not_found(SafeText::quoted(request.uri().path()).as_str()))
         .method_not_allowed_fallback(async || Refused::with(StatusCode::METHOD_NOT_ALLOWED, "not by this method"))
         .with_state(desk)
@@ -533,6 +537,17 @@ async fn updates(State(desk): State<Desk>, Body(interest): Body<Interest>) -> Re
 
 async fn call(State(desk): State<Desk>, Body(call): Body<Call>) -> Answer<Reply> {
     Ok(Json(desk.handle.call(call).await?))
+}
+
+/// The counters in Prometheus' text format.
+async fn metrics(State(desk): State<Desk>) -> Result<impl IntoResponse, Refused> {
+    let metrics = match desk.ask(Request::Metrics).await? {
+        Reply::Metrics(metrics) => metrics,
+        other => return Err(unexpected(&other)),
+    };
+    let text = metrics::text(&metrics)
+        .map_err(|_| Refused::with(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }
 
 impl Desk {

@@ -5,6 +5,7 @@
 
 mod cast;
 mod containers;
+mod metrics;
 mod published;
 mod requests;
 mod rows;

@@ -97,6 +97,7 @@ impl Story {
                 let actor = self.actor(*id).ok_or_else(|| not_found(*id))?;
                 Ok(Reply::Why(Box::new(self.why(actor))))
             }
+            Request::Metrics => Ok(Reply::Metrics(Box::new(self.metrics()))),
             Request::Containers => {
                 Ok(Reply::Containers { containers: containers::containers().to_vec(), docker: DockerState::Connected })
             }

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::outcomes::Outcomes;
+use crate::model::event::CloseReason;
 use crate::model::id::MappingId;
+use crate::model::metrics::ConnectionMetrics;
 use crate::model::profile::MappingConfig;
 use crate::model::speech::Conversation;
 use crate::model::update::{LastOutcome, LastResult};
@@ -117,6 +120,8 @@ pub(crate) struct Tally {
     pub(crate) total: u64,
     pub(crate) errors: u64,
     pub(crate) closed: Counts,
+    /// None before the first connection has ended or was dialled.
+    outcomes: Option<Box<Outcomes>>,
     conversations: VecDeque<Conversation>,
     attempts: VecDeque<(LastOutcome, Duration)>,
     connect_times: VecDeque<Duration>,
@@ -159,6 +164,14 @@ impl MappingMeter {
         self.tally(|tally| (tally.open, tally.total, tally.errors))
     }
 
+    /// How its connections have gone since the start.
+    pub fn connection_metrics(&self) -> ConnectionMetrics {
+        self.tally(|tally| {
+            let nothing = ConnectionMetrics { open: tally.open, total: tally.total, ..ConnectionMetrics::default() };
+            tally.outcomes.as_ref().map_or(nothing, |outcomes| outcomes.metrics(tally.open, tally.total))
+        })
+    }
+
     /// Datagrams that we received went no further: no flow for them, no room in the kernel, no such size.
     pub fn drop_datagrams(&self, count: u64) {
         self.dropped.fetch_add(count, Relaxed);
@@ -188,6 +201,7 @@ impl MappingMeter {
                 tally.attempts.pop_front();
             }
             tally.attempts.push_back((outcome, took));
+            tally.outcomes.get_or_insert_default().attempted(outcome, took);
             if outcome == LastOutcome::Ok {
                 if tally.connect_times.len() == CONNECT_TIMES {
                     tally.connect_times.pop_front();
@@ -229,6 +243,14 @@ impl MappingMeter {
 }
 
 impl Tally {
+    /// A connection has ended: what it carried, and why.
+    pub(super) fn close(&mut self, reason: CloseReason, carried: Counts) {
+        self.open -= 1;
+        self.errors += u64::from(!reason.is_fine());
+        self.closed.add(carried);
+        self.outcomes.get_or_insert_default().closed(reason);
+    }
+
     /// A connection has closed in which this was said.
     pub(crate) fn remember(&mut self, conversation: Option<Conversation>) {
         let Some(conversation) = conversation else { return };

@@ -12,6 +12,7 @@ pub mod udp;
 
 mod kill;
 mod listen;
+mod outcomes;
 mod own;
 mod relay;
 mod running;

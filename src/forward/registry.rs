@@ -165,6 +165,16 @@ impl Registry {
         lock(&self.open).values().cloned().collect()
     }
 
+    /// How many connections are open.
+    pub fn open_count(&self) -> u64 {
+        lock(&self.open).len() as u64
+    }
+
+    /// How many connections there have ever been.
+    pub fn opened_count(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed) - 1
+    }
+
     /// How many connections ever closed.
     pub fn closed_count(&self) -> u64 {
         lock(&self.recent).closed
@@ -291,9 +301,7 @@ impl Registry {
         {
             let mut open = lock(&self.open);
             record.mapping.tally(|tally| {
-                tally.open -= 1;
-                tally.errors += u64::from(!reason.is_fine());
-                tally.closed.add(record.counters.read());
+                tally.close(reason, record.counters.read());
                 tally.remember(record.conversation());
             });
             open.remove(&record.id);

@@ -290,6 +290,25 @@ impl Event {
     }
 }
 
+impl MappingState {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Starting, Self::Up, Self::Half, Self::Waiting, Self::Failed, Self::Degraded, Self::Stopped];
+
+    /// The contract's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Half => "half",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+            Self::Degraded => "degraded",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl CloseReason {
     /// All of them, in the order of their declaration.
     pub const ALL: [Self; 16] = [
@@ -311,6 +330,28 @@ impl CloseReason {
         Self::Error,
     ];
 
+    /// The contract's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ClientReset => "client_reset",
+            Self::TargetReset => "target_reset",
+            Self::TargetRefused => "target_refused",
+            Self::TargetUnreachable => "target_unreachable",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::Killed => "killed",
+            Self::MappingRemoved => "mapping_removed",
+            Self::Rejected => "rejected",
+            Self::Limit => "limit",
+            Self::Evicted => "evicted",
+            Self::Fault => "fault",
+            Self::Shutdown => "shutdown",
+            Self::Error => "error",
+        }
+    }
+
     /// Whether the connection ended as its ends wished, so that no one needs to look at it.
     pub fn is_fine(self) -> bool {
         matches!(self, Self::Finished | Self::IdleTimeout | Self::Shutdown | Self::Killed | Self::MappingRemoved)
@@ -329,4 +370,19 @@ fn is_zero(count: &u64) -> bool {
 
 fn milliseconds<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{time:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_that_cross() {
+        for reason in CloseReason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.word());
+        }
+        for state in MappingState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.word());
+        }
+    }
 }

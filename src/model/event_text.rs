@@ -90,15 +90,7 @@ fn closed(f: &mut fmt::Formatter<'_>, connection: &Connection) -> fmt::Result {
 
 impl fmt::Display for MappingState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Starting => "starting",
-            Self::Up => "up",
-            Self::Half => "half",
-            Self::Waiting => "waiting",
-            Self::Failed => "failed",
-            Self::Degraded => "degraded",
-            Self::Stopped => "stopped",
-        })
+        f.pad(self.word())
     }
 }
 

@@ -18,6 +18,7 @@ pub mod grammar;
 pub mod id;
 pub mod listeners;
 pub mod mapping;
+pub mod metrics;
 pub mod name;
 pub mod narrator;
 pub mod paste;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::container::{Container, DockerState, InsideListener};
 use super::id::{ConnectionId, MappingId, Revision};
 use super::mapping::{Family, Listen, Protocol, Target};
+use super::metrics::Metrics;
 use super::problem::Problem;
 use super::profile::WrittenMapping;
 use super::report::Report;
@@ -130,6 +131,8 @@ pub enum Request {
         /// How long connections may finish, in milliseconds.
         drain_ms: u64,
     },
+    /// What is counted since the start. Answer: [`Reply::Metrics`].
+    Metrics,
 }
 
 /// The answer to a request that was carried out.
@@ -187,6 +190,8 @@ pub enum Reply {
     },
     /// See [`Request::Why`].
     Why(Box<Report>),
+    /// See [`Request::Metrics`].
+    Metrics(Box<Metrics>),
 }
 
 /// Who holds a port.

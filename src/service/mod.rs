@@ -2,9 +2,9 @@
 //!
 //! One task ([`core`]) owns it all. [`desired`] says what shall be, [`reconcile`] makes it so, [`known`] what came of
 //! it. [`requests`] answers what clients ask, [`changes`] makes the changes among it, one after the other.
-//! [`subscribers`] tells each client what changed since it last looked, [`told`] what the log keeps of it. [`lookups`]
-//! reads this machine's tables, [`published`] watches what Docker itself publishes. Where a target is, [`resolve`] says,
-//! by what [`reach`] knows of networks and [`place`] of the engine.
+//! [`subscribers`] tells each client what changed since it last looked, [`told`] what the log keeps of it, [`metrics`]
+//! what was counted. [`lookups`] reads this machine's tables, [`published`] watches what Docker itself publishes. Where
+//! a target is, [`resolve`] says, by what [`reach`] knows of networks and [`place`] of the engine.
 
 mod changes;
 mod core;
@@ -14,6 +14,7 @@ mod docker_watch;
 mod handle;
 mod known;
 mod lookups;
+mod metrics;
 mod place;
 mod profile;
 mod published;

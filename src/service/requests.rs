@@ -49,6 +49,7 @@ impl Service {
             }
             Request::Inside { container } => return self.inside(container, reply),
             Request::Why { id } => return self.why(*id, reply),
+            Request::Metrics => Ok(Reply::Metrics(Box::new(self.metrics()))),
             Request::Validate { mapping, replaces } => self.validate(mapping, *replaces),
             Request::Kill { id } => self.kill(*id),
             Request::Shutdown { drain_ms } => {
@@ -96,6 +97,7 @@ impl Service {
             | Request::Probe { .. }
             | Request::Inside { .. }
             | Request::Why { .. }
+            | Request::Metrics
             | Request::Containers => unreachable!("answered by `serve`"),
         };
         Ok(Plan::Make(change))

@@ -11,6 +11,10 @@ use portolan::model::event::{
 };
 use portolan::model::id::{ConnectionId, MappingId, Revision};
 use portolan::model::mapping::{Family, Protocol};
+use portolan::model::metrics::{
+    CONNECT_BOUNDS_US, ClosedCount, ConnectBucket, ConnectFailures, ConnectTimes, ConnectionMetrics, DatagramMetrics,
+    DescriptorUse, MappingMetrics, Metrics,
+};
 use portolan::model::problem::{Position, Problem};
 use portolan::model::profile::WrittenMapping;
 use portolan::model::report::{Cause, CauseKind, Report, Step, StepKind, Verdict};
@@ -68,6 +72,8 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::AddAll { mappings: vec![mapping], even_if_busy: false },
         Request::Inside { container: "3f4e9a12".into() },
         Request::Why { id },
+        Request::Metrics,
+        Request::Shutdown { drain_ms: 5_000 },
     ]
 }
 
@@ -105,6 +111,7 @@ pub(crate) fn replies() -> Vec<Reply> {
             unseen: Some("its namespace needs root".into()),
         },
         Reply::Why(Box::new(report())),
+        Reply::Metrics(Box::new(metrics())),
     ]
 }
 
@@ -347,5 +354,37 @@ fn report() -> Report {
         who: "Only this machine can connect".into(),
         will_be_at: vec![address("[::1]:8080")],
         took_ms: 12,
+    }
+}
+
+fn metrics() -> Metrics {
+    let connections = ConnectionMetrics {
+        open: 1,
+        total: 17,
+        closed: CloseReason::ALL.map(|reason| ClosedCount { reason, count: 1 }).into(),
+        failures: ConnectFailures { refused: 1, unreachable: 2, timeout: 3, error: 4 },
+        connect_times: Some(ConnectTimes {
+            buckets: CONNECT_BOUNDS_US.map(|up_to_us| ConnectBucket { up_to_us, count: 1 }).into(),
+            count: 2,
+            sum_us: 380,
+        }),
+    };
+    let mapping = |state| MappingMetrics {
+        id: MappingId(1),
+        name: "web".into(),
+        protocol: Protocol::Udp,
+        state,
+        bytes_in: 1,
+        bytes_out: u64::MAX,
+        datagrams: Some(DatagramMetrics { inward: 1, outward: 2, dropped: 3 }),
+        connections: connections.clone(),
+    };
+    Metrics {
+        uptime_ms: 61_500,
+        is_ready: true,
+        descriptors: Some(DescriptorUse { in_use: 12, limit: 4_000 }),
+        connections_open: 1,
+        connections_total: 17,
+        mappings: vec![mapping(MappingState::Up)],
     }
 }

@@ -9,6 +9,7 @@ mod ports;
 
 mod changes;
 mod file;
+mod metrics;
 mod place;
 mod rows;
 mod starts;

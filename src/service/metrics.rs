@@ -1,0 +1,47 @@
+//! What is counted since the start, gathered when somebody asks.
+
+use std::sync::Arc;
+
+use super::core::Service;
+use crate::forward::engine::Engine;
+use crate::model::mapping::Protocol;
+use crate::model::metrics::{DatagramMetrics, DescriptorUse, MappingMetrics, Metrics};
+
+impl Service {
+    pub(super) fn metrics(&self) -> Metrics {
+        let descriptors = self.engine.as_ref().map(Engine::descriptors);
+        Metrics {
+            uptime_ms: self.registry.now_ms(),
+            is_ready: self.is_ready,
+            descriptors: descriptors.map(|(in_use, limit)| DescriptorUse { in_use, limit }),
+            connections_open: self.registry.open_count(),
+            connections_total: self.registry.opened_count(),
+            mappings: self.mapping_metrics(),
+        }
+    }
+
+    fn mapping_metrics(&self) -> Vec<MappingMetrics> {
+        let known: Vec<_> =
+            self.desired.entries().iter().filter_map(|entry| Some((entry, self.known.get(&entry.id)?))).collect();
+        let meters: Vec<_> = known.iter().map(|(_, known)| Arc::clone(&known.status().meter)).collect();
+        let totals = self.registry.totals_of(&meters);
+        let each = known.into_iter().zip(meters).zip(totals).map(|(((entry, known), meter), counts)| {
+            let protocol = entry.config.mapping.protocol;
+            MappingMetrics {
+                id: entry.id,
+                name: entry.config.name.clone(),
+                protocol,
+                state: known.status().state,
+                bytes_in: counts.bytes_in,
+                bytes_out: counts.bytes_out,
+                datagrams: (protocol == Protocol::Udp).then(|| DatagramMetrics {
+                    inward: counts.datagrams_in,
+                    outward: counts.datagrams_out,
+                    dropped: meter.dropped_datagrams(),
+                }),
+                connections: meter.connection_metrics(),
+            }
+        });
+        each.collect()
+    }
+}
