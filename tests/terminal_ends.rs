@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::ports::free_port;
 use common::program::{Home, PORTOLAN};
 use common::terminal::Terminal;
-use common::{Need, SOON, require, wait_for, wait_until};
+use common::{Need, SOON, child_of, require, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portolan::tui;
@@ -36,10 +36,7 @@ fn shell(home: &Home) -> Terminal {
 /// The program that the shell runs.
 fn program_of(terminal: &Terminal) -> u32 {
     let shell = terminal.pid();
-    wait_for("the shell's child", SOON, || {
-        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok()
-    })
+    wait_for("the shell's child", SOON, || child_of(shell))
 }
 
 /// Whether the terminal is as the shell had it: no alternate screen, no mouse mode, a cursor, the same `stty`.

@@ -35,7 +35,7 @@ fn idle_with_a_hundred_mappings_it_leaves_the_processor_alone() {
     screen.terminal.wait_for("all of them", SOON, |text| text.contains("100 mappings"));
     screen.wait_for_row("MAPPINGS", &["localhost:10001", "up"]);
 
-    let pid = screen.terminal.pid();
+    let pid = screen.terminal.engine();
     let (start, before) = (Instant::now(), ticks(pid));
     std::thread::sleep(Duration::from_secs(10));
     let used = f64::from(ticks(pid) - before) / start.elapsed().as_secs_f64();

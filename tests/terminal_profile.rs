@@ -174,7 +174,7 @@ fn killed_during_a_save_it_leaves_the_old_or_the_new_file_whole() {
         screen.keys(&["Enter"]);
         // Each round a little later, from before the save until after it.
         std::thread::sleep(Duration::from_millis(round * 3));
-        output(Command::new("kill").args(["-KILL", &screen.terminal.pid().to_string()]));
+        output(Command::new("kill").args(["-KILL", &screen.terminal.engine().to_string()]));
         wait_for("it is dead", SOON, || screen.terminal.exit_status());
         drop(screen);
         let now = read_profile(&home.profile("default"))["mappings"].as_array().map(Vec::len).expect("a list");

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::runtime::Runtime;
@@ -56,7 +57,8 @@ pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) ->
         on_own_thread("events", engine.running.handle(), move |handle| headless::run(handle, speak, output))?;
     let end = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let end = first_end(&mut engine.running, &mut printer, signals.next(), serve(sample), reader_gone()).await;
+        let end =
+            first_end(&mut engine.running, &mut printer, signals.next().map(drop), serve(sample), reader_gone()).await;
         let rest = async {
             let drain = match end {
                 End::Signal => options.drain,

@@ -118,6 +118,15 @@ where
     Ok(ended)
 }
 
+/// What a signal says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// To end.
+    End,
+    /// That the terminal is gone, or the process in front.
+    Hangup,
+}
+
 /// SIGINT, SIGTERM and SIGHUP.
 pub(super) struct Signals {
     interrupt: Signal,
@@ -137,29 +146,35 @@ impl Signals {
     }
 
     /// The next of them.
-    pub(super) async fn next(&mut self) {
+    pub(super) async fn next(&mut self) -> Heard {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.interrupt.recv() => Heard::End,
+            _ = self.terminate.recv() => Heard::End,
+            _ = self.hangup.recv() => Heard::Hangup,
         }
     }
 
-    /// What comes of `last`, the end of the program; one more signal ends it at once. The same one may come twice, by
-    /// the terminal's group and by the process in front: that is no other.
-    pub(super) async fn or_exit<T>(&mut self, last: impl Future<Output = T>) -> T {
-        let start = Instant::now();
-        let again = async {
-            loop {
-                self.next().await;
-                if start.elapsed() > ECHO {
-                    return;
-                }
+    /// The next one that asks for an end, for a program that has no terminal any more.
+    pub(super) async fn next_end(&mut self) {
+        while self.next().await == Heard::Hangup {}
+    }
+
+    /// Returns at another signal than the one that came at `start`. That may come twice, by the terminal's group and by
+    /// the process in front.
+    pub(super) async fn again(&mut self, start: Instant) {
+        loop {
+            self.next().await;
+            if start.elapsed() > ECHO {
+                return;
             }
-        };
+        }
+    }
+
+    /// What comes of `last`, the end of the program; one more signal ends it at once.
+    pub(super) async fn or_exit<T>(&mut self, last: impl Future<Output = T>) -> T {
         tokio::select! {
             done = last => done,
-            () = again => std::process::exit(INTERRUPTED),
+            () = self.again(Instant::now()) => std::process::exit(INTERRUPTED),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use anyhow::Context;
 use futures_util::FutureExt;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot::{self, error::RecvError};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::control;
 use super::front::Front;
-use super::parts::{Signals, engine_ended, on_own_thread, runtime, serve, start_service};
+use super::parts::{Engine, Heard, Signals, engine_ended, on_own_thread, runtime, serve, start_service};
 use super::print;
 use super::sources::Sources;
 use crate::cli::{Screen, Source};
@@ -32,8 +33,8 @@ const LEFT_DRAIN: Duration = Duration::from_secs(5);
 /// How long the screen may take to give the terminal back when a second signal comes.
 const GIVE_BACK: Duration = Duration::from_millis(500);
 
-/// Shows the screen until the user quits or a signal comes; or leaves the engine running, which then goes on until
-/// somebody ends it.
+/// Shows the screen until the user quits or a signal comes. The engine can also be left running: the user says so, or
+/// the window closes or the screen fails while a profile is run. It then goes on until somebody ends it.
 pub(super) fn run(
     runtime: Runtime,
     sources: Sources,
@@ -45,52 +46,73 @@ pub(super) fn run(
     let (_log, warnings) = log;
     let profile = sources.profile.as_ref().map(OpenedProfile::path);
     let mut engine = start_service(&runtime, sources, warnings, true)?;
-    let mut sample = std::pin::pin!(serve(engine.sample.take()));
+    // One that cannot be reached any more is not left.
+    let front = front.filter(|_| engine.control.is_some());
+    let standing = Standing::Owner { can_leave: front.is_some() };
     let shutdown = CancellationToken::new();
-    let standing = Standing::Owner { can_leave: front.is_some() && engine.control.is_some() };
     let ended = show(engine.running.handle(), screen, hint, standing, &shutdown)?;
-    // On the main thread, and in steps: what is done between them concerns this thread alone.
-    let status = (|| {
-        let (mut signals, outcome) = runtime.block_on(async {
+    let (mut signals, end) = {
+        let mut sample = pin!(serve(engine.sample.take()));
+        let (mut signals, end) = runtime.block_on(async {
             let mut signals = Signals::new()?;
             // An engine that ends is said on the screen, which stays until it is left.
             let asked = engine.running.asked_to_end();
-            let outcome = screen_or_end(ended, &shutdown, &mut signals, &mut sample, asked).await;
-            anyhow::Ok((signals, outcome))
+            let end = screen_or_end(ended, &shutdown, &mut signals, &mut sample, asked).await;
+            anyhow::Ok((signals, end))
         })?;
-        let mut drain = Duration::ZERO;
-        let outcome = match (outcome, front) {
-            (Ok((Outcome::Left { listening }, _)), Some(front)) => {
-                runtime.block_on(say(left_running(listening, profile.as_ref())))?;
-                front.leave().context("cannot leave the terminal")?;
-                drain = runtime.block_on(async {
-                    tokio::select! {
-                        () = signals.next() => LEFT_DRAIN,
-                        drain = engine.running.asked_to_end() => drain,
-                        () = engine.running.ended() => Duration::ZERO,
-                        () = &mut sample => Duration::ZERO,
-                    }
-                });
-                Ok(Outcome::Quit { message: String::new() })
-            }
-            (outcome, _) => outcome.map(|(outcome, asked)| {
-                drain = asked;
-                outcome
-            }),
+        let left = match &end {
+            Ok(End { outcome: Outcome::Left { listening }, .. }) => Some(left_running(*listening, profile.as_ref())),
+            Ok(End { by: By::Hangup, .. }) if profile.is_some() => Some(String::new()),
+            Err(Failed::Screen) if profile.is_some() => Some(screen_failed()),
+            _ => None,
         };
+        match (left, front) {
+            (Some(said), Some(front)) => {
+                if !said.is_empty() {
+                    runtime.block_on(say(said))?;
+                }
+                // On the main thread, which has to do with the process in front.
+                front.leave().context("cannot leave the terminal")?;
+                tracing::info!("the engine goes on without a screen");
+                let drain = runtime.block_on(without_screen(&mut engine, &mut signals, sample));
+                (signals, Ok(End { outcome: Outcome::Quit { message: String::new() }, by: By::Asked(drain) }))
+            }
+            _ => (signals, end),
+        }
+    };
+    let status = runtime.block_on(async {
         let is_faulty = engine.running.ended().now_or_never().is_some();
-        runtime.block_on(async {
-            let last = async {
-                engine.shut_down(drain).await;
-                let outcome = outcome?;
-                if is_faulty { Err(engine_ended()) } else { goodbye(outcome).await }
-            };
-            signals.or_exit(last).await
-        })
-    })();
+        let last = async {
+            let drain = if let Ok(End { by: By::Asked(drain), .. }) = &end { *drain } else { Duration::ZERO };
+            engine.shut_down(drain).await;
+            let end = end?;
+            if is_faulty { Err(engine_ended()) } else { goodbye(end.outcome).await }
+        };
+        signals.or_exit(last).await
+    });
     // A name look-up may be stuck in the system's resolver; nobody waits for it.
     runtime.shutdown_background();
     status
+}
+
+/// Waits until an engine that was left running is to end; with the time that its connections have to finish.
+async fn without_screen(engine: &mut Engine, signals: &mut Signals, sample: impl Future<Output = ()>) -> Duration {
+    let asked = engine.running.asked_to_end();
+    tokio::select! {
+        () = signals.next_end() => LEFT_DRAIN,
+        drain = asked => drain,
+        () = engine.running.ended() => Duration::ZERO,
+        () = sample => Duration::ZERO,
+    }
+}
+
+/// What is said of a screen that has failed while the engine goes on.
+fn screen_failed() -> String {
+    let pid = std::process::id();
+    format!(
+        "The screen has failed (this is a defect of portolan; the log has more). The engine goes on without it (pid \
+         {pid}). portolan attach opens another; portolan shutdown ends it."
+    )
 }
 
 /// What is said when the engine goes on without a screen.
@@ -118,7 +140,7 @@ pub(super) fn attach(
             engine.run().await;
             pending::<()>().await;
         };
-        let (outcome, _) = screen_or_end(ended, &shutdown, &mut signals, carrying, pending()).await?;
+        let End { outcome, .. } = screen_or_end(ended, &shutdown, &mut signals, carrying, pending()).await?;
         signals.or_exit(goodbye(outcome)).await
     });
     runtime.shutdown_background();
@@ -136,7 +158,7 @@ pub(super) fn demo(screen: Screen) -> anyhow::Result<ExitCode> {
     let ended = show(handle, screen, None, Standing::default(), &shutdown)?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let (outcome, _) = screen_or_end(ended, &shutdown, &mut signals, pending(), pending()).await?;
+        let End { outcome, .. } = screen_or_end(ended, &shutdown, &mut signals, pending(), pending()).await?;
         signals.or_exit(goodbye(outcome)).await
     });
     runtime.shutdown_background();
@@ -155,34 +177,75 @@ fn show(
     on_own_thread("screen", handle, move |handle| tui::run(handle, options, shutdown))
 }
 
-/// Waits until the screen ends, by itself or because a signal or a client asked for the end: then with the time that
-/// connections have to finish.
+/// How the screen has ended.
+struct End {
+    outcome: Outcome,
+    by: By,
+}
+
+/// Who wanted that.
+enum By {
+    /// The user, at the screen; or a signal.
+    User,
+    /// The window has closed.
+    Hangup,
+    /// A client of the control socket; connections have so long to finish.
+    Asked(Duration),
+}
+
+/// Why there is no screen any more.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("the screen ended without a word")]
+    Screen,
+    #[error("the screen did not end")]
+    Stuck,
+    #[error("the sample page has ended")]
+    Sample,
+    #[error(transparent)]
+    Terminal(#[from] tui::Error),
+}
+
+/// Waits until the screen ends, by itself or because a signal or a client asked for the end.
 async fn screen_or_end(
     mut ended: oneshot::Receiver<Shown>,
     shutdown: &CancellationToken,
     signals: &mut Signals,
     sample: impl Future<Output = ()>,
     asked: impl Future<Output = Duration>,
-) -> anyhow::Result<(Outcome, Duration)> {
-    let drain = tokio::select! {
-        outcome = &mut ended => return Ok((shown(outcome)?, Duration::ZERO)),
-        () = signals.next() => Duration::ZERO,
-        drain = asked => drain,
-        () = sample => anyhow::bail!("the sample page has ended"),
+) -> Result<End, Failed> {
+    let by = tokio::select! {
+        outcome = &mut ended => {
+            let outcome = shown(outcome);
+            // A window that closes is met by its screen, too, perhaps before the signal comes.
+            let is_closed = matches!(outcome, Err(Failed::Terminal(tui::Error::Terminal(_))))
+                && timeout(GIVE_BACK, signals.next()).await == Ok(Heard::Hangup);
+            return match outcome {
+                Err(_) if is_closed => Ok(End { outcome: Outcome::Quit { message: String::new() }, by: By::Hangup }),
+                outcome => Ok(End { outcome: outcome?, by: By::User }),
+            };
+        }
+        heard = signals.next() => if heard == Heard::Hangup { By::Hangup } else { By::User },
+        drain = asked => By::Asked(drain),
+        () = sample => return Err(Failed::Sample),
     };
     shutdown.cancel();
+    let start = Instant::now();
+    let mut again = pin!(signals.again(start));
     let given_back = tokio::select! {
-        outcome = &mut ended => return Ok((shown(outcome)?, drain)),
-        () = signals.next() => timeout(GIVE_BACK, &mut ended).await,
+        outcome = &mut ended => Ok(outcome),
+        () = &mut again => timeout(GIVE_BACK, &mut ended).await,
     };
-    match given_back {
-        Ok(outcome) => Ok((shown(outcome)?, drain)),
-        Err(_) => anyhow::bail!("the screen did not end"),
+    match (given_back, by) {
+        // A window that has closed takes nothing back: its screen may fail as well as end.
+        (_, By::Hangup) => Ok(End { outcome: Outcome::Quit { message: String::new() }, by: By::Hangup }),
+        (Ok(outcome), by) => Ok(End { outcome: shown(outcome)?, by }),
+        (Err(_), _) => Err(Failed::Stuck),
     }
 }
 
-fn shown(outcome: Result<Shown, RecvError>) -> anyhow::Result<Outcome> {
-    Ok(outcome.context("the screen ended without a word")??)
+fn shown(outcome: Result<Shown, RecvError>) -> Result<Outcome, Failed> {
+    Ok(outcome.map_err(|_| Failed::Screen)??)
 }
 
 async fn goodbye(outcome: Outcome) -> anyhow::Result<ExitCode> {

@@ -167,3 +167,16 @@ impl Drop for Running {
         let _ = self.0.wait();
     }
 }
+
+/// The first child of a process.
+pub fn child_of(pid: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+/// A process and all that descend from it.
+pub fn family_of(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|pid| pid.parse().ok()).flat_map(family_of);
+    std::iter::once(pid).chain(below).collect()
+}

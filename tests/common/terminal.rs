@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::output;
@@ -12,6 +14,7 @@ use super::output;
 #[derive(Debug)]
 pub struct Terminal {
     folder: TempDir,
+    keeps_running: bool,
 }
 
 /// No status line, nothing read from the user's settings, and the last screen stays to be read. An escape is a key
@@ -30,7 +33,7 @@ impl Terminal {
     pub fn start(columns: u16, rows: u16, command: &Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         std::fs::write(folder.path().join("settings"), SETTINGS).expect("settings can be written");
-        let terminal = Self { folder };
+        let terminal = Self { folder, keeps_running: false };
         let mut start = terminal.tmux();
         start.args(["new-session", "-d", "-x", &columns.to_string(), "-y", &rows.to_string(), "--", "env"]);
         for (name, value) in command.get_envs() {
@@ -124,11 +127,23 @@ impl Terminal {
         super::wait_for("the program ends", super::SOON, || self.exit_status())
     }
 
-    /// The process that was started: the program itself.
+    /// The process that was started.
     #[track_caller]
     pub fn pid(&self) -> u32 {
         let pid = output(self.tmux().args(["display-message", "-p", "#{pane_pid}"]));
         pid.trim().parse().expect("a pid")
+    }
+
+    /// The process with the engine and its screen: the program stands in front of it in another.
+    #[track_caller]
+    pub fn engine(&self) -> u32 {
+        let front = self.pid();
+        super::wait_for("the engine", super::SOON, || super::child_of(front))
+    }
+
+    /// Closes the window, and leaves alone what goes on without it.
+    pub fn close(mut self) {
+        self.keeps_running = true;
     }
 
     /// Any other tmux command, to this server.
@@ -148,6 +163,20 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        let panes = self.tmux().args(["list-panes", "-a", "-F", "#{pane_pid}"]).output();
+        let started = panes.map(|panes| String::from_utf8_lossy(&panes.stdout).into_owned()).unwrap_or_default();
+        let started: Vec<u32> = started.lines().filter_map(|pid| pid.parse().ok()).flat_map(super::family_of).collect();
         let _ = self.tmux().arg("kill-server").output();
+        if self.keeps_running {
+            return;
+        }
+        // An engine with a profile goes on when its window closes: not after a test.
+        for pid in started {
+            let is_ours =
+                std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "portolan");
+            if let (true, Ok(pid)) = (is_ours, i32::try_from(pid)) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 }
