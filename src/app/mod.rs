@@ -5,6 +5,7 @@
 
 mod doctor;
 mod events;
+mod manual;
 mod parts;
 mod screen;
 mod sources;
@@ -32,6 +33,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Keys { json }) => print(&keys(*json)?),
         Some(Command::Schema) => print(&format!("{:#}\n", schema())),
+        Some(Command::Completions { shell }) => print(&manual::completions(*shell)),
+        Some(Command::Man) => print(&manual::page()?),
         Some(Command::Check { .. }) => match sources::check(&cli.source)? {
             Ok(summary) => print(&summary),
             Err(problems) => Ok(refuse(&problems)),

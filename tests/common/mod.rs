@@ -63,6 +63,8 @@ pub enum Need {
     DockerProxy,
     /// A certificate for a server of a test's own.
     Openssl,
+    /// A reader of manual pages that says what is wrong with them.
+    Mandoc,
 }
 
 impl Need {
@@ -96,6 +98,7 @@ impl Need {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
             Self::DockerProxy => program("docker-proxy"),
             Self::Openssl => program("openssl"),
+            Self::Mandoc => program("mandoc"),
         }
     }
 }

@@ -9,6 +9,7 @@ curl:curl:scenario tests are skipped
 python3:python3:scenario tests are skipped
 openssl:openssl:the tests of causes are skipped
 ps:procps:tests that measure memory are skipped
+mandoc:mandoc:no reader of manual pages judges ours
 nsenter:util-linux:tests with network namespaces are skipped
 dockerd:docker.io:the Docker tests are skipped
 docker:docker.io:the Docker tests are skipped
