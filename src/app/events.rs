@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::parts::{Signals, engine_ended, on_own_thread, serve, start_service};
 use super::sources::Sources;
+use super::systemd::Manager;
 use crate::cli::Run;
 use crate::headless::{self, Ended};
 use crate::logging::Log;
@@ -49,11 +50,17 @@ pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) ->
     let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
     let output = Output::default();
     let written = Arc::clone(&output.written);
-    let mut printer = on_own_thread("events", running.handle(), move |handle| headless::run(handle, speak, output))?;
+    let handle = running.handle();
+    let events = runtime.block_on(handle.subscribe(speak.interest())).map_err(|_| engine_ended())?;
+    let mut printer = on_own_thread("events", events, move |events| headless::run(events, speak, output))?;
+    let manager = Manager::attend(handle, options.strict)?;
     let end = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let end = first_end(&mut running, &mut printer, signals.next(), serve(sample), reader_gone()).await;
         let rest = async {
+            if let Some(manager) = manager {
+                manager.stopping().await;
+            }
             match end {
                 End::Signal => {
                     running.shutdown(options.drain).await;

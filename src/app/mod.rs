@@ -9,6 +9,7 @@ mod manual;
 mod parts;
 mod screen;
 mod sources;
+mod systemd;
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};

@@ -13,7 +13,7 @@ use crate::forward::descriptors::raise_limit;
 use crate::logging::{self, Log};
 use crate::model::untrusted::SafeText;
 use crate::sample::Sample;
-use crate::service::{self, Handle, Running};
+use crate::service::{self, Running};
 
 /// Descriptors kept for files, Docker, the terminal and look-ups.
 const RESERVE: u64 = 64;
@@ -60,14 +60,15 @@ pub(super) async fn serve(sample: Option<Sample>) {
     }
 }
 
-/// Runs a client of the service on a thread with a runtime of its own, so that a terminal or reader that blocks
-/// holds up nothing else. The receiver gets what the client returned.
-pub(super) fn on_own_thread<T, F>(
+/// Runs a client of the service, who gets `holds`, on a thread with a runtime of its own, so that a terminal or reader
+/// that blocks holds up nothing else. The receiver gets what the client returned.
+pub(super) fn on_own_thread<H, T, F>(
     name: &str,
-    handle: Handle,
-    client: impl FnOnce(Handle) -> F + Send + 'static,
+    holds: H,
+    client: impl FnOnce(H) -> F + Send + 'static,
 ) -> anyhow::Result<oneshot::Receiver<T>>
 where
+    H: Send + 'static,
     T: Send + 'static,
     F: Future<Output = T>,
 {
@@ -78,7 +79,7 @@ where
         .name(name.to_owned())
         .spawn(move || {
             // Nobody waits when the program has given up on this thread.
-            let _ = done.send(runtime.block_on(client(handle)));
+            let _ = done.send(runtime.block_on(client(holds)));
         })
         .context("cannot start a thread")?;
     Ok(ended)
