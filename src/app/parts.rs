@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sources::Sources;
+use super::systemd;
 use crate::docker::Endpoint;
 use crate::forward::descriptors::raise_limit;
 use crate::logging::{self, Log};
@@ -40,12 +41,16 @@ pub(super) fn start_service(
 ) -> (Running, Option<Sample>) {
     // Where the limit cannot even be read, the usual soft one is assumed.
     let (soft, _) = raise_limit().unwrap_or((1024, 1024));
+    let sockets = systemd::handed_in();
+    // Each is there twice: as it came, and as the engine keeps it.
+    let of_them = 2 * sockets.len() as u64;
     let options = service::Options {
         profile: sources.profile,
         session: sources.session,
         docker: Endpoint::from_env(),
         always_docker,
-        descriptor_limit: soft.saturating_sub(RESERVE),
+        descriptor_limit: soft.saturating_sub(RESERVE + of_them),
+        sockets,
         warnings,
     };
     let _guard = runtime.enter();

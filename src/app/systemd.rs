@@ -1,11 +1,15 @@
-//! Tells systemd how the service does (`sd_notify(3)`): ready, what listens, alive, stopping. One more client of the
-//! service's handle, on a thread of its own, so that a manager that does not listen holds up nothing else.
+//! What systemd and the program have to say to each other.
 //!
+//! Systemd is told how the service does (`sd_notify(3)`): ready, what listens, alive, stopping. One more client of the
+//! service's handle does it, on a thread of its own, so that a manager that does not listen holds up nothing else.
 //! Without `NOTIFY_SOCKET` there is no such client. That the program is alive is said only after the service's own task
 //! has answered: a timer would go on for a service that hangs.
+//!
+//! It may hand in sockets (`sd_listen_fds(3)`), which are data for the engine.
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -14,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::on_own_thread;
+use crate::forward::handed::HandedSocket;
 use crate::headless::is_short;
 use crate::model::count::count;
 use crate::model::event::MappingState;
@@ -26,6 +31,23 @@ use crate::service::Handle;
 const SAMPLES: [u64; 2] = [100, 2_000];
 /// How long a manager that does not listen may hold up the end.
 const LAST_WORD: Duration = Duration::from_millis(200);
+
+/// The sockets that were handed in to this process.
+pub(super) fn handed_in() -> Vec<HandedSocket> {
+    // Of names that do not fit the sockets, none is used.
+    let named = sd_notify::listen_fds_with_names().map(Iterator::collect::<Vec<_>>);
+    let numbers = named.or_else(|_| Ok(sd_notify::listen_fds()?.map(|number| (number, String::new())).collect()));
+    let numbers: io::Result<Vec<_>> = numbers;
+    match numbers.and_then(|numbers| {
+        numbers.into_iter().map(|(number, name)| HandedSocket::of_descriptor(number, name)).collect()
+    }) {
+        Ok(sockets) => sockets,
+        Err(error) => {
+            tracing::warn!(%error, "the sockets that were handed in cannot be taken (LISTEN_FDS)");
+            Vec::new()
+        }
+    }
+}
 
 /// Whoever is told.
 pub(super) struct Manager {

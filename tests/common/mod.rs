@@ -63,6 +63,8 @@ pub enum Need {
     DockerProxy,
     /// A certificate for a server of a test's own.
     Openssl,
+    /// Systemd's tools; it need not run itself.
+    Systemd,
     /// A reader of manual pages that says what is wrong with them.
     Mandoc,
 }
@@ -98,6 +100,7 @@ impl Need {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
             Self::DockerProxy => program("docker-proxy"),
             Self::Openssl => program("openssl"),
+            Self::Systemd => ["systemd-socket-activate", "systemd-analyze", "setpriv"].into_iter().find_map(program),
             Self::Mandoc => program("mandoc"),
         }
     }

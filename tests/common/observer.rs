@@ -47,6 +47,7 @@ pub fn observe() {
         docker: Endpoint::parse(&docker, false),
         always_docker: false,
         descriptor_limit: 4_000,
+        sockets: Vec::new(),
         warnings,
     };
     let runtime =

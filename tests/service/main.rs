@@ -9,6 +9,7 @@ mod ports;
 
 mod changes;
 mod file;
+mod handed;
 mod place;
 mod rows;
 mod starts;

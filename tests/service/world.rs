@@ -70,6 +70,7 @@ impl World {
             docker,
             always_docker: false,
             descriptor_limit,
+            sockets: Vec::new(),
             warnings,
         });
         Self { handle: running.handle(), running, folder, _warnings: sender }

@@ -64,7 +64,7 @@ impl Running {
         } else {
             for (at, family) in self.families.iter().enumerate().filter(|(_, family)| family.missing() > 0) {
                 let ports = family.ports(chosen).filter(|port| !family.sockets.contains_key(port));
-                results.push((at, listen::bind_all(protocol, &family.wanted, ports).await));
+                results.push((at, listen::bind_all(protocol, &family.wanted, &self.shared.handed, ports).await));
             }
         }
         for (at, result) in results {
@@ -124,7 +124,7 @@ impl Running {
                 });
             }
         }
-        Ok(Listening { drain, closed, _descriptor: descriptor })
+        Ok(Listening { drain, closed, _descriptor: descriptor, _lease: bound.lease })
     }
 
     /// A family binds whole or not at all: where some of it failed, the rest no longer listens either. Its
