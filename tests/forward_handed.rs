@@ -15,13 +15,14 @@ use portolan::forward::context::Addresses;
 use portolan::forward::engine::{ListenError, MappingStatus, Options};
 use portolan::forward::handed::HandedSocket;
 use portolan::model::event::{CloseReason, MappingState};
+use portolan::model::id::MappingId;
 use portolan::model::mapping::Protocol;
 use portolan::model::profile::MappingConfig;
 use socket2::{Domain, Socket, Type};
 use sockets::{Bench, PATIENCE, Server, config, connect, try_connect, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// As systemd binds one, with `ListenStream=` or `ListenDatagram=`.
 fn bound_by_systemd(kind: Type, address: &str) -> Socket {
@@ -171,7 +172,7 @@ async fn two_mappings_never_have_one_socket_at_once() {
     assert_eq!(bench.apply(1, &mapping, &[server.address]).await.state, MappingState::Up);
     let status = bench.apply(2, &mapping, &[server.address]).await;
     assert!(status.state == MappingState::Failed && in_use(&status), "{status:?}");
-    bench.engine.remove(portolan::model::id::MappingId(1)).await;
+    bench.engine.remove(MappingId(1)).await;
     let status = bench.apply(2, &mapping, &[server.address]).await;
     assert_eq!(status.state, MappingState::Up, "{status:?}");
     echoes(&mut connect(format!("127.0.0.1:{port}").parse().expect("an address")).await).await;
@@ -266,16 +267,48 @@ async fn what_could_not_be_served_is_refused_and_the_mapping_binds_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mapping_that_waits_for_its_target_turns_clients_away_itself() {
+async fn the_client_for_whom_it_was_started_waits_for_the_first_look_at_the_target_and_not_for_ever() {
+    let server = Server::echo("127.0.0.1");
     let port = free_port();
     let given = bound_by_systemd(Type::STREAM, &format!("127.0.0.1:{port}"));
     let at = given.local_addr().expect("bound").as_socket().expect("an IP address");
     let bench = engine_with(&[&given]);
-    let waiting = Addresses::Waiting { reason: "not there yet".into() };
-    let status = bench.apply_to(1, &config(&format!("{at}:127.0.0.1:9")), waiting).await;
-    assert_eq!(status.state, MappingState::Waiting);
+    let waiting = || Addresses::Waiting { reason: "not there yet".into() };
+    let mut first = connect(at).await;
+    let mapping = config(&format!("{at}:{}", server.address));
+    assert_eq!(bench.apply_to(1, &mapping, waiting()).await.state, MappingState::Waiting);
+    bench.engine.set_addresses(MappingId(1), Addresses::Known(vec![server.address]));
+    echoes(&mut first).await;
+    // Later ones are told at once, as by every mapping that waits.
+    bench.engine.set_addresses(MappingId(1), waiting());
+    bench.state(1, MappingState::Waiting).await;
     assert_eq!(end_of(at).await, ErrorKind::ConnectionReset);
-    bench.closed(1).await;
-    assert_eq!(bench.reasons(), [CloseReason::TargetUnreachable]);
+    bench.apply(1, &stopped(&mapping), &[]).await;
+    bench.apply_to(1, &mapping, waiting()).await;
+    assert_eq!(end_of(at).await, ErrorKind::ConnectionReset);
+    drop(first);
+    bench.closed(3).await;
+    let started = Instant::now();
+    let other = engine_with(&[&given]);
+    other.apply_to(1, &mapping, waiting()).await;
+    bench.shutdown().await;
+    assert_eq!(end_of(at).await, ErrorKind::ConnectionReset);
+    assert!(started.elapsed() > Duration::from_secs(2), "{:?}", started.elapsed());
+    other.closed(1).await;
+    assert_eq!(other.reasons(), [CloseReason::TargetUnreachable]);
+    other.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mapping_whose_target_must_not_be_dialled_leaves_the_socket() {
+    let port = free_port();
+    let given = bound_by_systemd(Type::STREAM, &format!("127.0.0.1:{port}"));
+    let at = given.local_addr().expect("bound").as_socket().expect("an IP address");
+    let bench = engine_with(&[&given]);
+    let refused = Addresses::Refused { reason: "would forward to itself".into() };
+    let status = bench.apply_to(1, &config(&format!("{at}:{at}")), refused).await;
+    assert_eq!(status.state, MappingState::Failed);
+    assert_eq!(bench.engine.unasked_handed_in().len(), 1);
+    assert_eq!(end_of(at).await, ErrorKind::ConnectionReset);
     bench.shutdown().await;
 }

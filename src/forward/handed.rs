@@ -3,7 +3,8 @@
 //! A mapping that listens where such a socket is bound takes a duplicate of it and binds nothing, so that it can stop,
 //! start and be edited, and take it again. The socket itself stays open for as long as the engine runs, and listens on:
 //! while no mapping has it, whoever comes is reset at once (a datagram is dropped), as the clients of a mapping that
-//! waits are. From the shutdown on nobody is: they are left to whoever handed it in, and to the next start.
+//! waits are. From the shutdown on nobody is: they are left to whoever handed it in, and to the next start. Whoever came
+//! before its first mapping did is not turned away for a target that is still looked for, either.
 //!
 //! Where the sockets come from is none of the engine's business; it reads no environment.
 
@@ -80,11 +81,21 @@ enum State {
 
 /// A mapping's hold on a socket that was handed in; to be dropped when its duplicate is closed.
 #[derive(Debug)]
-pub(crate) struct Lease(Arc<Held>);
+pub(crate) struct Lease {
+    of: Arc<Held>,
+    is_first: bool,
+}
+
+impl Lease {
+    /// Whether nobody had it before: clients may be waiting for whom the program was started.
+    pub(super) fn is_first(&self) -> bool {
+        self.is_first
+    }
+}
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.pass(State::Lent, State::Idle);
+        self.of.pass(State::Lent, State::Idle);
     }
 }
 
@@ -110,12 +121,12 @@ impl Handed {
         let is_there = |held: &&Arc<Held>| held.protocol == protocol && is_same(held.address, address);
         let mut in_use = false;
         for held in self.sockets.iter().filter(is_there) {
-            let lease = [State::Unasked, State::Idle].into_iter().find(|before| held.pass(*before, State::Lent));
-            if lease.is_none() {
+            let before = [State::Unasked, State::Idle].into_iter().find(|before| held.pass(*before, State::Lent));
+            let Some(before) = before else {
                 in_use = true;
                 continue;
-            }
-            let lease = Lease(Arc::clone(held));
+            };
+            let lease = Lease { of: Arc::clone(held), is_first: before == State::Unasked };
             let duplicate =
                 held.fd.try_clone().map_err(|error| ListenError::Other { address, error: error.to_string() });
             return Some(duplicate.map(|fd| {
