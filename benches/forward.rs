@@ -39,7 +39,8 @@ impl Relay {
         let mapping: Mapping = format!("[::1]:auto:{target}/{protocol}").parse().expect("a mapping");
         let config = Arc::new(MappingConfig::new("bench", mapping));
         let (engine, address) = runtime.block_on(async {
-            let (engine, mut notices) = Engine::start(Options { descriptor_limit: 10_000 }, Registry::new());
+            let (engine, mut notices) =
+                Engine::start(Options { descriptor_limit: 10_000, sockets: Vec::new() }, Registry::new());
             let status = engine.apply(MappingId(1), config, Addresses::Known(vec![target])).await;
             // Somebody has to listen to what the engine tells, as the service does.
             tokio::spawn(async move { while notices.recv().await.is_some() {} });

@@ -72,6 +72,8 @@ impl Cli {
             Some(Command::Try(_)) => Some("try"),
             Some(Command::Keys { .. }) => Some("keys"),
             Some(Command::Schema) => Some("schema"),
+            Some(Command::Completions { .. }) => Some("completions"),
+            Some(Command::Man) => Some("man"),
         };
         if let (Some(name), Some(given)) = (name, self.source.first_given()) {
             return Err(conflict(&format!("the argument '{given}' cannot be used with '{name}'")));
@@ -87,10 +89,10 @@ impl Cli {
 
     /// The command, whose help lists with each subcommand what has an effect there. How the screen looks may be said
     /// everywhere, such as in an alias.
-    fn command_with_help() -> clap::Command {
+    pub(crate) fn command_with_help() -> clap::Command {
         let mut command = Self::command();
         command.build();
-        for name in ["run", "check", "doctor", "keys", "schema"] {
+        for name in ["run", "check", "doctor", "keys", "schema", "completions", "man"] {
             command = command.mut_subcommand(name, |subcommand| {
                 subcommand.mut_args(|arg| {
                     if ["ascii", "light"].contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg }
@@ -260,6 +262,19 @@ Exit status: 0 nothing wrong, as far as can be seen; 1 a cause was found; 2 the 
     },
     /// Print the JSON Schema of profile files
     Schema,
+    /// Print completions for a shell, to be read by it
+    #[command(after_help = "\
+Put them where the shell looks for them; they are there from its next start on:
+  bash   portolan completions bash >~/.local/share/bash-completion/completions/portolan
+  zsh    portolan completions zsh >~/.zfunc/_portolan   (~/.zfunc must be in $fpath)
+  fish   portolan completions fish >~/.config/fish/completions/portolan.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff
+    #[command(after_help = "Shown by: portolan man | man -l -")]
+    Man,
 }
 
 /// How to run without a screen.
@@ -334,6 +349,8 @@ mod tests {
             ("-p A keys", "the argument '--publish <MAPPING>' cannot be used with 'keys'"),
             ("--profile a try", "the argument '--profile <NAME>' cannot be used with 'try'"),
             ("--file a schema", "the argument '--file <PATH>' cannot be used with 'schema'"),
+            ("--file a man", "the argument '--file <PATH>' cannot be used with 'man'"),
+            ("-p A completions bash", "the argument '--publish <MAPPING>' cannot be used with 'completions'"),
             ("--demo run", "the argument '--demo' cannot be used with a subcommand: it is a screen by itself"),
             ("--demo -p A", "the argument '--demo' cannot be used with '--publish <MAPPING>'"),
             ("keys -p A", "unexpected argument '-p' found"),

@@ -16,7 +16,7 @@ use crate::model::event::{Event, EventKind, MappingState};
 use crate::model::id::MappingId;
 use crate::model::narrator::Narrator;
 use crate::model::update::{Interest, MappingRow};
-use crate::service::Handle;
+use crate::service::Subscription;
 
 /// How often rows are read, or as often as `traffic` is printed if that is more often.
 const SAMPLE: Duration = Duration::from_millis(250);
@@ -46,18 +46,22 @@ pub enum Ended {
     NotListening(String),
 }
 
-/// Prints events to `out` until the service ends.
+impl Options {
+    /// What to subscribe to: before any other client does, since it is to miss no event.
+    pub fn interest(&self) -> Interest {
+        let sample_ms = u64::try_from(SAMPLE.min(self.interval).as_millis()).unwrap_or(u64::MAX);
+        // A line of text has no room for each connection that changed, so nobody looks for them.
+        Interest { mappings: true, connections: self.json, events: true, sample_ms, ..Interest::default() }
+    }
+}
+
+/// Prints events to `out` until the service ends. The subscription is that of [`Options::interest`].
 ///
 /// # Errors
 /// When writing fails for another reason than a closed reader.
-pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Result<Ended> {
-    let sample_ms = u64::try_from(SAMPLE.min(options.interval).as_millis()).unwrap_or(u64::MAX);
-    // A line of text has no room for each connection that changed, so nobody looks for them.
-    let connections = options.json;
-    let interest = Interest { mappings: true, connections, events: true, sample_ms, ..Interest::default() };
-    let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
+pub async fn run(mut subscription: Subscription, options: Options, out: impl Write) -> io::Result<Ended> {
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new() };
-    let mut narrator = Narrator::new(connections);
+    let mut narrator = Narrator::new(options.json);
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
     let (mut is_judged, mut is_said) = (false, false);
     let mut reason = None;
@@ -106,18 +110,29 @@ fn output_failed(error: io::Error) -> io::Result<Ended> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(Ended::OutputClosed) } else { Err(error) }
 }
 
-/// Why it cannot go on: nothing listens, or with `strict` not everything is as asked.
-fn shortfall<'a>(rows: impl Iterator<Item = &'a MappingRow>, strict: bool) -> Option<String> {
-    let enabled: Vec<&MappingRow> = rows.filter(|row| row.state != MappingState::Stopped).collect();
-    let is_bad = |row: &&&MappingRow| match row.state {
-        MappingState::Up | MappingState::Waiting => false,
+/// Whether it gives up, once every mapping has bound or failed: nothing listens, or with `strict` not everything is as
+/// asked.
+pub(crate) fn is_short(states: impl Iterator<Item = MappingState>, strict: bool) -> bool {
+    let enabled = states.filter(|state| *state != MappingState::Stopped);
+    let (good, bad): (Vec<_>, Vec<_>) = enabled.partition(|state| !is_bad(*state, strict));
+    !bad.is_empty() && (strict || good.is_empty())
+}
+
+fn is_bad(state: MappingState, strict: bool) -> bool {
+    match state {
+        MappingState::Up | MappingState::Waiting | MappingState::Stopped => false,
         MappingState::Failed => true,
         _ => strict,
-    };
-    let bad: Vec<_> = enabled.iter().filter(is_bad).collect();
-    if bad.is_empty() || (!strict && bad.len() < enabled.len()) {
+    }
+}
+
+/// Why it gives up, if it does.
+fn shortfall<'a>(rows: impl Iterator<Item = &'a MappingRow>, strict: bool) -> Option<String> {
+    let rows: Vec<&MappingRow> = rows.collect();
+    if !is_short(rows.iter().map(|row| row.state), strict) {
         return None;
     }
+    let bad: Vec<_> = rows.into_iter().filter(|row| is_bad(row.state, strict)).collect();
     let mut texts: Vec<String> = bad
         .iter()
         .take(MOST_NAMED)

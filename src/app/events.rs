@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::parts::{Signals, engine_ended, on_own_thread, serve, start_service};
 use super::sources::Sources;
+use super::systemd::Manager;
 use crate::cli::Run;
 use crate::headless::{self, Ended};
 use crate::logging::Log;
@@ -48,18 +49,25 @@ type Printed = Result<io::Result<Ended>, RecvError>;
 /// Runs until a signal, a closed reader, or until it is clear that too little listens.
 pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
-    let mut engine = start_service(&runtime, sources, warnings, false)?;
+    let mut engine = start_service(&runtime, sources, warnings, false);
     let sample = engine.sample.take();
     let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
     let output = Output::default();
     let written = Arc::clone(&output.written);
-    let mut printer =
-        on_own_thread("events", engine.running.handle(), move |handle| headless::run(handle, speak, output))?;
+    let handle = engine.running.handle();
+    let events = runtime.block_on(handle.subscribe(speak.interest())).map_err(|_| engine_ended())?;
+    // Whoever comes now is not the first.
+    engine.open_door()?;
+    let mut printer = on_own_thread("events", events, move |events| headless::run(events, speak, output))?;
+    let manager = Manager::attend(handle, options.strict)?;
     let end = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let end =
             first_end(&mut engine.running, &mut printer, signals.next().map(drop), serve(sample), reader_gone()).await;
         let rest = async {
+            if let Some(manager) = manager {
+                manager.stopping().await;
+            }
             let drain = match end {
                 End::Signal => options.drain,
                 End::Asked(drain) => drain,

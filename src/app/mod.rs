@@ -7,9 +7,11 @@ mod control;
 mod doctor;
 mod events;
 mod front;
+mod manual;
 mod parts;
 mod screen;
 mod sources;
+mod systemd;
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -37,6 +39,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Some(Command::Keys { json }) => print(&keys(*json)?),
         Some(Command::Schema) => print(&format!("{:#}\n", schema())),
+        Some(Command::Completions { shell }) => print(&manual::completions(*shell)),
+        Some(Command::Man) => print(&manual::page()?),
         Some(Command::Check { .. }) => match sources::check(&cli.source)? {
             Ok(summary) => print(&summary),
             Err(problems) => Ok(refuse(&problems)),

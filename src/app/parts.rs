@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::control::Control;
 use super::sources::Sources;
+use super::systemd;
 use crate::control;
 use crate::docker::Endpoint;
 use crate::forward::descriptors::raise_limit;
@@ -18,7 +19,7 @@ use crate::logging::{self, Log};
 use crate::model::engine::EngineName;
 use crate::model::untrusted::SafeText;
 use crate::sample::Sample;
-use crate::service::{self, Handle, Running};
+use crate::service::{self, Running};
 
 /// Descriptors kept for files, Docker, the terminal and look-ups.
 const RESERVE: u64 = 64;
@@ -45,33 +46,45 @@ pub(super) fn start_service(
     sources: Sources,
     warnings: mpsc::Receiver<SafeText>,
     always_docker: bool,
-) -> anyhow::Result<Engine> {
+) -> Engine {
     // Where the limit cannot even be read, the usual soft one is assumed.
     let (soft, _) = raise_limit().unwrap_or((1024, 1024));
+    let sockets = systemd::handed_in();
+    // Each is there twice: as it came, and as the engine keeps it.
+    let of_them = 2 * sockets.len() as u64;
     let options = service::Options {
         profile: sources.profile,
         session: sources.session,
         docker: Endpoint::from_env(),
         always_docker,
-        descriptor_limit: soft.saturating_sub(RESERVE + clients(soft) as u64),
+        descriptor_limit: soft.saturating_sub(RESERVE + clients(soft) as u64 + of_them),
+        sockets,
         warnings,
         session_name: EngineName::Session { pid: std::process::id() },
     };
     let _guard = runtime.enter();
     let running = Running::start(options);
-    let control = Control::open(&running, clients(soft))?;
-    Ok(Engine { running, control, sample: sources.sample })
+    Engine { running, control: None, clients: clients(soft), sample: sources.sample }
 }
 
 /// An engine of ours with what goes with it.
 pub(super) struct Engine {
     pub(super) running: Running,
     pub(super) control: Option<Control>,
+    /// Clients that the control socket may have.
+    clients: usize,
     /// The page of `try`.
     pub(super) sample: Option<Sample>,
 }
 
 impl Engine {
+    /// Opens the control socket. It is for the client for whom the program was started to subscribe before: what is told
+    /// when the first one comes would be another's.
+    pub(super) fn open_door(&mut self) -> anyhow::Result<()> {
+        self.control = Control::open(&self.running, self.clients)?;
+        Ok(())
+    }
+
     /// Ends it in order: first the control socket lets nobody in, then the service drains, then whoever listens hears
     /// the last of it.
     pub(super) async fn shut_down(self, drain: Duration) {
@@ -94,14 +107,15 @@ pub(super) async fn serve(sample: Option<Sample>) {
     }
 }
 
-/// Runs a client of the service on a thread with a runtime of its own, so that a terminal or reader that blocks
-/// holds up nothing else. The receiver gets what the client returned.
-pub(super) fn on_own_thread<T, F>(
+/// Runs a client of the service, who gets `holds`, on a thread with a runtime of its own, so that a terminal or reader
+/// that blocks holds up nothing else. The receiver gets what the client returned.
+pub(super) fn on_own_thread<H, T, F>(
     name: &str,
-    handle: Handle,
-    client: impl FnOnce(Handle) -> F + Send + 'static,
+    holds: H,
+    client: impl FnOnce(H) -> F + Send + 'static,
 ) -> anyhow::Result<oneshot::Receiver<T>>
 where
+    H: Send + 'static,
     T: Send + 'static,
     F: Future<Output = T>,
 {
@@ -112,7 +126,7 @@ where
         .name(name.to_owned())
         .spawn(move || {
             // Nobody waits when the program has given up on this thread.
-            let _ = done.send(runtime.block_on(client(handle)));
+            let _ = done.send(runtime.block_on(client(holds)));
         })
         .context("cannot start a thread")?;
     Ok(ended)

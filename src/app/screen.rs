@@ -45,7 +45,8 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
     let profile = sources.profile.as_ref().map(OpenedProfile::path);
-    let mut engine = start_service(&runtime, sources, warnings, true)?;
+    let mut engine = start_service(&runtime, sources, warnings, true);
+    engine.open_door()?;
     // One that cannot be reached any more is not left.
     let front = front.filter(|_| engine.control.is_some());
     let standing = Standing::Owner { can_leave: front.is_some() };

@@ -3,6 +3,7 @@
 //! Each mapping is a task of its own; the engine routes commands to them and notices when one panics.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::context::Addresses;
 use super::descriptors::DescriptorBudget;
+use super::handed::{Handed, HandedSocket};
 use super::own::OwnConnections;
 use super::registry::{Record, Registry};
 use super::relay::PipePool;
@@ -20,6 +22,7 @@ use super::running::{Command, MappingHandle, Running};
 pub use super::status::{ListenError, ListenerStatus, MappingStatus, StateReason};
 use crate::model::event::{CloseReason, MappingState};
 use crate::model::id::{ConnectionId, MappingId};
+use crate::model::mapping::Protocol;
 use crate::model::profile::MappingConfig;
 
 /// Notices that may wait. When it is full, further ones are dropped, so the owner looks at [`Engine::status`] from
@@ -33,10 +36,12 @@ const STARTS: usize = 64;
 const LASTING: Duration = Duration::from_secs(5);
 
 /// What the engine may use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// Descriptors for listeners and connections: the process's limit less the reserve for everything else.
     pub descriptor_limit: u64,
+    /// Sockets that somebody else has bound, for the mappings that listen there.
+    pub sockets: Vec<HandedSocket>,
 }
 
 /// What the engine tells on its own. What [`Engine::apply`] changes is its answer, and no notice.
@@ -83,6 +88,7 @@ pub(super) struct Shared {
     pub(super) descriptors: Arc<DescriptorBudget>,
     pub(super) pipes: Arc<PipePool>,
     pub(super) own: Arc<OwnConnections>,
+    pub(super) handed: Handed,
     pub(super) notices: mpsc::Sender<Notice>,
     pub(super) hook: Option<TestHook>,
 }
@@ -113,6 +119,7 @@ impl Engine {
             pipes: PipePool::new(&descriptors),
             descriptors,
             own: Arc::default(),
+            handed: Handed::new(options.sockets),
             notices,
             hook,
         });
@@ -186,9 +193,21 @@ impl Engine {
         self.shared.pipes.switches()
     }
 
+    /// Where a socket was handed in that no mapping has: there a new one could listen.
+    pub fn free_handed_in(&self, protocol: Protocol) -> Vec<SocketAddr> {
+        self.shared.handed.free(protocol)
+    }
+
+    /// What was handed in and no mapping has asked for, in words, each told once. Until then, who comes there waits for
+    /// a mapping; from then on, he is turned away.
+    pub fn unasked_handed_in(&self) -> Vec<String> {
+        self.shared.handed.unasked()
+    }
+
     /// Closes listeners at once, lets connections finish for `drain`, resets what is left, joins every task.
     pub async fn shutdown(self, drain: Duration) {
         let deadline = Instant::now() + drain;
+        self.shared.handed.leave();
         let entries = std::mem::take(&mut *lock(&self.mappings));
         for entry in entries.into_values() {
             // A mapping that takes no command has ended already.
@@ -226,6 +245,7 @@ async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, s
     let mut handles = HashMap::new();
     let mut look = interval(LASTING);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turning_away = std::pin::pin!(shared.handed.turn_away());
     loop {
         tokio::select! {
             biased;
@@ -245,6 +265,7 @@ async fn supervise(mut starts: mpsc::Receiver<Start>, stop: CancellationToken, s
                 }
             }
             _ = look.tick() => shared.registry.note_lasting(),
+            () = &mut turning_away => {}
             () = stop.cancelled(), if tasks.is_empty() => return,
         }
     }
@@ -271,7 +292,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_mapping_whose_task_panics_says_so_and_listens_again_when_it_is_applied_again() {
-        let (engine, mut notices) = Engine::start(Options { descriptor_limit: 100 }, Registry::new());
+        let (engine, mut notices) =
+            Engine::start(Options { descriptor_limit: 100, sockets: Vec::new() }, Registry::new());
         let config = Arc::new(MappingConfig::new("a", "127.0.0.1:auto:127.0.0.1:9".parse().expect("a mapping")));
         let addresses = Addresses::Known(vec!["127.0.0.1:9".parse().expect("an address")]);
         let id = MappingId(1);
@@ -312,7 +334,8 @@ mod tests {
         let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let target = server.local_addr().expect("it has one");
         let registry = Registry::new();
-        let (engine, _notices) = Engine::start(Options { descriptor_limit: 100 }, Arc::clone(&registry));
+        let (engine, _notices) =
+            Engine::start(Options { descriptor_limit: 100, sockets: Vec::new() }, Arc::clone(&registry));
         let mapping = format!("127.0.0.1:auto:{target}").parse().expect("a mapping");
         let config = Arc::new(MappingConfig::new("a", mapping));
         let status = engine.apply(MappingId(1), config, Addresses::Known(vec![target])).await;

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use nix::libc;
 use socket2::{Domain, Socket};
 
+use super::handed::{Handed, Lease};
 use super::status::ListenError;
 use super::tcp::dial::{local_address, stream_type};
 use super::udp;
@@ -17,7 +18,7 @@ use crate::model::mapping::{Family, HostPort, Listen, ListenAddress, Protocol, S
 use crate::model::untrusted::SafeText;
 
 /// Clients that may wait to be accepted; the kernel's `somaxconn` caps it.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 /// Numbers that `auto` tries before it gives up for now.
 const AUTO_TRIES: usize = 64;
 /// Sockets bound before other tasks get their turn.
@@ -38,6 +39,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Bound {
     pub(crate) address: SocketAddr,
     pub(crate) socket: BoundSocket,
+    /// It was handed in, and is given back when this is dropped.
+    pub(crate) lease: Option<Lease>,
 }
 
 /// By kind of service.
@@ -98,15 +101,17 @@ impl Wanted {
     }
 }
 
-/// Binds every port of `ports` on the family's address, or none of them.
+/// Binds every port of `ports` on the family's address, or none of them; takes what was handed in before it binds.
 pub(crate) async fn bind_all(
     protocol: Protocol,
     wanted: &Wanted,
+    handed: &Handed,
     ports: impl Iterator<Item = u16>,
 ) -> Result<Vec<Bound>, ListenError> {
     let mut bound = Vec::new();
     for port in ports {
-        bound.push(bind(protocol, wanted.address(port)?)?);
+        let address = wanted.address(port)?;
+        bound.push(handed.take(protocol, address).unwrap_or_else(|| bind(protocol, address))?);
         if bound.len() % AT_A_STRETCH == 0 {
             tokio::task::yield_now().await;
         }
@@ -144,12 +149,12 @@ pub(crate) fn bind(protocol: Protocol, address: SocketAddr) -> Result<Bound, Lis
         Protocol::Udp => {
             let socket = udp::bind(address).map_err(fail)?;
             let address = socket.local_addr().map_err(fail)?;
-            Ok(Bound { address, socket: BoundSocket::Datagram(socket) })
+            Ok(Bound { address, socket: BoundSocket::Datagram(socket), lease: None })
         }
         Protocol::Tcp | Protocol::Sctp => {
             let socket = listen_stream(protocol, address).map_err(fail)?;
             let address = local_address(&socket).map_err(fail)?;
-            Ok(Bound { address, socket: BoundSocket::Stream(socket.into()) })
+            Ok(Bound { address, socket: BoundSocket::Stream(socket.into()), lease: None })
         }
     }
 }

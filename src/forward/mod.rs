@@ -3,6 +3,7 @@
 pub mod context;
 pub mod descriptors;
 pub mod engine;
+pub mod handed;
 pub mod meter;
 pub mod pressure;
 pub mod registry;

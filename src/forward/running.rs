@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Addresses, Route};
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared};
+use super::handed::Lease;
 use super::listen::{self, Wanted};
 use super::meter::MappingMeter;
 use super::status::{Facts, FamilyState, ListenError, ListenerStatus, MappingStatus, derive};
@@ -91,6 +92,8 @@ struct Listening {
     /// Ends when the socket is closed.
     closed: oneshot::Receiver<()>,
     _descriptor: Option<DescriptorPermit>,
+    /// Given back when the socket is closed.
+    _lease: Option<Lease>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -26,6 +26,7 @@ use super::surroundings::{InSight, Surroundings};
 use crate::docker::{DockerView, Endpoint, EndpointError};
 use crate::forward::context::Addresses;
 use crate::forward::engine::{self, Engine};
+use crate::forward::handed::HandedSocket;
 use crate::forward::registry::Registry;
 use crate::host::addresses::OwnAddresses;
 use crate::model::engine::EngineName;
@@ -59,6 +60,8 @@ pub struct Options {
     pub always_docker: bool,
     /// Descriptors that listeners and connections may take.
     pub descriptor_limit: u64,
+    /// Sockets that somebody else has bound, for the mappings that listen there.
+    pub sockets: Vec<HandedSocket>,
     /// Log records that the user should see as events.
     pub warnings: mpsc::Receiver<SafeText>,
     /// What the engine is called while it runs no profile.
@@ -190,8 +193,8 @@ async fn run(
     asked: watch::Sender<Option<Duration>>,
 ) {
     let registry = Registry::new();
-    let limit = engine::Options { descriptor_limit: options.descriptor_limit };
-    let (engine, mut notices) = Engine::start(limit, Arc::clone(&registry));
+    let of_engine = engine::Options { descriptor_limit: options.descriptor_limit, sockets: options.sockets };
+    let (engine, mut notices) = Engine::start(of_engine, Arc::clone(&registry));
     let no_names = CancellationToken::new();
     let (resolver, resolving) = Resolver::new(dns::system(), no_names.clone());
     let mut names = JoinSet::new();

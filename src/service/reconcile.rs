@@ -9,7 +9,7 @@ use super::desired::Entry;
 use super::known::Known;
 use super::resolve::Wanted;
 use crate::forward::context::Addresses;
-use crate::forward::engine::{Notice, StateReason};
+use crate::forward::engine::{Engine, Notice, StateReason};
 use crate::model::cycle;
 use crate::model::event::{EventKind, MappingState};
 use crate::model::id::MappingId;
@@ -233,6 +233,10 @@ impl Service {
         let failed = enabled().filter(|entry| state(entry) == MappingState::Failed).count();
         self.is_ready = true;
         self.registry.tell(|| EventKind::Ready { mappings, listening: mappings - failed, failed });
+        let unasked = self.engine.as_ref().map(Engine::unasked_handed_in).unwrap_or_default();
+        if !unasked.is_empty() {
+            tracing::warn!("no mapping listens where sockets were handed in: {}", unasked.join(", "));
+        }
     }
 
     pub(super) fn mapping_rows(&self) -> Vec<MappingRow> {

@@ -267,7 +267,7 @@ impl Service {
     }
 
     fn who_holds(&mut self, listen: Listen, protocol: Protocol, except: Option<MappingId>, reply: ReplyTo) {
-        let own = self.bound_addresses(except);
+        let own = self.our_addresses(except, protocol);
         self.jobs.spawn(async move {
             let _ = reply.send(port_report(listen, protocol, own).await.map(Reply::Port));
             Job::Done
@@ -285,7 +285,15 @@ impl Service {
         if !is_asked || listen.port == HostPort::Auto {
             return Vec::new();
         }
-        vec![(listen.clone(), config.mapping.protocol, self.bound_addresses(replaces))]
+        let protocol = config.mapping.protocol;
+        vec![(listen.clone(), protocol, self.our_addresses(replaces, protocol))]
+    }
+
+    /// What may be in use without being in the way of a mapping: its own listeners, and what was handed in for it.
+    fn our_addresses(&self, id: Option<MappingId>, protocol: Protocol) -> Vec<SocketAddr> {
+        let mut addresses = self.bound_addresses(id);
+        addresses.extend(self.engine.iter().flat_map(|engine| engine.free_handed_in(protocol)));
+        addresses
     }
 
     /// Every address that a mapping's own listeners hold now.

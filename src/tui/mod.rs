@@ -355,8 +355,9 @@ fn farewell(state: &State) -> String {
         return if state.is_gone {
             "The engine has ended.".to_owned()
         } else {
-            let going = count(world.listening() as u64, "mapping");
-            format!("Left: {going} go on without this window. portolan attach comes back, portolan shutdown ends them.")
+            let listening = world.listening();
+            let going = if listening == 1 { "1 mapping goes" } else { &format!("{listening} mappings go") };
+            format!("{going} on without this window. portolan attach comes back; portolan shutdown ends it all.")
         };
     }
     let stopped = format!("Stopped {}.", count(world.listening() as u64, "mapping"));

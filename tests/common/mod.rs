@@ -63,6 +63,12 @@ pub enum Need {
     DockerProxy,
     /// A certificate for a server of a test's own.
     Openssl,
+    /// Systemd's tools; it need not run itself.
+    Systemd,
+    /// A systemd that runs in namespaces of a test's own, on files of this machine that it may change in memory.
+    OwnSystemd,
+    /// A reader of manual pages that says what is wrong with them.
+    Mandoc,
 }
 
 impl Need {
@@ -96,8 +102,23 @@ impl Need {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
             Self::DockerProxy => program("docker-proxy"),
             Self::Openssl => program("openssl"),
+            Self::Systemd => ["systemd-socket-activate", "systemd-analyze", "setpriv"].into_iter().find_map(program),
+            Self::OwnSystemd => (!can_boot()).then(|| "root, systemd, overlays and control groups".to_owned()),
+            Self::Mandoc => program("mandoc"),
         }
     }
+}
+
+/// Whether `tests/lib/systemd-inside.sh` can do what it does.
+fn can_boot() -> bool {
+    let script = "folder=$(mktemp -d) && trap 'umount $folder; rmdir $folder' EXIT || exit
+        mount -t cgroup2 cgroup2 $folder && umount $folder && mount -t tmpfs tmpfs $folder || exit
+        cd $folder && mkdir upper work root && options=lowerdir=/,upperdir=$folder/upper,workdir=$folder/work || exit
+        mount -t overlay overlay -o $options root && test -x root/bin/sh; end=$?
+        umount root; cd /; exit $end";
+    let tried = Command::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script]).output();
+    let has_systemd = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"].iter().any(|path| Path::new(path).is_file());
+    has_systemd && tried.is_ok_and(|end| end.status.success())
 }
 
 /// Whether the machine has all of it. If not, the test is to return at once: it counts as skipped.

@@ -38,6 +38,11 @@ impl Namespace {
         Self { path: path.into(), owned: false }
     }
 
+    /// That of a process, of another's namespace of processes or not.
+    pub fn of_process(pid: &str) -> Self {
+        Self { path: Path::new("/proc").join(pid).join("ns/net"), owned: false }
+    }
+
     /// A command that runs in it. The process is the command itself: a kill reaches it.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");

@@ -48,6 +48,7 @@ pub fn observe() {
         docker: Endpoint::parse(&docker, false),
         always_docker: false,
         descriptor_limit: 4_000,
+        sockets: Vec::new(),
         warnings,
         session_name: EngineName::Session { pid: std::process::id() },
     };

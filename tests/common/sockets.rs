@@ -39,8 +39,11 @@ impl Bench {
     }
 
     pub(crate) fn with(descriptor_limit: u64, hook: Option<TestHook>) -> Self {
+        Self::with_options(Options { descriptor_limit, sockets: Vec::new() }, hook)
+    }
+
+    pub(crate) fn with_options(options: Options, hook: Option<TestHook>) -> Self {
         let registry = Registry::new();
-        let options = Options { descriptor_limit };
         let (engine, notices) = Engine::start_with_hook(options, Arc::clone(&registry), hook);
         Self { engine, registry, notices }
     }

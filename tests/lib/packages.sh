@@ -9,6 +9,9 @@ curl:curl:scenario tests are skipped
 python3:python3:scenario tests are skipped
 openssl:openssl:the tests of causes are skipped
 ps:procps:tests that measure memory are skipped
+mandoc:mandoc:no reader of manual pages judges ours
+systemd-socket-activate:systemd:the tests of socket activation and of the units are skipped
+systemd-analyze:systemd:the tests of socket activation and of the units are skipped
 nsenter:util-linux:tests with network namespaces are skipped
 dockerd:docker.io:the Docker tests are skipped
 docker:docker.io:the Docker tests are skipped

@@ -9,6 +9,7 @@ mod ports;
 
 mod changes;
 mod file;
+mod handed;
 mod metrics;
 mod place;
 mod rows;

@@ -34,6 +34,7 @@ async fn ready_and_the_warnings_of_the_start_are_told_once_at_each_of_two_hundre
             docker: Endpoint::parse(&format!("unix://{}", folder.path().join("none.sock").display()), false),
             always_docker: false,
             descriptor_limit: 4_000,
+            sockets: Vec::new(),
             warnings,
             session_name: EngineName::Session { pid: std::process::id() },
         });

@@ -71,6 +71,7 @@ impl World {
             docker,
             always_docker: false,
             descriptor_limit,
+            sockets: Vec::new(),
             warnings,
             session_name: EngineName::Session { pid: std::process::id() },
         });

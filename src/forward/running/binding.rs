@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ASK_AGAIN, FamilyListeners, Listening, RETRY, Retry, Running};
 use crate::forward::context::ListenerContext;
 use crate::forward::descriptors::DescriptorPermit;
+use crate::forward::handed::Lease;
 use crate::forward::listen::{self, Bound, BoundSocket};
 use crate::forward::status::{FamilyState, ListenError};
 use crate::forward::tcp::ListenerEvent;
@@ -64,7 +65,7 @@ impl Running {
         } else {
             for (at, family) in self.families.iter().enumerate().filter(|(_, family)| family.missing() > 0) {
                 let ports = family.ports(chosen).filter(|port| !family.sockets.contains_key(port));
-                results.push((at, listen::bind_all(protocol, &family.wanted, ports).await));
+                results.push((at, listen::bind_all(protocol, &family.wanted, &self.shared.handed, ports).await));
             }
         }
         for (at, result) in results {
@@ -101,7 +102,8 @@ impl Running {
             BoundSocket::Stream(fd) => {
                 let fd = sys::register(fd).map_err(|error| ListenError::Other { address, error: error.to_string() })?;
                 let protocol = self.config.mapping.protocol;
-                let listener = Listener { fd, bound: address, protocol, closed: closing };
+                let is_awaited = bound.lease.as_ref().is_some_and(Lease::is_first);
+                let listener = Listener { fd, bound: address, protocol, is_awaited, closed: closing };
                 self.tasks.spawn(listener::run(listener, context, Arc::clone(&self.links)));
             }
             BoundSocket::Datagram(socket) => {
@@ -124,7 +126,7 @@ impl Running {
                 });
             }
         }
-        Ok(Listening { drain, closed, _descriptor: descriptor })
+        Ok(Listening { drain, closed, _descriptor: descriptor, _lease: bound.lease })
     }
 
     /// A family binds whole or not at all: where some of it failed, the rest no longer listens either. Its

@@ -1,13 +1,14 @@
 //! The one module with unsafe code: the few things that neither std, nix, socket2 nor tokio offers as safe.
 //!
-//! Each function takes and gives owned or borrowed descriptors, so callers cannot break what is stated here.
+//! Each function takes and gives owned or borrowed descriptors, so callers cannot break what is stated here; [`duplicate`]
+//! takes a number, with which nothing can be broken either.
 //! Many datagrams in one call are a file of their own ([`datagrams`]).
 
 #![allow(unsafe_code)]
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use socket2::SockAddr;
@@ -34,6 +35,17 @@ pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // `AsyncFd` owns it: only shared references to it are handed out, so nobody can take it away.
     let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+}
+
+/// A descriptor of our own for what `number` names, which stays open. For descriptors that this process was started
+/// with: nothing in it owns those, so they come as numbers.
+pub(crate) fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the number is not -1, and it is lent for one call of fcntl, which duplicates what is open under it, or
+    // says that nothing is. Whoever may own it keeps it: it is never closed here, nor kept under this number.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
 }
 
 /// Accepts one connection, non-blocking and close-on-exec, with its peer's address, in one system call.

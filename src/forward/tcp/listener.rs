@@ -14,13 +14,13 @@ use futures_util::FutureExt;
 use nix::libc;
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::dial::local_address;
 use super::{ListenerEvent, MappingLinks, gate, serve};
-use crate::forward::context::{ListenerContext, Route};
+use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::pressure::Limit;
 use crate::forward::registry::Registry;
 use crate::forward::relay::Leg;
@@ -31,6 +31,8 @@ use crate::model::mapping::Protocol;
 
 /// How long accepting pauses when descriptors or memory have run out, unless a descriptor is given back before.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a client that was there before us waits for the first look at where the target is.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 
 /// A listening socket and where it listens.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct Listener {
     pub(crate) fd: AsyncFd<OwnedFd>,
     pub(crate) bound: SocketAddr,
     pub(crate) protocol: Protocol,
+    /// The program may have been started for the first client: it is not to be lost to a target that is still looked for.
+    pub(crate) is_awaited: bool,
     /// Dropped with the socket, so that the mapping knows the address to be free again.
     pub(crate) closed: oneshot::Sender<()>,
 }
@@ -55,7 +59,7 @@ enum Verdict {
 
 /// Accepts until told to drain or the socket breaks, and returns when the last of its connections has ended.
 pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc<MappingLinks>) {
-    let Listener { fd, bound, protocol, closed } = listener;
+    let Listener { fd, bound, protocol, is_awaited, closed } = listener;
     let port = links.own.listen(bound.port());
     let mut connections = Connections::new(&context, bound);
     let mut pause: Option<Instant> = None;
@@ -64,6 +68,12 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     {
         let drain = context.drain.cancelled();
         tokio::pin!(drain);
+        if is_awaited {
+            tokio::select! {
+                () = &mut drain => {}
+                _ = timeout(FIRST_LOOK, found(context.route.clone())) => {}
+            }
+        }
         loop {
             tokio::select! {
                 biased;
@@ -108,6 +118,12 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
     drop(port);
     drop(closed);
     connections.ended().await;
+}
+
+/// Waits until the target has an address, or must not be dialled.
+async fn found(mut route: watch::Receiver<Arc<Route>>) {
+    // An error is the end of the mapping, which ends its listeners.
+    let _ = route.wait_for(|route| !matches!(route.addresses, Addresses::Waiting { .. })).await;
 }
 
 /// The target as written, made anew when the route changes.

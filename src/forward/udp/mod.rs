@@ -28,5 +28,6 @@ mod table;
 
 pub use held::HeldPorts;
 pub use packet::bind;
+pub(super) use packet::prepare;
 pub use serve::{Trouble, serve};
 pub use sources::FlowSources;

@@ -34,20 +34,29 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-    } else {
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     }
-    merge_arrivals(&socket);
-    // Beyond what `net.core.rmem_max` allows for those with `CAP_NET_ADMIN` alone.
-    if setsockopt(&socket, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
-        socket.set_recv_buffer_size(LISTEN_BUFFER)?;
-    }
-    if setsockopt(&socket, sockopt::SndBufForce, &LISTEN_BUFFER).is_err() {
-        socket.set_send_buffer_size(LISTEN_BUFFER)?;
-    }
+    prepare(&socket, address.is_ipv6())?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// What a listening socket is to have, whoever has bound it.
+pub(in crate::forward) fn prepare(socket: &Socket, is_ipv6: bool) -> io::Result<()> {
+    if is_ipv6 {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    merge_arrivals(socket);
+    // Who has bound it may have given it more than we could. Beyond what `net.core.rmem_max` allows for those with
+    // `CAP_NET_ADMIN` alone.
+    if socket.recv_buffer_size()? < LISTEN_BUFFER && setsockopt(socket, sockopt::RcvBufForce, &LISTEN_BUFFER).is_err() {
+        socket.set_recv_buffer_size(LISTEN_BUFFER)?;
+    }
+    if socket.send_buffer_size()? < LISTEN_BUFFER && setsockopt(socket, sockopt::SndBufForce, &LISTEN_BUFFER).is_err() {
+        socket.set_send_buffer_size(LISTEN_BUFFER)?;
+    }
+    Ok(())
 }
 
 /// Lets the kernel hand out datagrams of one sender and size as one (`UDP_GRO`, Linux 5.0). Without it they come singly.
