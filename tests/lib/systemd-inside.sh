@@ -13,8 +13,9 @@ prepare() {
     mount -t tmpfs tmpfs "$dir/files"
     mkdir "$dir/files/upper" "$dir/files/work" "$root"
     mount -t overlay overlay -o "lowerdir=/,upperdir=$dir/files/upper,workdir=$dir/files/work" "$root"
-    # Nothing of the machine's is started.
-    rm -rf "$root/etc/systemd/system" "$root/etc/systemd/user"
+    # Nothing of the machine's is started, nor are its disks mounted; and it is not for the first time that this one starts.
+    rm -rf "$root/etc/systemd/system" "$root/etc/systemd/user" "$root/etc/fstab" "$root/etc/crypttab"
+    echo 70727474657374707274746573747072 >"$root/etc/machine-id"
     cp -r "$units" "$root/etc/systemd/system"
     touch "$root/usr/bin/portolan"
     mount --bind "$program" "$root/usr/bin/portolan"
@@ -22,6 +23,9 @@ prepare() {
     chmod 755 "$root/etc/portolan" "$root/etc/portolan/profiles"
     install -m 644 "$profile" "$root/etc/portolan/profiles/default.json"
     mount -t proc proc "$root/proc"
+    # What it would set there is of the whole machine.
+    mount --bind "$root/proc/sys" "$root/proc/sys"
+    mount -o remount,bind,ro "$root/proc/sys"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
     mount -t tmpfs tmpfs "$root/run"
@@ -45,7 +49,9 @@ if [ "${7:-}" = inside ]; then
     prepare
     ip link set lo up
     [ -x /usr/lib/systemd/systemd ] && systemd=/usr/lib/systemd/systemd || systemd=/lib/systemd/systemd
+    # Nor has it a way to the kernel's clock, log and modules.
     exec env -i container=test PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        setpriv --bounding-set -sys_module,-sys_time,-sys_boot,-sys_rawio,-syslog,-mac_admin,-mac_override \
         "$systemd" --system --unit="$unit" --log-target=console --show-status=no
 fi
 
