@@ -48,6 +48,10 @@ pub(super) struct Front(Pid);
 pub(super) fn stand() -> Stand {
     let parent = getppid();
     if env::var(VARIABLE).is_ok_and(|pid| pid == parent.to_string()) {
+        // The one in front has blocked what it waits for, and a child inherits that.
+        if let Err(error) = heard().thread_unblock() {
+            tracing::warn!(%error, "signals stay blocked");
+        }
         return Stand::Engine(Front::of(parent));
     }
     match in_front() {
@@ -82,9 +86,9 @@ impl Front {
     }
 }
 
-/// Starts the engine, and stands in for it until it ends or is left running.
-fn in_front() -> io::Result<ExitCode> {
-    let heard = SigSet::from_iter([
+/// The signals that the one in front waits for.
+fn heard() -> SigSet {
+    SigSet::from_iter([
         Signal::SIGCHLD,
         Signal::SIGCONT,
         Signal::SIGHUP,
@@ -93,11 +97,16 @@ fn in_front() -> io::Result<ExitCode> {
         Signal::SIGTERM,
         Signal::SIGTSTP,
         LEFT,
-    ]);
+    ])
+}
+
+/// Starts the engine, and stands in for it until it ends or is left running.
+fn in_front() -> io::Result<ExitCode> {
+    let heard = heard();
     let before = heard.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
     let started = SignalFd::new(&heard).map_err(io::Error::from).and_then(|signals| {
         let terminal = tcgetattr(io::stdin()).ok();
-        // The program's own path, since its name is what others see of it; its signals are unblocked by the library.
+        // The program's own path, since its name is what others see of it.
         let mut command = Command::new(env::current_exe()?);
         let mut arguments = env::args_os();
         if let Some(name) = arguments.next() {

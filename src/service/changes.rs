@@ -258,6 +258,7 @@ impl Service {
             }
         }
         self.reconcile().await;
+        self.hurry();
         done(change.ids, &change.message)
     }
 
@@ -332,6 +333,7 @@ impl Service {
                 self.close_profile(Some(opened));
                 self.desired.reset(entries);
                 self.reconcile().await;
+                self.hurry();
                 Ok(done(Vec::new(), &message))
             }
             Err(problems) => {

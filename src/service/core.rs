@@ -369,6 +369,11 @@ impl Service {
         }
     }
 
+    /// Shows every client at once what has changed.
+    pub(super) fn hurry(&mut self) {
+        self.subscribers.iter_mut().for_each(Subscriber::hurry);
+    }
+
     /// Sends rows to those who are due.
     fn sample(&mut self) {
         self.subscribers.retain(|subscriber| !subscriber.is_gone());

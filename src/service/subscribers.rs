@@ -94,6 +94,11 @@ impl Subscriber {
         self.next_sample
     }
 
+    /// There is news that it should not wait for.
+    pub(crate) fn hurry(&mut self) {
+        self.next_sample = Instant::now();
+    }
+
     /// Whether it looks at single connections.
     pub(crate) fn wants_connections(&self) -> bool {
         self.interest.connections
