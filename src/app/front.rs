@@ -143,8 +143,9 @@ fn stand_in(signals: &SignalFd, terminal: Option<&Termios>, engine: Pid) -> io::
             LEFT if is_of_engine => return Ok(ExitCode::SUCCESS),
             // The engine stops its whole process group, and itself when it has given the terminal back.
             Signal::SIGTSTP if is_of_engine => raise(Signal::SIGSTOP)?,
-            // The kernel has told the engine, too: they have the terminal in common.
-            _ if heard.ssi_code == libc::SI_KERNEL => {}
+            // The kernel has told the engine, too: they have the terminal in common. Of a hangup it tells nobody but the
+            // leader of the session, which this process may be.
+            _ if heard.ssi_code == libc::SI_KERNEL && signal != Signal::SIGHUP => {}
             _ => {
                 // It may have just ended, which is heard next.
                 let _ = kill(engine, signal);

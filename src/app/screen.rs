@@ -239,7 +239,11 @@ async fn screen_or_end(
     };
     match (given_back, by) {
         // A window that has closed takes nothing back: its screen may fail as well as end.
-        (_, By::Hangup) => Ok(End { outcome: Outcome::Quit { message: String::new() }, by: By::Hangup }),
+        (given_back, By::Hangup) => {
+            let outcome = given_back.ok().and_then(|outcome| shown(outcome).ok());
+            let silent = Outcome::Quit { message: String::new() };
+            Ok(End { outcome: outcome.unwrap_or(silent), by: By::Hangup })
+        }
         (Ok(outcome), by) => Ok(End { outcome: shown(outcome)?, by }),
         (Err(_), _) => Err(Failed::Stuck),
     }
