@@ -56,7 +56,7 @@ const AT_HAND: &[&str] = &[
 ];
 
 /// What the screen decides and draws with: plain data and words.
-const SCREEN: &[&str] = &["model", "tui::format", "tui::keymap", "tui::state", "tui::suggest", "tui::words"];
+const SCREEN: &[&str] = &["model", "tui::keymap", "tui::state", "tui::suggest", "tui::words"];
 
 #[rustfmt::skip]
 const LAYERS: &[Layer] = &[
@@ -173,7 +173,6 @@ const LAYERS: &[Layer] = &[
         without: WORLD,
     },
     Layer { module: "tui::keymap", ours: SCREEN, crates: &["std", "crossterm", "serde", "serde_json"], without: WORLD },
-    Layer { module: "tui::format", ours: &["model"], crates: &["std", "jiff", "unicode_width"], without: WORLD },
     Layer { module: "tui::suggest", ours: SCREEN, crates: &["std"], without: WORLD },
     Layer { module: "tui::words", ours: SCREEN, crates: &["std"], without: WORLD },
     Layer {
