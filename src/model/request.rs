@@ -134,8 +134,11 @@ pub enum Reply {
     Done {
         /// The mappings it concerned, in the order of the request.
         ids: Vec<MappingId>,
-        /// One line for the user, such as `deleted web; u undoes`.
+        /// One line for the user, such as `deleted web`.
         message: SafeText,
+        /// What the keys of a screen do next, such as `u undoes`; other clients have none to press.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keys: Option<SafeText>,
     },
     /// Names, sorted, and which is open.
     Profiles {
@@ -181,6 +184,19 @@ pub enum Reply {
     },
     /// See [`Request::Why`].
     Why(Box<Report>),
+}
+
+impl Reply {
+    /// The same with its keys in the line, as a screen shows it.
+    #[must_use]
+    pub fn with_keys(self) -> Self {
+        match self {
+            Self::Done { ids, message, keys: Some(keys) } => {
+                Self::Done { ids, message: SafeText::new(&format!("{message}; {keys}")), keys: None }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Who holds a port.
