@@ -1,4 +1,4 @@
-//! `run`: the same engine without a screen. An equal client of the service: it knows `model` and the handle.
+//! `run` and `events`: what happens, as lines. An equal client of the service: it knows `model` and the handle.
 //!
 //! It lives on a thread of its own, so that a reader that stops reading stops this thread alone; the service
 //! then counts what it drops and says `lost`.
@@ -30,8 +30,19 @@ pub struct Options {
     pub json: bool,
     /// Time between two `traffic` events.
     pub interval: Duration,
-    /// Give up unless every enabled mapping is `up` or `waiting` once all are bound or failed.
-    pub strict: bool,
+    /// When to give up.
+    pub demand: Demand,
+}
+
+/// What must listen once all mappings are bound or failed, or it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// It only looks on.
+    Nothing,
+    /// One of those that are enabled.
+    Any,
+    /// Every enabled one is `up` or `waiting`.
+    Every,
 }
 
 /// How it ended.
@@ -56,9 +67,11 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
     let interest = Interest { mappings: true, connections, events: true, sample_ms, ..Interest::default() };
     let Ok(mut subscription) = handle.subscribe(interest).await else { return Ok(Ended::Finished) };
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new() };
-    let mut traffic = Traffic { follows: connections, ..Traffic::default() };
+    // Who only looks on comes to connections that are open already.
+    let is_patchy = options.demand == Demand::Nothing;
+    let mut traffic = Traffic { follows: connections, is_patchy, ..Traffic::default() };
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
-    let (mut is_judged, mut is_said) = (false, false);
+    let (mut is_judged, mut is_said) = (options.demand == Demand::Nothing, false);
     let mut reason = None;
     let mut tick = tokio::time::interval(options.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -84,7 +97,7 @@ pub async fn run(handle: Handle, options: Options, out: impl Write) -> io::Resul
         // By the overview, which comes with its rows; events come in their own time.
         if let Some(overview) = update.overview.filter(|overview| overview.is_ready && !is_judged) {
             is_judged = true;
-            reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.strict);
+            reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.demand);
             rows = HashMap::new();
         }
         // What failed is said before it ends; unless that was lost, because the reader was too slow.
@@ -105,8 +118,9 @@ fn output_failed(error: io::Error) -> io::Result<Ended> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(Ended::OutputClosed) } else { Err(error) }
 }
 
-/// Why it cannot go on: nothing listens, or with `strict` not everything is as asked.
-fn shortfall<'a>(rows: impl Iterator<Item = &'a MappingRow>, strict: bool) -> Option<String> {
+/// Why it cannot go on: less listens than is demanded.
+fn shortfall<'a>(rows: impl Iterator<Item = &'a MappingRow>, demand: Demand) -> Option<String> {
+    let strict = demand == Demand::Every;
     let enabled: Vec<&MappingRow> = rows.filter(|row| row.state != MappingState::Stopped).collect();
     let is_bad = |row: &&&MappingRow| match row.state {
         MappingState::Up | MappingState::Waiting => false,
@@ -184,7 +198,7 @@ struct Traffic {
     changed_connections: BTreeMap<ConnectionId, Connection>,
     opened: u64,
     closed: u64,
-    /// Some `opened` was lost, so an unknown id may well be open.
+    /// Some `opened` was lost or came before, so an unknown id may well be open.
     is_patchy: bool,
 }
 

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::parts::{Signals, engine_ended, on_own_thread, serve, start_service};
 use super::sources::Sources;
 use crate::cli::Run;
-use crate::headless::{self, Ended};
+use crate::headless::{self, Demand, Ended};
 use crate::logging::Log;
 use crate::service::Running;
 
@@ -46,7 +46,8 @@ type Printed = Result<io::Result<Ended>, RecvError>;
 pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
     let (mut running, sample) = start_service(&runtime, sources, warnings, false);
-    let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
+    let demand = if options.strict { Demand::Every } else { Demand::Any };
+    let speak = headless::Options { json: options.json, interval: options.interval, demand };
     let output = Output::default();
     let written = Arc::clone(&output.written);
     let mut printer = on_own_thread("events", running.handle(), move |handle| headless::run(handle, speak, output))?;
@@ -142,7 +143,7 @@ async fn first_end(
 
 /// Returns when nobody reads stdout any more (`| head -1`), even while there is nothing to print. Of a file that is
 /// never told.
-async fn reader_gone() {
+pub(super) async fn reader_gone() {
     let watched = io::stdout().as_fd().try_clone_to_owned();
     // Some kinds of reader end by an error, others by hanging up, which a writer is told. Not READABLE: for the runtime
     // a reader that has said its last word is an end that stays.
