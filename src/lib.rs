@@ -4,11 +4,11 @@
 //!
 //! ```text
 //!     profile.json <──> store ──┐                       ┌── tui (screen)
-//!     Docker, DNS, processes ──> service ── forward ──> │
-//!                               (one owner)  (engine)   └── headless (run)
+//!     Docker, DNS, processes ──> service ── forward ──> ├── headless (run, events)
+//!                               (one owner)  (engine)   └── commands (ls, add, watch, …)
 //! ```
 //!
-//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen and `run` are two equal
+//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen, `run` and commands are equal
 //! clients of one [`service::Handle`]: requests go in ([`model::request`]), updates come out
 //! ([`model::update`]), all of it plain serialisable data. The screen itself touches no file, no Docker and no
 //! socket; [`demo`] stands in for the service, and the screen cannot tell.
@@ -24,7 +24,8 @@
 //! | [`host`] | what this machine says of itself: who holds a port, its addresses, rules, routes | `model` |
 //! | [`doctor`] | why a mapping does not work: each check a small file | `model`, `docker`, `host` |
 //! | [`service`] | the owner of them all | all of these |
-//! | [`headless`] | `run`: events as lines | `model`, the handle |
+//! | [`headless`] | `run`, `events`: events as lines | `model`, the handle |
+//! | [`commands`] | `ls`, `add`, `watch`, …: what a script asks of a running engine | `model`, the handle |
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
 //! | [`demo`] | a simulated service | `model`, the handle |
 //! | [`cli`], [`app`] | arguments as typed; the composition root | everything |
@@ -35,6 +36,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod commands;
 pub mod demo;
 pub mod docker;
 pub mod doctor;

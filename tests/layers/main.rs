@@ -137,6 +137,25 @@ const LAYERS: &[Layer] = &[
         without: AT_HAND,
     },
     Layer {
+        module: "commands",
+        ours: &["model", "service::handle", "service::Handle", "service::Subscription", "commands"],
+        crates: &["std", "comfy_table", "jiff", "serde", "serde_json", "thiserror", "tokio", "tokio_util"],
+        without: AT_HAND,
+    },
+    // On a terminal it takes the place of what was there, and gives it back while it is suspended.
+    Layer {
+        module: "commands::in_place",
+        ours: &["model", "commands"],
+        crates: &["std", "crossterm"],
+        without: AT_HAND,
+    },
+    Layer {
+        module: "commands::watch",
+        ours: &["model", "service::Handle", "commands"],
+        crates: &["std", "jiff", "nix", "serde", "tokio", "tokio_util"],
+        without: AT_HAND,
+    },
+    Layer {
         module: "demo",
         ours: CLIENT,
         crates: &["std", "jiff", "serde", "serde_json", "tokio", "tokio_util"],
