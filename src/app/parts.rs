@@ -8,6 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::sources::Sources;
+use crate::cli::Source;
 use crate::docker::Endpoint;
 use crate::forward::descriptors::raise_limit;
 use crate::logging::{self, Log};
@@ -50,6 +51,23 @@ pub(super) fn start_service(
     };
     let _guard = runtime.enter();
     (Running::start(options), sources.sample)
+}
+
+/// A handle of the engine that runs the profile of `source`.
+///
+/// # Errors
+/// When none runs it; what to do.
+pub(super) fn attached(_runtime: &Runtime, source: &Source) -> anyhow::Result<Handle> {
+    let quoted = |text: &str| SafeText::quoted(text).to_string();
+    let (what, option) = match (&source.file, &source.profile) {
+        (Some(path), _) => {
+            let path = quoted(&path.to_string_lossy());
+            (path.clone(), format!(" --file {path}"))
+        }
+        (None, Some(name)) => (format!("profile {}", quoted(name)), format!(" --profile {}", quoted(name))),
+        (None, None) => ("profile default".to_owned(), String::new()),
+    };
+    anyhow::bail!("no engine runs {what}: start one with `portolan{option}` or `portolan run{option}`")
 }
 
 /// Serves the sample page, if there is one, for ever.
