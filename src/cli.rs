@@ -1,5 +1,7 @@
 //! Arguments as typed. What they mean is decided in `app`.
 
+mod engine;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -8,6 +10,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::model::duration::parse_timeout;
 use crate::model::untrusted::SafeText;
+
+pub use engine::{Engine, Fields, Filter, To, Which};
 
 /// Maps host ports to containers and shows what flows through them.
 #[derive(Debug, Parser)]
@@ -69,6 +73,15 @@ impl Cli {
                 }
                 None
             }
+            Some(Command::Engine(engine)) => {
+                if !self.source.mappings.is_empty() {
+                    let name = engine.name();
+                    return Err(conflict(&format!("the argument '{PUBLISH}' cannot be used with '{name}'")));
+                }
+                let To { profile, file, .. } = engine.to().clone();
+                self.source.join(Source { profile, file, mappings: Vec::new() })?;
+                None
+            }
             Some(Command::Try(_)) => Some("try"),
             Some(Command::Keys { .. }) => Some("keys"),
             Some(Command::Schema) => Some("schema"),
@@ -92,14 +105,17 @@ impl Cli {
     pub(crate) fn command_with_help() -> clap::Command {
         let mut command = Self::command();
         command.build();
-        for name in ["run", "check", "doctor", "keys", "schema", "completions", "man"] {
-            command = command.mut_subcommand(name, |subcommand| {
-                subcommand.mut_args(|arg| {
+        command.mut_subcommands(|subcommand| {
+            // It may show the screen.
+            if subcommand.get_name() == "try" {
+                return subcommand;
+            }
+            subcommand.mut_args(
+                |arg| {
                     if ["ascii", "light"].contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg }
-                })
-            });
-        }
-        command
+                },
+            )
+        })
     }
 }
 
@@ -254,6 +270,9 @@ Exit status: 0 nothing wrong, as far as can be seen; 1 a cause was found; 2 the 
         #[arg(long)]
         json: bool,
     },
+    /// Something of a running engine.
+    #[command(flatten)]
+    Engine(Engine),
     /// Print every key binding that works now
     Keys {
         /// As JSON

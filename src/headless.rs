@@ -1,4 +1,4 @@
-//! `run`: the same engine without a screen. An equal client of the service: it knows `model` and the handle.
+//! `run` and `events`: what happens, as lines. An equal client of the service: it knows `model` and the handle.
 //!
 //! It lives on a thread of its own, so that a reader that stops reading stops this thread alone; the service
 //! then counts what it drops and says `lost`.
@@ -31,8 +31,19 @@ pub struct Options {
     pub json: bool,
     /// Time between two `traffic` events.
     pub interval: Duration,
-    /// Give up unless every enabled mapping is `up` or `waiting` once all are bound or failed.
-    pub strict: bool,
+    /// When to give up.
+    pub demand: Demand,
+}
+
+/// What must listen once all mappings are bound or failed, or it gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// It only looks on.
+    Nothing,
+    /// One of those that are enabled.
+    Any,
+    /// Every enabled one is `up` or `waiting`.
+    Every,
 }
 
 /// How it ended.
@@ -61,9 +72,10 @@ impl Options {
 /// When writing fails for another reason than a closed reader.
 pub async fn run(mut subscription: Subscription, options: Options, out: impl Write) -> io::Result<Ended> {
     let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new() };
-    let mut narrator = Narrator::new(options.json);
+    // Who only looks on comes to connections that are open already.
+    let mut narrator = Narrator::new(options.json, options.demand == Demand::Nothing);
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
-    let (mut is_judged, mut is_said) = (false, false);
+    let (mut is_judged, mut is_said) = (options.demand == Demand::Nothing, false);
     let mut reason = None;
     let mut tick = tokio::time::interval(options.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -85,7 +97,7 @@ pub async fn run(mut subscription: Subscription, options: Options, out: impl Wri
         // By the overview, which comes with its rows; events come in their own time.
         if let Some(overview) = update.overview.as_ref().filter(|overview| overview.is_ready && !is_judged) {
             is_judged = true;
-            reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.strict);
+            reason = shortfall(overview.order.iter().filter_map(|id| rows.get(id)), options.demand == Demand::Every);
             rows = HashMap::new();
         }
         // What failed is said before it ends; unless that was lost, because the reader was too slow.

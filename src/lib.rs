@@ -4,12 +4,12 @@
 //!
 //! ```text
 //!     profile.json <──> store ──┐                       ┌── tui (screen)
-//!     Docker, DNS, processes ──> service ── forward ──> │
-//!                               (one owner)  (engine)   ├── headless (run)
-//!                                                       └── control socket ── tui, scripts elsewhere
+//!     Docker, DNS, processes ──> service ── forward ──> ├── headless (run, events)
+//!                               (one owner)  (engine)   ├── commands (ls, add, watch, …)
+//!                                                       └── control socket ── all of them, in other processes
 //! ```
 //!
-//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen, `run` and the control
+//! [`service`] owns the engine, the open profile, the resolver and Docker. The screen, `run`, commands and the control
 //! socket are equal clients of one [`service::Handle`]: requests go in ([`model::request`]), updates come out
 //! ([`model::update`]), all of it plain serialisable data. In another process, [`control::attach`] makes such a
 //! handle of the socket. The screen itself touches no file, no Docker and no
@@ -28,7 +28,8 @@
 //! | [`service`] | the owner of them all | all of these |
 //! | [`metrics`] | what is counted, as Prometheus reads it | `model` |
 //! | [`control`] | the control socket and its other end: the handle over HTTP and JSON | `model`, `metrics`, the handle |
-//! | [`headless`] | `run`: events as lines | `model`, the handle |
+//! | [`headless`] | `run`, `events`: events as lines | `model`, the handle |
+//! | [`commands`] | `ls`, `add`, `watch`, …: what a script asks of a running engine | `model`, the handle |
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
 //! | [`demo`] | a simulated service | `model`, the handle |
 //! | [`cli`], [`app`] | arguments as typed; the composition root | everything |
@@ -39,6 +40,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod commands;
 pub mod control;
 pub mod demo;
 pub mod docker;

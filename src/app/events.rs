@@ -20,7 +20,7 @@ use super::parts::{Signals, engine_ended, on_own_thread, serve, start_service};
 use super::sources::Sources;
 use super::systemd::Manager;
 use crate::cli::Run;
-use crate::headless::{self, Ended};
+use crate::headless::{self, Demand, Ended};
 use crate::logging::Log;
 use crate::service::Running;
 
@@ -51,7 +51,8 @@ pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) ->
     let (_log, warnings) = log;
     let mut engine = start_service(&runtime, sources, warnings, false);
     let sample = engine.sample.take();
-    let speak = headless::Options { json: options.json, interval: options.interval, strict: options.strict };
+    let demand = if options.strict { Demand::Every } else { Demand::Any };
+    let speak = headless::Options { json: options.json, interval: options.interval, demand };
     let output = Output::default();
     let written = Arc::clone(&output.written);
     let handle = engine.running.handle();
@@ -158,7 +159,7 @@ async fn first_end(
 
 /// Returns when nobody reads stdout any more (`| head -1`), even while there is nothing to print. Of a file that is
 /// never told.
-async fn reader_gone() {
+pub(super) async fn reader_gone() {
     let watched = io::stdout().as_fd().try_clone_to_owned();
     // Some kinds of reader end by an error, others by hanging up, which a writer is told. Not READABLE: for the runtime
     // a reader that has said its last word is an end that stays.

@@ -9,7 +9,7 @@ use crate::cli::Source;
 use crate::host::addresses::OwnAddresses;
 use crate::host::{holders, limits};
 use crate::model::assemble::Origin;
-use crate::model::count::count;
+use crate::model::count::{count, there_are};
 use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
 use crate::model::problem::Problem;
 use crate::model::profile::{MappingConfig, Problems, Profile};
@@ -129,11 +129,9 @@ pub(super) fn chosen(source: &Source, which: Option<&str>) -> anyhow::Result<Res
     if !found.is_empty() {
         return Ok(Ok(found));
     }
-    let hint = match configs.iter().map(|config| config.name.as_str()).collect::<Vec<_>>() {
-        names if names.is_empty() => "the profile has none; a mapping is written [ADDRESS:]PORT:TARGET:PORT".to_owned(),
-        names if names.len() > 8 => format!("there are: {}, and {} more", names[..8].join(", "), names.len() - 8),
-        names => format!("there are: {}", names.join(", ")),
-    };
+    let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
+    let none = "the profile has none; a mapping is written [ADDRESS:]PORT:TARGET:PORT";
+    let hint = there_are(&names).unwrap_or_else(|| none.to_owned());
     let text = format!("there is no mapping \"{}\"", SafeText::quoted(name));
     Ok(Err(vec![Problem { hint: Some(hint), ..Problem::new("", &text) }]))
 }

@@ -557,7 +557,7 @@ impl Desk {
 
     async fn change(&self, expected: Option<Revision>, request: Request) -> Answer<Done> {
         match self.handle.call(Call { expected, request }).await? {
-            Reply::Done { ids, message } => Ok(Json(Done { ids, message })),
+            Reply::Done { ids, message, .. } => Ok(Json(Done { ids, message })),
             other => Err(unexpected(&other)),
         }
     }

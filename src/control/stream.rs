@@ -88,7 +88,7 @@ pub(super) fn updates(subscription: Subscription, place: OwnedSemaphorePermit) -
 pub(super) fn events(subscription: Subscription, every: Duration, place: OwnedSemaphorePermit) -> Lines<Event> {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let teller = Teller { subscription, narrator: Narrator::new(true), tick, is_over: false, _place: place };
+    let teller = Teller { subscription, narrator: Narrator::new(true, true), tick, is_over: false, _place: place };
     Lines::new(stream::unfold(teller, |mut teller| async move {
         let lines = teller.next().await?;
         Some((lines, teller))

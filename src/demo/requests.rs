@@ -40,7 +40,7 @@ impl Story {
                     self.tell(EventKind::Removed { mapping });
                 }
                 self.replace(kept);
-                done(ids.clone(), format!("deleted {names}; u undoes"))
+                done_with_keys(ids.clone(), format!("deleted {names}"), "u undoes")
             }
             Request::Start { ids } => self.enable(ids, true),
             Request::Stop { ids } => self.enable(ids, false),
@@ -70,7 +70,7 @@ impl Story {
                 }
                 let known = ["dev", "empty", "staging"].contains(&name.as_str());
                 let new = if known { "" } else { " (new, empty)" };
-                done(Vec::new(), format!("opened {name}{new}; :open {before} goes back"))
+                done_with_keys(Vec::new(), format!("opened {name}{new}"), &format!(":open {before} goes back"))
             }
             Request::SaveAs { name } => {
                 self.profile.clone_from(name);
@@ -185,7 +185,7 @@ impl Story {
         self.undo = before.undo;
         let names = self.names(&added)?;
         self.undo.push((SafeText::new(&format!("add {names}")), before.actors, false));
-        done(added, format!("added {names}; u undoes"))
+        done_with_keys(added, format!("added {names}"), "u undoes")
     }
 
     fn enable(&mut self, ids: &[MappingId], enabled: bool) -> Answer {
@@ -202,7 +202,7 @@ impl Story {
             }
         }
         self.changed_state();
-        done(ids.to_vec(), format!("{}{} {names}; u undoes", word, if enabled { "ed" } else { "ped" }))
+        done_with_keys(ids.to_vec(), format!("{}{} {names}", word, if enabled { "ed" } else { "ped" }), "u undoes")
     }
 
     /// Sockets in the way of a mapping.
@@ -300,7 +300,12 @@ fn probe(target: &Target, protocol: Protocol) -> Reply {
 
 #[allow(clippy::unnecessary_wraps, reason = "an answer, as the others are")]
 fn done(ids: Vec<MappingId>, message: String) -> Answer {
-    Ok(Reply::Done { ids, message: SafeText::from(message) })
+    Ok(Reply::Done { ids, message: SafeText::from(message), keys: None })
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "an answer, as the others are")]
+fn done_with_keys(ids: Vec<MappingId>, message: String, keys: &str) -> Answer {
+    Ok(Reply::Done { ids, message: SafeText::from(message), keys: Some(SafeText::from(keys)) })
 }
 
 fn not_found(id: MappingId) -> RequestError {

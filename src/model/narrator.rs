@@ -18,8 +18,9 @@ pub struct Narrator {
 
 impl Narrator {
     /// `follows_connections`: `traffic` tells of each connection that changed, and the interest brings their rows.
-    pub fn new(follows_connections: bool) -> Self {
-        Self { traffic: Traffic { follows: follows_connections, ..Traffic::default() } }
+    /// `comes_late`: there may be connections whose `opened` was told before.
+    pub fn new(follows_connections: bool, comes_late: bool) -> Self {
+        Self { traffic: Traffic { follows: follows_connections, is_patchy: comes_late, ..Traffic::default() } }
     }
 
     /// What an update has to say, oldest first.
@@ -55,7 +56,7 @@ struct Traffic {
     changed_connections: BTreeMap<ConnectionId, Connection>,
     opened: u64,
     closed: u64,
-    /// Some `opened` was lost, so an unknown id may well be open.
+    /// Some `opened` was lost or came before, so an unknown id may well be open.
     is_patchy: bool,
 }
 

@@ -143,8 +143,11 @@ pub enum Reply {
     Done {
         /// The mappings it concerned, in the order of the request.
         ids: Vec<MappingId>,
-        /// One line for the user, such as `deleted web; u undoes`.
+        /// One line for the user, such as `deleted web`.
         message: SafeText,
+        /// What the keys of a screen do next, such as `u undoes`; other clients have none to press.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        keys: Option<SafeText>,
     },
     /// Names, sorted, and which is open.
     Profiles {
@@ -192,6 +195,19 @@ pub enum Reply {
     Why(Box<Report>),
     /// See [`Request::Metrics`].
     Metrics(Box<Metrics>),
+}
+
+impl Reply {
+    /// The same with its keys in the line, as a screen shows it.
+    #[must_use]
+    pub fn with_keys(self) -> Self {
+        match self {
+            Self::Done { ids, message, keys: Some(keys) } => {
+                Self::Done { ids, message: SafeText::new(&format!("{message}; {keys}")), keys: None }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Who holds a port.

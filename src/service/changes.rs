@@ -57,6 +57,8 @@ pub(super) struct Change {
     pub(super) ids: Vec<MappingId>,
     /// For the user.
     pub(super) message: String,
+    /// For a user with keys.
+    pub(super) keys: Option<&'static str>,
 }
 
 /// What a change means to undo.
@@ -259,7 +261,7 @@ impl Service {
         }
         self.reconcile().await;
         self.hurry();
-        done(change.ids, &change.message)
+        Reply::Done { ids: change.ids, message: SafeText::new(&change.message), keys: change.keys.map(SafeText::from) }
     }
 
     /// Whether connections that are open now end when the state becomes this one: those of mappings that go, stop,
@@ -328,13 +330,13 @@ impl Service {
             Ok(entries) => {
                 let new = if opened.is_new() { " (new, empty)" } else { "" };
                 let before = self.profile.as_ref().and_then(OpenedProfile::own_name);
-                let back = before.map(|name| format!("; :open {name} goes back")).unwrap_or_default();
-                let message = format!("opened {}{new}{back}", opened.status().name);
+                let keys = before.map(|name| SafeText::new(&format!(":open {name} goes back")));
+                let message = SafeText::new(&format!("opened {}{new}", opened.status().name));
                 self.close_profile(Some(opened));
                 self.desired.reset(entries);
                 self.reconcile().await;
                 self.hurry();
-                Ok(done(Vec::new(), &message))
+                Ok(Reply::Done { ids: Vec::new(), message, keys })
             }
             Err(problems) => {
                 self.end_watch(opened);

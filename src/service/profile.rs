@@ -253,8 +253,11 @@ impl OpenedProfile {
         .unwrap_or_else(|_| interrupted())
     }
 
-    /// The names of this user's profiles.
-    pub(super) async fn list() -> Result<Vec<String>, OpenError> {
+    /// The names of this user's profiles, sorted.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub async fn list() -> Result<Vec<String>, OpenError> {
         let listed = spawn_blocking(|| {
             let store = Store::open(ProfileSource::default()).map_err(invalid)?;
             store.list().map_err(|error: LoadError| OpenError::Invalid(error.problems()))

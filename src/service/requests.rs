@@ -28,6 +28,9 @@ use crate::model::update::LastOutcome;
 /// How long one address may take to answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What the screen's key for it does.
+const UNDO: &str = "u undoes";
+
 pub(super) type Answer = Result<Reply, RequestError>;
 
 impl Service {
@@ -107,12 +110,12 @@ impl Service {
         let change = self.add_all(std::slice::from_ref(mapping), even_if_busy)?;
         let config = change.ids.first().map(|id| config_of(&change.entries, *id)).transpose()?;
         let Some(config) = config else { return Ok(change) };
-        let who = if config.mapping.is_exposed() {
-            "other machines can connect"
+        let (who, keys) = if config.mapping.is_exposed() {
+            ("other machines can connect", None)
         } else {
-            "only this machine can connect; e opens it to the network"
+            ("only this machine can connect", Some("e opens it to the network"))
         };
-        Ok(Change { message: format!("added {}: {who}", config.name), ..change })
+        Ok(Change { message: format!("added {}: {who}", config.name), keys, ..change })
     }
 
     fn add_all(&mut self, mappings: &[WrittenMapping], even_if_busy: bool) -> Result<Change, RequestError> {
@@ -142,7 +145,8 @@ impl Service {
         Ok(Change {
             ports,
             history: History::New(SafeText::new(&format!("add {names}"))),
-            message: format!("added {names}; u undoes"),
+            message: format!("added {names}"),
+            keys: Some(UNDO),
             ids,
             entries,
         })
@@ -165,6 +169,7 @@ impl Service {
             ports: self.ports(&config, Some(id), is_asked),
             history: History::New(SafeText::new(&format!("edit {}", config.name))),
             message: format!("changed {}", config.name),
+            keys: None,
             ids: vec![id],
             entries,
         })
@@ -182,7 +187,8 @@ impl Service {
         Ok(Change {
             ports: Vec::new(),
             history: History::New(SafeText::new(&format!("delete {names}"))),
-            message: format!("deleted {names}{dropped}; u undoes"),
+            message: format!("deleted {names}{dropped}"),
+            keys: Some(UNDO),
             ids,
             entries,
         })
@@ -200,6 +206,7 @@ impl Service {
             entries: self.checked(entries, &[])?,
             history: History::New(SafeText::new(&format!("{verb} {names}"))),
             message: format!("{past} {names}"),
+            keys: None,
             ids,
         })
     }
@@ -215,6 +222,7 @@ impl Service {
             ports: Vec::new(),
             history: History::Back,
             message: format!("undid: {label}{note}"),
+            keys: None,
             ids: back,
             entries,
         })
@@ -394,7 +402,7 @@ async fn probe(addresses: Addresses, target: &Target, protocol: Protocol) -> Rep
 }
 
 pub(super) fn done(ids: Vec<MappingId>, message: &str) -> Reply {
-    Reply::Done { ids, message: SafeText::new(message) }
+    Reply::Done { ids, message: SafeText::new(message), keys: None }
 }
 
 pub(super) fn invalid(problems: Vec<Problem>) -> RequestError {

@@ -4,7 +4,6 @@
 //! Docker and no socket, and it runs on a thread of its own, so that nothing it does slows the forwarder.
 
 mod effects;
-pub mod format;
 mod input;
 pub mod keymap;
 pub mod state;

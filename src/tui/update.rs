@@ -335,6 +335,7 @@ fn one_line(text: &str) -> String {
 }
 
 fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>, effects: &mut Vec<Effect>) {
+    let answer = answer.map(Reply::with_keys);
     match asked {
         Asked::Change => changed(state, answer),
         Asked::Typed(mapping, edits) => {
@@ -344,7 +345,7 @@ fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>
                 return;
             }
             match answer {
-                Ok(Reply::Done { ids, message }) if edits.is_none() && ids.len() == 1 => {
+                Ok(Reply::Done { ids, message, .. }) if edits.is_none() && ids.len() == 1 => {
                     state.select_when_told = ids.first().copied();
                     state.saved_when_told = ids.first().map(|id| (*id, message));
                 }
@@ -367,7 +368,7 @@ fn answered(state: &mut State, asked: Asked, answer: Result<Reply, RequestError>
 
 fn changed(state: &mut State, answer: Result<Reply, RequestError>) {
     match answer {
-        Ok(Reply::Done { ids, message }) => {
+        Ok(Reply::Done { ids, message, .. }) => {
             if let [id] = ids[..] {
                 state.select_when_told = Some(id);
             }

@@ -56,7 +56,7 @@ const AT_HAND: &[&str] = &[
 ];
 
 /// What the screen decides and draws with: plain data and words.
-const SCREEN: &[&str] = &["model", "tui::format", "tui::keymap", "tui::state", "tui::suggest", "tui::words"];
+const SCREEN: &[&str] = &["model", "tui::keymap", "tui::state", "tui::suggest", "tui::words"];
 
 #[rustfmt::skip]
 const LAYERS: &[Layer] = &[
@@ -157,6 +157,25 @@ const LAYERS: &[Layer] = &[
         without: AT_HAND,
     },
     Layer {
+        module: "commands",
+        ours: &["model", "service::handle", "service::Handle", "service::Subscription", "commands"],
+        crates: &["std", "comfy_table", "jiff", "serde", "serde_json", "thiserror", "tokio", "tokio_util"],
+        without: AT_HAND,
+    },
+    // On a terminal it takes the place of what was there, and gives it back while it is suspended.
+    Layer {
+        module: "commands::in_place",
+        ours: &["model", "commands"],
+        crates: &["std", "crossterm"],
+        without: AT_HAND,
+    },
+    Layer {
+        module: "commands::watch",
+        ours: &["model", "service::Handle", "commands"],
+        crates: &["std", "jiff", "nix", "serde", "tokio", "tokio_util"],
+        without: AT_HAND,
+    },
+    Layer {
         module: "demo",
         ours: CLIENT,
         crates: &["std", "jiff", "serde", "serde_json", "tokio", "tokio_util"],
@@ -193,7 +212,6 @@ const LAYERS: &[Layer] = &[
         without: WORLD,
     },
     Layer { module: "tui::keymap", ours: SCREEN, crates: &["std", "crossterm", "serde", "serde_json"], without: WORLD },
-    Layer { module: "tui::format", ours: &["model"], crates: &["std", "jiff", "unicode_width"], without: WORLD },
     Layer { module: "tui::suggest", ours: SCREEN, crates: &["std"], without: WORLD },
     Layer { module: "tui::words", ours: SCREEN, crates: &["std"], without: WORLD },
     Layer {

@@ -79,7 +79,7 @@ pub(crate) fn requests() -> Vec<Request> {
 
 pub(crate) fn replies() -> Vec<Reply> {
     vec![
-        Reply::Done { ids: vec![MappingId(1)], message: "deleted web; u undoes".into() },
+        Reply::Done { ids: vec![MappingId(1)], message: "deleted web".into(), keys: Some("u undoes".into()) },
         Reply::Profiles { names: vec!["dev".into()], open: Some("dev".into()) },
         Reply::Port(port_report()),
         Reply::Valid {

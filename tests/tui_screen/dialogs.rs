@@ -84,7 +84,7 @@ fn a_port_in_use_is_refused_first_and_kept_the_second_time() {
         "the second one keeps it"
     );
     let selected = player.state.selected_mapping().expect("selected");
-    assert_eq!(portolan::tui::format::mapping_state_word(selected.row.state), "failed");
+    assert_eq!(portolan::model::format::mapping_state_word(selected.row.state), "failed");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_refused_command_goes_on_in_the_form() {
         player.press(Key::Enter);
         assert!(matches!(player.state.overlay, Overlay::None), "{line}");
         let kept = player.state.selected_mapping().expect("selected");
-        assert_eq!(portolan::tui::format::mapping_state_word(kept.row.state), "failed", "{line}");
+        assert_eq!(portolan::model::format::mapping_state_word(kept.row.state), "failed", "{line}");
     }
 }
 

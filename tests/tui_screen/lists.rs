@@ -99,7 +99,7 @@ fn a_closed_row_stays_ten_seconds_with_its_reason_and_comes_back_with_x() {
         .order
         .iter()
         .copied()
-        .filter(|id| player.state.live.connections[id].is_closed())
+        .filter(|id| player.state.live.connections[id].row.is_closed())
         .collect();
     let last = *closed.last().expect("one has just finished");
     assert!(player.picture().contains("x finished"));
@@ -128,7 +128,7 @@ fn a_closed_row_keeps_its_place_while_the_list_is_sorted_again_and_again() {
     player.story.answer(&call).expect("reset");
     for step in 0..36 {
         player.advance(250);
-        assert!(player.state.live.connections[&first].is_closed());
+        assert!(player.state.live.connections[&first].row.is_closed());
         assert_eq!(player.state.connections.order[0], first, "step {step}");
         assert!(player.line(4).contains("x reset by user"), "step {step}: {}", player.line(4));
     }
@@ -137,7 +137,7 @@ fn a_closed_row_keeps_its_place_while_the_list_is_sorted_again_and_again() {
     // History is another part of the list.
     player.types("x");
     let place = player.state.connections.order.iter().position(|id| *id == first).expect("x shows it");
-    let open = player.state.live.connections.values().filter(|item| !item.is_closed()).count();
+    let open = player.state.live.connections.values().filter(|item| !item.row.is_closed()).count();
     assert!(place >= open, "{place} among {open} open ones");
 }
 
@@ -178,7 +178,7 @@ fn rates_that_look_the_same_move_no_row() {
         player.tell(Msg::Update(Box::new(update)));
         assert_eq!(player.state.connections.order[..2], first, "step {step}");
     }
-    let shown = |id| portolan::tui::format::rate(player.state.live.connections[id].figures.out_rate);
+    let shown = |id| portolan::model::format::rate(player.state.live.connections[id].figures.out_rate);
     assert_eq!(first.each_ref().map(shown), ["1.00M", "1.00M"]);
 }
 

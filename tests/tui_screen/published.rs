@@ -14,7 +14,7 @@ use crate::player::Player;
 fn on_published(columns: u16, rows: u16) -> Player {
     let mut player = Player::new(columns, rows);
     player.types("G");
-    assert!(player.state.selected_mapping().expect("a row").is_docker());
+    assert!(player.state.selected_mapping().expect("a row").row.is_docker());
     player
 }
 
@@ -53,7 +53,7 @@ fn it_stands_below_ours_however_they_are_sorted() {
         for _ in 0..2 {
             player.types("S");
             let rows: Vec<_> =
-                player.state.mappings.order.iter().map(|id| player.state.live.mappings[id].is_docker()).collect();
+                player.state.mappings.order.iter().map(|id| player.state.live.mappings[id].row.is_docker()).collect();
             assert_eq!(rows, [false, false, false, false, true], "{}", player.line(2));
         }
     }

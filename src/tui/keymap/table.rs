@@ -6,7 +6,7 @@ use super::Scope as S;
 use super::{Action, Binding, Key, Scope};
 use crate::model::container::Container;
 use crate::tui::state::why::Why;
-use crate::tui::state::{MappingItem, Overlay, Pane, State, View, Zoom};
+use crate::tui::state::{Overlay, Pane, State, View, Zoom};
 
 const fn bind(
     scope: Scope,
@@ -37,11 +37,11 @@ fn on_mapping(state: &State) -> bool {
 }
 
 fn on_ours(state: &State) -> bool {
-    on_mapping(state) && state.selected_mapping().is_some_and(|item| !item.is_docker())
+    on_mapping(state) && state.selected_mapping().is_some_and(|item| !item.row.is_docker())
 }
 
 fn can_say_why(state: &State) -> bool {
-    state.view == View::Mappings && state.selected_mapping().is_some_and(|item| !item.is_docker())
+    state.view == View::Mappings && state.selected_mapping().is_some_and(|item| !item.row.is_docker())
 }
 
 fn can_import(state: &State) -> bool {
@@ -81,7 +81,7 @@ fn can_browse(state: &State) -> bool {
 }
 
 fn can_try(state: &State) -> bool {
-    on_mapping(state) && state.selected_mapping().is_some_and(MappingItem::is_tcp)
+    on_mapping(state) && state.selected_mapping().is_some_and(|item| item.row.is_tcp())
 }
 
 fn can_take_port(state: &State) -> bool {
@@ -203,7 +203,8 @@ pub(super) const TABLE: &[Binding] = &[
         on_mapping,
     ),
     bind(S::Connections, &[Char('K')], A::ResetConnection, 13, "reset", "reset the connection (asks)", |state| {
-        on_connection(state) && state.selected_connection().is_some_and(|item| !item.is_closed() && !item.is_docker())
+        on_connection(state)
+            && state.selected_connection().is_some_and(|item| !item.row.is_closed() && !item.row.is_docker())
     }),
     bind(
         S::Connections,

@@ -1,6 +1,6 @@
 //! Which columns a list shows at a width: they come and go whole, each width adding to the one above.
 
-use crate::tui::format;
+use crate::model::format;
 
 /// A column of the list of mappings, in the order shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use super::world::Severity;
 use crate::model::container::DockerState;
 use crate::model::event::{Event, EventKind, MappingState};
+use crate::model::format;
 use crate::model::untrusted::SafeText;
-use crate::tui::format;
 
 /// How bad an event is, and what it says. Traffic is none: the figures show it.
 pub fn event_line(event: &Event) -> Option<(Severity, String)> {

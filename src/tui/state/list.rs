@@ -1,6 +1,6 @@
 //! A list on the screen: its order, what is selected (by id, never by place), how it is sorted and filtered.
 
-use super::filter::Filter;
+use crate::model::filter::Filter;
 
 /// Rows by id, in the order shown.
 #[derive(Clone, Debug)]

@@ -5,7 +5,6 @@
 pub mod columns;
 pub mod dialog;
 pub mod event_line;
-pub mod filter;
 pub mod form;
 pub mod fuzzy;
 pub mod import;
@@ -23,6 +22,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 
 use crate::model::container::Container;
+use crate::model::filter::Filter;
 use crate::model::id::{ConnectionId, MappingId};
 use crate::model::untrusted::SafeText;
 
@@ -30,7 +30,7 @@ pub use dialog::Overlay;
 pub use form::Form;
 pub use inside::{Inside, Insides};
 pub use list::{ConnectionSort, ContainerSort, List, MappingSort};
-pub use shown::{url_of, with_port_taken};
+pub use shown::url_of;
 pub use world::{ConnectionItem, MappingItem, Severity, World};
 
 /// The whole screen.
@@ -397,12 +397,12 @@ impl State {
     }
 
     /// The filter of the pane with the focus.
-    pub fn focused_filter(&self) -> &filter::Filter {
+    pub fn focused_filter(&self) -> &Filter {
         self.filter(self.focus())
     }
 
     /// The filter of a pane.
-    pub fn filter(&self, pane: Pane) -> &filter::Filter {
+    pub fn filter(&self, pane: Pane) -> &Filter {
         match pane {
             Pane::Mappings => &self.mappings.filter,
             Pane::Connections => &self.connections.filter,

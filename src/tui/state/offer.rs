@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::model::container::{Container, ContainerPort, EnginePlace};
+use crate::model::format;
 use crate::model::mapping::{HostPort, Protocol, Target, TargetHost};
-use crate::tui::format;
 
 use super::world::{MappingItem, World};
 
@@ -86,7 +86,7 @@ pub fn mapped<'a>(world: &'a World, container: &Container, port: u16, protocol: 
     let mut found: Vec<_> = world
         .mappings
         .values()
-        .filter(|item| !item.is_docker() && item.row.mapping.protocol == protocol)
+        .filter(|item| !item.row.is_docker() && item.row.mapping.protocol == protocol)
         .filter(|item| goes_to(&item.row.mapping.target, container, port, &world.overview.engine_place))
         .collect();
     found.sort_by_key(|item| item.row.id);
@@ -116,11 +116,6 @@ fn goes_to(target: &Target, container: &Container, port: u16, place: &EnginePlac
     }
 }
 
-/// `80/tcp`.
-pub fn port_words(port: u16, protocol: Protocol) -> String {
-    format!("{port}/{protocol}")
-}
-
 /// `80 443 53/udp`: what it exposes, tcp left out.
 pub fn exposed(container: &Container) -> Vec<String> {
     let mut ports: Vec<_> = container
@@ -128,7 +123,7 @@ pub fn exposed(container: &Container) -> Vec<String> {
         .iter()
         .map(|port| match port.protocol {
             Protocol::Tcp => port.port.to_string(),
-            other => port_words(port.port, other),
+            other => format::port(port.port, other),
         })
         .collect();
     ports.dedup();
@@ -137,7 +132,7 @@ pub fn exposed(container: &Container) -> Vec<String> {
 
 /// `0.0.0.0:8080 -> 80/tcp`.
 pub fn publication(host: SocketAddr, port: u16, protocol: Protocol) -> String {
-    format!("{host} -> {}", port_words(port, protocol))
+    format!("{host} -> {}", format::port(port, protocol))
 }
 
 /// Its addresses of one family, or of both.

@@ -2,8 +2,8 @@
 
 use super::world::MappingItem;
 use super::{Baseline, State, columns};
+use crate::model::format;
 use crate::model::mapping::{HostPort, ListenAddress, Protocol, TargetHost};
-use crate::tui::format;
 
 impl State {
     /// How wide the list's columns would have to be for nothing to be cut.
@@ -14,7 +14,7 @@ impl State {
             u16::try_from(widest).unwrap_or(u16::MAX)
         };
         columns::Wanted {
-            state: if items().any(MappingItem::is_docker) { 6 } else { 5 },
+            state: if items().any(|item| item.row.is_docker()) { 6 } else { 5 },
             listen: widest(Self::listen_text),
             target: widest(|_, item| item.row.mapping.target.to_string()),
             target_numbers: widest(|_, item| match &item.row.mapping.target.host {
@@ -27,7 +27,7 @@ impl State {
     /// The listen side as its column says it: narrow screens leave `/tcp` out, and `auto` says which port it took.
     /// What is there for this session alone has an `s` behind it, where no column says so.
     pub fn listen_text(&self, item: &MappingItem) -> String {
-        let text = with_port_taken(format::listen(&item.row.mapping, self.size.0 >= 80), item);
+        let text = item.row.listen_text(self.size.0 >= 80);
         if item.row.is_session && self.size.0 < columns::WITH_PROFILE { format!("{text} s") } else { text }
     }
 
@@ -44,14 +44,6 @@ impl State {
             bytes_out: item.figures.bytes_out.saturating_sub(from.bytes_out),
             errors: item.row.errors.saturating_sub(from.errors),
         }
-    }
-}
-
-/// A listen side, with the port that `auto` took.
-pub fn with_port_taken(text: String, item: &MappingItem) -> String {
-    match item.row.listeners.iter().find_map(|listener| listener.bound) {
-        Some(bound) if text.contains(":auto") => text.replace(":auto", &format!(":{}", bound.port())),
-        _ => text,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The page that says why a mapping does not work: the report as lines of the screen.
 
+use crate::model::format;
 use crate::model::id::MappingId;
 use crate::model::mapping::{Mapping, Protocol};
 use crate::model::report::{Report, Step, Verdict};
 use crate::model::untrusted::SafeText;
-use crate::tui::format;
 
 /// Narrower screens have the text of a step begin right after its word.
 const ROOMY: usize = 60;

@@ -5,8 +5,8 @@ use crate::model::update::LastOutcome;
 
 use super::{MappingItem, Severity};
 use crate::model::event::MappingState;
+use crate::model::format;
 use crate::model::untrusted::SafeText;
-use crate::tui::format;
 
 /// `172.17.0.2:80 answers in 0.4ms; [fd00::2]:80 refused`.
 pub fn probe_words(target: &str, results: &[ProbeResult], reason: Option<&str>) -> (Severity, String) {

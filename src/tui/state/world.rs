@@ -4,15 +4,14 @@
 //! ([`World::take_figures`]), so numbers can be read. Everything is bounded.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
 
 use crate::model::container::Container;
 use crate::model::event::{ConnectionState, Event, MappingState};
 use crate::model::id::{ConnectionId, MappingId};
-use crate::model::mapping::{Family, Protocol};
+use crate::model::mapping::Family;
 use crate::model::rate::RateMeter;
 use crate::model::untrusted::SafeText;
-use crate::model::update::{ConnectionRow, LastOutcome, MappingRow, Overview, Owner};
+use crate::model::update::{ConnectionRow, LastOutcome, MappingRow, Overview};
 
 /// Closed connections kept; the oldest gives way.
 pub const HISTORY: usize = 5_000;
@@ -201,34 +200,6 @@ impl MappingItem {
         Self { row, figures, meters: Meters::new(256, 200, late_ms) }
     }
 
-    /// Whether it is a port that Docker publishes, which is only looked at.
-    pub fn is_docker(&self) -> bool {
-        self.row.owner.is_docker()
-    }
-
-    /// Whether its sums are those of all its connections.
-    pub fn counts_bytes(&self) -> bool {
-        !matches!(self.row.owner, Owner::Docker { is_partial: true, .. })
-    }
-
-    /// What of its sessions cannot be seen; of ours there is nothing of that kind.
-    pub fn unseen(&self) -> &[SafeText] {
-        match &self.row.owner {
-            Owner::Docker { unseen, .. } => unseen,
-            Owner::Portolan => &[],
-        }
-    }
-
-    /// Whether its target can be tried by connecting.
-    pub fn is_tcp(&self) -> bool {
-        self.row.mapping.protocol == Protocol::Tcp
-    }
-
-    /// Whether it listens now, in one family at least.
-    pub fn is_listening(&self) -> bool {
-        self.row.listeners.iter().any(|listener| listener.bound.is_some())
-    }
-
     /// How much it wants to be looked at.
     pub fn severity(&self) -> Severity {
         let target = match self.row.last_result {
@@ -266,17 +237,6 @@ impl ConnectionItem {
         self.row.connection.id
     }
 
-    /// Whether it has ended.
-    pub fn is_closed(&self) -> bool {
-        self.row.connection.state == ConnectionState::Closed
-    }
-
-    /// When it ended, in the service's clock.
-    pub fn closed_at_ms(&self) -> Option<u64> {
-        self.is_closed()
-            .then(|| self.row.closed_at_ms.unwrap_or(self.row.opened_at_ms + self.row.connection.duration_ms))
-    }
-
     /// Takes over the figures, once a second. A closed one keeps the rates that it had last: they are not shown,
     /// they are its place in the list.
     fn take_figures(&mut self, now_ms: u64) {
@@ -284,38 +244,9 @@ impl ConnectionItem {
         let bytes = (connection.bytes_in, connection.bytes_out);
         let last = (self.figures.in_rate, self.figures.out_rate);
         self.figures = self.meters.figures(now_ms, bytes);
-        if self.is_closed() {
+        if self.row.is_closed() {
             (self.figures.in_rate, self.figures.out_rate) = last;
         }
-    }
-
-    /// Whether it goes through Docker and is only looked at.
-    pub fn is_docker(&self) -> bool {
-        self.row.observed.is_some()
-    }
-
-    /// The client, where it is known.
-    pub fn client(&self) -> Option<SocketAddr> {
-        self.knows_client().then_some(self.row.connection.client)
-    }
-
-    /// What the client dialled, where it is known.
-    pub fn listener(&self) -> Option<SocketAddr> {
-        self.knows_client().then_some(self.row.connection.listener)
-    }
-
-    fn knows_client(&self) -> bool {
-        self.row.observed.as_ref().is_none_or(|observed| observed.client_leg)
-    }
-
-    /// Whether its bytes are counted.
-    pub fn counts_bytes(&self) -> bool {
-        self.row.observed.as_ref().is_none_or(|observed| observed.bytes)
-    }
-
-    /// The family of its client, where it is known.
-    pub fn family(&self) -> Option<Family> {
-        self.client().map(|client| Family::of(client.ip()))
     }
 }
 
@@ -336,7 +267,7 @@ impl World {
                 item.figures = item.meters.figures(now_ms, bytes);
                 changed = true;
             }
-            if !item.is_docker() {
+            if !item.row.is_docker() {
                 sums.in_rate += item.figures.in_rate.unwrap_or(0.0);
                 sums.out_rate += item.figures.out_rate.unwrap_or(0.0);
             }
@@ -346,9 +277,9 @@ impl World {
                 item.take_figures(now_ms);
                 changed = true;
             }
-            if !item.is_closed() {
-                match item.family() {
-                    _ if item.is_docker() => sums.docker += 1,
+            if !item.row.is_closed() {
+                match item.row.family() {
+                    _ if item.row.is_docker() => sums.docker += 1,
                     Some(Family::V6) => sums.v6 += 1,
                     Some(Family::V4) => sums.v4 += 1,
                     None => {}
@@ -366,7 +297,7 @@ impl World {
 
     /// Mappings of ours.
     pub fn ours(&self) -> impl Iterator<Item = &MappingItem> {
-        self.mappings.values().filter(|item| !item.is_docker())
+        self.mappings.values().filter(|item| !item.row.is_docker())
     }
 
     /// Open connections of all mappings of ours.
@@ -376,12 +307,12 @@ impl World {
 
     /// Mappings of ours that listen now.
     pub fn listening(&self) -> usize {
-        self.ours().filter(|item| item.is_listening()).count()
+        self.ours().filter(|item| item.row.is_listening()).count()
     }
 
     /// Whether a closed connection still stands in its place.
     pub fn is_fresh(&self, item: &ConnectionItem, screen_ms: u64) -> bool {
-        item.closed_at_ms().is_none_or(|at| at + CLOSED_STAYS_MS > self.service_ms(screen_ms))
+        item.row.closed_at_ms().is_none_or(|at| at + CLOSED_STAYS_MS > self.service_ms(screen_ms))
     }
 }
 

@@ -137,7 +137,7 @@ fn open(state: &mut State, effects: &mut Vec<Effect>) {
     if state.view != View::Mappings {
         return;
     }
-    let Some(item) = state.selected_mapping().filter(|item| !item.is_docker()) else { return };
+    let Some(item) = state.selected_mapping().filter(|item| !item.row.is_docker()) else { return };
     let (id, mapping) = (item.row.id, item.row.written.clone());
     effects.push(ask(Asked::Whereabouts(id), Request::Validate { mapping, replaces: Some(id) }));
 }
@@ -166,7 +166,7 @@ fn edit_selected(state: &mut State, effects: &mut Vec<Effect>) {
 
 /// Opens the form for a mapping of ours.
 pub(super) fn edit(state: &mut State, id: MappingId, effects: &mut Vec<Effect>) {
-    let Some(item) = state.world().mappings.get(&id).filter(|item| !item.is_docker()) else { return };
+    let Some(item) = state.world().mappings.get(&id).filter(|item| !item.row.is_docker()) else { return };
     let mapping = &item.row.mapping;
     let mut form = Form::of(&item.row.written, &mapping.listen, &mapping.target, mapping.protocol);
     form.edits = Some(item.row.id);
@@ -185,7 +185,7 @@ fn copy_as_new(state: &mut State, effects: &mut Vec<Effect>) {
 
 /// The marked mappings, or the selected one; of ours alone.
 fn targets(state: &State) -> Vec<MappingId> {
-    let is_ours = |id: &MappingId| state.live.mappings.get(id).is_some_and(|item| !item.is_docker());
+    let is_ours = |id: &MappingId| state.live.mappings.get(id).is_some_and(|item| !item.row.is_docker());
     if state.marks.is_empty() {
         state.mappings.selected.into_iter().filter(is_ours).collect()
     } else {

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::model::container::Container;
+use crate::model::format;
 use crate::model::mapping::Protocol;
 
-use super::super::format;
 use super::super::state::dialog::{CopyAs, Overlay};
 use super::super::state::event_line::event_line;
 use super::super::state::{ConnectionItem, MappingItem, Pane, State, offer, url_of};
@@ -62,7 +62,7 @@ fn of_mapping(item: &MappingItem) -> Vec<(char, &'static str, String)> {
 fn of_connection(item: &ConnectionItem, mapping: Option<&MappingItem>) -> Vec<(char, &'static str, String)> {
     let mut choices = mapping.map(web).unwrap_or_default();
     // What is known of a session of Docker's is not in the connection alone.
-    let json = if item.is_docker() { json(&item.row) } else { json(&item.row.connection) };
+    let json = if item.row.is_docker() { json(&item.row) } else { json(&item.row.connection) };
     choices.push(('j', "JSON", json));
     choices.push(('n', "netstat line", netstat(item)));
     choices
@@ -72,7 +72,7 @@ fn of_connection(item: &ConnectionItem, mapping: Option<&MappingItem>) -> Vec<(c
 fn container_line(container: &Container) -> String {
     let mut words = vec![container.name.to_string(), container.image.to_string(), container.state.to_string()];
     words.extend(offer::addresses(container, |_| true));
-    words.extend(container.ports.iter().map(|port| offer::port_words(port.port, port.protocol)));
+    words.extend(container.ports.iter().map(|port| format::port(port.port, port.protocol)));
     words.join(" ")
 }
 
@@ -109,7 +109,7 @@ fn json(row: &impl serde::Serialize) -> String {
 fn netstat(item: &ConnectionItem) -> String {
     let connection = &item.row.connection;
     let leg = |from: String, to: String, is_v6: bool| format!("{} {from} {to}", wire_name(connection.protocol, is_v6));
-    let client = match (item.client(), item.listener()) {
+    let client = match (item.row.client(), item.row.listener()) {
         (Some(client), Some(listener)) => leg(client.to_string(), listener.to_string(), client.is_ipv6()),
         _ => format!("{} ?? ??", connection.protocol),
     };
@@ -118,7 +118,7 @@ fn netstat(item: &ConnectionItem) -> String {
         _ => format!("{} ?? {}", connection.protocol, connection.target),
     };
     let state = connection.reason.map_or(format::connection_state(connection.state), format::close_reason);
-    let bytes = |bytes: u64| if item.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
+    let bytes = |bytes: u64| if item.row.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
     format!("{client} | {target} | {state} in {} out {}", bytes(connection.bytes_in), bytes(connection.bytes_out))
 }
 

@@ -2,12 +2,12 @@
 
 use tui_input::{Input, InputRequest};
 
+use crate::model::filter::Filter;
 use crate::model::request::{Reply, Request, RequestError};
 use crate::model::untrusted::acts_on_a_terminal;
 
 use super::super::keymap::{Action, Key};
 use super::super::state::dialog::Overlay;
-use super::super::state::filter::Filter;
 use super::super::state::{Pane, Severity, State};
 use super::{Asked, Effect, actions, ask, import, lists, palette, say, why};
 

@@ -368,7 +368,7 @@ pub(super) fn saved(state: &mut State, answer: Result<Reply, RequestError>) {
     let Some(form) = form(state) else { return };
     form.is_saving = false;
     match answer {
-        Ok(Reply::Done { ids, message }) => {
+        Ok(Reply::Done { ids, message, .. }) => {
             let who = form.who;
             let is_new = form.edits.is_none();
             state.overlay = Overlay::None;

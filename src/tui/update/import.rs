@@ -51,7 +51,7 @@ pub(super) fn told(state: &mut State, answer: Result<Reply, RequestError>) {
         _ => None,
     };
     match (answer, import) {
-        (Ok(Reply::Done { ids, message }), import) => {
+        (Ok(Reply::Done { ids, message, .. }), import) => {
             if import.is_some() {
                 state.overlay = Overlay::None;
             }

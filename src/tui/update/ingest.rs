@@ -128,7 +128,7 @@ fn take_connection(
     let now = (row.connection.bytes_in, row.connection.bytes_out);
     if let Some(item) = world.connections.get_mut(&id) {
         let before = (item.row.connection.bytes_in, item.row.connection.bytes_out);
-        let was_closed = item.is_closed();
+        let was_closed = item.row.is_closed();
         let changed = item.row.connection.state != row.connection.state
             || item.row.process != row.process
             || item.row.observed != row.observed;
@@ -137,7 +137,7 @@ fn take_connection(
             item.stood = item.row.connection.state;
         }
         item.row = row;
-        if item.is_closed() && !was_closed {
+        if item.row.is_closed() && !was_closed {
             // Its last figures are those that stay.
             (item.figures.bytes_in, item.figures.bytes_out) = now;
             world.closed.push_back(id);
@@ -146,7 +146,7 @@ fn take_connection(
     } else {
         let mut item = ConnectionItem::new(row);
         item.meters.sample(at_ms, 0, now, now);
-        if item.is_closed() {
+        if item.row.is_closed() {
             world.closed.push_back(id);
         }
         world.connections.insert(id, item);

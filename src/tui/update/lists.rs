@@ -35,12 +35,14 @@ pub(super) fn rebuild_mappings(state: &mut State) {
         MappingSort::In | MappingSort::Out => places(&list.order),
         _ => HashMap::new(),
     };
-    let mut items: Vec<&MappingItem> = world.mappings.values().filter(|item| list.filter.takes_mapping(item)).collect();
+    let mut items: Vec<&MappingItem> =
+        world.mappings.values().filter(|item| list.filter.takes_mapping(&item.row)).collect();
     items.sort_by(|a, b| {
         let ordering = compare_mappings(world, list.sort, a, b);
         // What Docker publishes stands below what is ours, however it is sorted.
-        a.is_docker()
-            .cmp(&b.is_docker())
+        a.row
+            .is_docker()
+            .cmp(&b.row.is_docker())
             .then(if list.descending { ordering.reverse() } else { ordering })
             .then_with(|| place(&places, a.row.id).cmp(&place(&places, b.row.id)))
             .then_with(|| by_listen(a, b))
@@ -125,7 +127,7 @@ pub(super) fn rebuild_connections(state: &mut State) {
 fn connection_key(item: &ConnectionItem, is_past: bool, sort: ConnectionSort, descending: bool) -> (bool, u128) {
     use ConnectionSort::{Age, InRate, OutRate, State};
     let connection = &item.row.connection;
-    if let (true, Some(at_ms), OutRate | InRate | Age | State) = (is_past, item.closed_at_ms(), sort) {
+    if let (true, Some(at_ms), OutRate | InRate | Age | State) = (is_past, item.row.closed_at_ms(), sort) {
         return (true, u128::MAX - u128::from(at_ms));
     }
     let rate = |rate: Option<f64>| as_shown(rate).to_bits();
@@ -135,12 +137,12 @@ fn connection_key(item: &ConnectionItem, is_past: bool, sort: ConnectionSort, de
         ConnectionSort::Out => u128::from(item.figures.bytes_out),
         ConnectionSort::In => u128::from(item.figures.bytes_in),
         ConnectionSort::Age => u128::from(u64::MAX - item.row.opened_at_ms),
-        ConnectionSort::Client => match item.client().map(|client| client.ip()) {
+        ConnectionSort::Client => match item.row.client().map(|client| client.ip()) {
             Some(IpAddr::V4(ip)) => u128::from(u32::from(ip)),
             Some(IpAddr::V6(ip)) => u128::from(ip),
             None => u128::MAX,
         },
-        ConnectionSort::State if item.is_closed() => item.stood as u128,
+        ConnectionSort::State if item.row.is_closed() => item.stood as u128,
         ConnectionSort::State => connection.state as u128,
     };
     (is_past, if descending { u128::MAX - value } else { value })
@@ -204,7 +206,7 @@ pub(super) fn lists(state: &State, item: &ConnectionItem) -> bool {
     };
     of_mapping
         && (state.show_closed || state.world().is_fresh(item, state.shown_ms()))
-        && state.connections.filter.takes_connection(item)
+        && state.connections.filter.takes_connection(&item.row)
 }
 
 /// Takes rows off that closed long enough ago, or are gone; true when there were any.

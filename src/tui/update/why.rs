@@ -14,7 +14,7 @@ const HEAD: u16 = 1;
 
 /// Opens the page of the selected mapping and has it checked.
 pub(super) fn open(state: &mut State, effects: &mut Vec<Effect>) {
-    let Some(item) = state.selected_mapping().filter(|item| !item.is_docker()) else { return };
+    let Some(item) = state.selected_mapping().filter(|item| !item.row.is_docker()) else { return };
     let (id, why) = (item.row.id, Why::new(item.row.id, &item.row.mapping));
     state.overlay = Overlay::Why(Box::new(why));
     effects.push(ask(Asked::Why(id), Request::Why { id }));

@@ -5,8 +5,8 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::theme::{Role, style};
+use crate::model::format;
 use crate::model::untrusted::{MAX_MARKS, acts_on_a_terminal};
-use crate::tui::format;
 use crate::tui::state::State;
 
 /// Eighths of a cell, from the bottom.

@@ -6,10 +6,10 @@ use super::canvas::Canvas;
 use super::mappings::{arrow, goes_on, heading, rest};
 use super::theme::Role;
 use crate::model::event::ConnectionState;
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::columns::{self, ConnectionColumn, Placed};
 use crate::tui::state::layout::Lines;
-use crate::tui::state::{ConnectionItem, Pane, State, View, with_port_taken};
+use crate::tui::state::{ConnectionItem, Pane, State, View};
 
 /// Columns of the longest `x reason`.
 const REASON: u16 = 17;
@@ -50,13 +50,13 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
 fn title(state: &State) -> String {
     let world = state.world();
     let listed = state.connections.order.iter().filter_map(|id| world.connections.get(id));
-    let closed = listed.filter(|item| item.is_closed()).count();
+    let closed = listed.filter(|item| item.row.is_closed()).count();
     let open = state.connections.order.len() - closed;
     let counts = if closed == 0 { format!("{open} open") } else { format!("{open} open, {closed} closed") };
     match (state.view, state.selected_mapping()) {
         (View::Mappings, Some(item)) => {
             let mapping = &item.row.mapping;
-            let end = with_port_taken(mapping.listen.to_string(), item);
+            let end = item.row.with_port_taken(mapping.listen.to_string());
             let session = if item.row.is_session { ", this session" } else { "" };
             format!("{end} -> {}{session}   {counts}", mapping.target)
         }
@@ -66,7 +66,7 @@ fn title(state: &State) -> String {
 
 fn row(canvas: &mut Canvas<'_>, y: u16, item: &ConnectionItem, columns: &[Placed<ConnectionColumn>], has_focus: bool) {
     let state = canvas.state;
-    let is_closed = item.is_closed();
+    let is_closed = item.row.is_closed();
     let muted = canvas.style(Role::Muted);
     for column in columns {
         if column.id == ConnectionColumn::State {
@@ -105,7 +105,7 @@ fn state_cell(
         let end = column.x + column.width;
         // All reasons begin at one place, as far right as the longest of them can.
         let x = start.max(end.saturating_sub(REASON));
-        let text = format::elide_end(&format!("x {}", format::close_reason(reason)), usize::from(end - x));
+        let text = format::elide_end(&item.row.state_text(), usize::from(end - x));
         let style = if reason.is_fine() {
             canvas.style(Role::Muted)
         } else {
@@ -114,13 +114,12 @@ fn state_cell(
         canvas.text(x, y, &text, style);
         return;
     }
-    let word = format::connection_state(connection.state);
-    let (text, role) = match connection.state {
-        ConnectionState::HalfClosed => (format!("! {word}"), Role::Warn),
-        ConnectionState::Connecting | ConnectionState::Closing => (word.to_owned(), Role::Muted),
-        _ => (word.to_owned(), Role::Plain),
+    let role = match connection.state {
+        ConnectionState::HalfClosed => Role::Warn,
+        ConnectionState::Connecting | ConnectionState::Closing => Role::Muted,
+        _ => Role::Plain,
     };
-    canvas.cut(column.x, y, &text, column.width, canvas.style(role));
+    canvas.cut(column.x, y, &item.row.state_text(), column.width, canvas.style(role));
 }
 
 fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>) -> String {
@@ -128,20 +127,18 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
     let connection = &item.row.connection;
     let endpoint = |text: String| columns::fitted(&text, column, true);
     match column.id {
-        C::Family => format::families(item.client(), connection.target_address),
-        C::Client => endpoint(format::endpoint(item.client())),
+        C::Family => item.row.families_text(),
+        C::Client => endpoint(format::endpoint(item.row.client())),
         C::Process => {
             let process = item.row.process.as_ref().map(AsRef::as_ref).unwrap_or_default();
             format::elide_process(process, usize::from(column.width))
         }
-        C::InRate | C::OutRate if item.is_closed() => String::new(),
-        C::In | C::Out | C::InRate | C::OutRate if !item.counts_bytes() => "??".to_owned(),
-        C::In => format::si(item.figures.bytes_in),
-        C::Out => format::si(item.figures.bytes_out),
-        C::InRate => format::rate(item.figures.in_rate),
-        C::OutRate => format::rate(item.figures.out_rate),
+        C::In => item.row.sum_text(item.figures.bytes_in),
+        C::Out => item.row.sum_text(item.figures.bytes_out),
+        C::InRate => item.row.rate_text(item.figures.in_rate),
+        C::OutRate => item.row.rate_text(item.figures.out_rate),
         C::Age => age(state, item),
-        C::Listener => endpoint(format::endpoint(item.listener())),
+        C::Listener => endpoint(format::endpoint(item.row.listener())),
         C::Source => endpoint(format::endpoint(connection.source)),
         C::TargetAddress => endpoint(format::endpoint(connection.target_address)),
         // Drawn by the row.
@@ -151,15 +148,5 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
 
 /// Its age, or how long ago it ended.
 pub(super) fn age(state: &State, item: &ConnectionItem) -> String {
-    let now_ms = state.world().service_ms(state.shown_ms());
-    if let Some(at) = item.closed_at_ms() {
-        let ago = format::age(now_ms.saturating_sub(at));
-        // `12m05s ago` is more than anybody needs to know, and than fits.
-        let coarse =
-            if ago.len() > 3 { ago.split_inclusive(['m', 'h']).next().unwrap_or(&ago).to_owned() } else { ago };
-        return format!("{coarse} ago");
-    }
-    let age = format::age(now_ms.saturating_sub(item.row.opened_at_ms));
-    // Since when it was there before, nobody has seen.
-    if item.row.observed.as_ref().is_some_and(|observed| observed.is_older) { format!(">{age}") } else { age }
+    item.row.age_text(state.world().service_ms(state.shown_ms()))
 }

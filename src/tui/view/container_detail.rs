@@ -8,7 +8,7 @@ use super::canvas::Canvas;
 use super::detail::Pen;
 use super::theme::{self, Role};
 use crate::model::container::{Container, ContainerNetwork, EnginePlace, InsideListener};
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::layout::Lines;
 use crate::tui::state::{Inside, Zoom, offer};
 
@@ -64,7 +64,7 @@ fn all(canvas: &Canvas<'_>, container: &Container) -> Vec<Entry> {
         all.extend(wrapped("reach", &at, room, Role::Warn));
     }
     inside(&mut all, container, state.insides.of(&container.id), room);
-    let exposed: Vec<_> = container.ports.iter().map(|port| offer::port_words(port.port, port.protocol)).collect();
+    let exposed: Vec<_> = container.ports.iter().map(|port| format::port(port.port, port.protocol)).collect();
     let exposed = if exposed.is_empty() { "the engine tells of none".to_owned() } else { exposed.join("  ") };
     all.extend(wrapped("ports", &exposed, room, Role::Plain));
     let published: Vec<_> =
@@ -75,7 +75,7 @@ fn all(canvas: &Canvas<'_>, container: &Container) -> Vec<Entry> {
         .iter()
         .filter_map(|port| {
             let item = offer::mapped(world, container, port.port, port.protocol)?;
-            Some(format!("{} -> {}", item.row.mapping.listen, offer::port_words(port.port, port.protocol)))
+            Some(format!("{} -> {}", item.row.mapping.listen, format::port(port.port, port.protocol)))
         })
         .collect();
     all.extend(grouped("mapped", &mapped, room));

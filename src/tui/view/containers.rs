@@ -6,7 +6,7 @@ use super::canvas::Canvas;
 use super::mappings::{arrow, goes_on, heading, rest};
 use super::theme::Role;
 use crate::model::container::{Container, DockerState, Publication};
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::columns::{self, ContainerColumn, Placed};
 use crate::tui::state::layout::Lines;
 use crate::tui::state::{Pane, State, offer};
@@ -132,7 +132,7 @@ fn several(addresses: &[String], container: &Container, width: usize) -> String 
 fn published(container: &Container, width: usize) -> String {
     let all = &container.publications;
     let ports_at = |host: &str, of: &Publication| {
-        let inside = offer::port_words(of.port, of.protocol);
+        let inside = format::port(of.port, of.protocol);
         format!("{host}:{}->{}", of.host.port(), inside.trim_end_matches("/tcp"))
     };
     let mut words = Vec::new();

@@ -9,9 +9,9 @@ use super::mappings::unit;
 use super::theme::{self, Role};
 use crate::model::count::count;
 use crate::model::event::{ConnectionState, Side};
+use crate::model::format;
 use crate::model::rate::RateMeter;
 use crate::model::update::Way;
-use crate::tui::format;
 use crate::tui::state::event_line::event_line;
 use crate::tui::state::layout::Lines;
 use crate::tui::state::world::Meters;
@@ -57,7 +57,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
     match (connection, mapping) {
         (Some(item), _) => {
             legs(&mut pen, item);
-            unseen(&mut pen, mapping.filter(|_| item.is_docker()));
+            unseen(&mut pen, mapping.filter(|_| item.row.is_docker()));
             graphs(&mut pen, &item.meters);
         }
         (None, Some(item)) => {
@@ -114,14 +114,14 @@ impl Pen<'_, '_> {
 /// Two lines: client to listener, source to target.
 fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let connection = &item.row.connection;
-    let client_leg = leg(pen, &format::endpoint(item.client()), &format::endpoint(item.listener()));
+    let client_leg = leg(pen, &format::endpoint(item.row.client()), &format::endpoint(item.row.listener()));
     let target_leg = leg(pen, &format::endpoint(connection.source), &format::endpoint(connection.target_address));
     // Figures stand one below the other, so that they can be compared.
-    let bytes = |bytes: u64| if item.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
+    let bytes = |bytes: u64| if item.row.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
     let bytes = (bytes(connection.bytes_in), bytes(connection.bytes_out));
     let digits = bytes.0.len().max(bytes.1.len());
     let process = item.row.process.as_ref().map(|process| format!("{process}  ")).unwrap_or_default();
-    let age = if item.is_closed() {
+    let age = if item.row.is_closed() {
         format!("lived {}", format::age(connection.duration_ms))
     } else {
         age(pen.canvas.state, item)
@@ -130,7 +130,7 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let (bytes_in, bytes_out) = (format!("in  {:>digits$} B", bytes.0), format!("out {:>digits$} B", bytes.1));
     // Of a session of Docker's the kernel's words for each leg are all that is known of its state.
     let (state, other) = match &item.row.observed {
-        Some(observed) if !item.is_closed() => (observed.states[0].to_string(), observed.states[1].to_string()),
+        Some(observed) if !item.row.is_closed() => (observed.states[0].to_string(), observed.states[1].to_string()),
         _ => (state_words(item), connection.target.clone()),
     };
     let state_and_bytes = format!("{state} {age}   {bytes_in}");
@@ -142,7 +142,7 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
 
 /// What of the sessions of a port of Docker's cannot be seen, and what that needs.
 fn unseen(pen: &mut Pen<'_, '_>, item: Option<&MappingItem>) {
-    for text in item.iter().flat_map(|item| item.unseen()) {
+    for text in item.iter().flat_map(|item| item.row.unseen()) {
         let room = usize::from(pen.canvas.width().saturating_sub(10));
         let style = pen.canvas.style(Role::Muted);
         for (at, line) in format::wrap(&format!("?? {text}"), room).iter().enumerate() {
@@ -210,9 +210,9 @@ fn target_words(item: &MappingItem) -> String {
 /// Everything about a connection.
 fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let connection = &item.row.connection;
-    let client_leg = leg(pen, &format::endpoint(item.client()), &format::endpoint(item.listener()));
+    let client_leg = leg(pen, &format::endpoint(item.row.client()), &format::endpoint(item.row.listener()));
     let target_leg = leg(pen, &format::endpoint(connection.source), &format::endpoint(connection.target_address));
-    let observed = item.row.observed.as_ref().filter(|_| !item.is_closed());
+    let observed = item.row.observed.as_ref().filter(|_| !item.row.is_closed());
     let kernel = |leg: usize| observed.map(|observed| observed.states[leg].to_string()).unwrap_or_default();
     pen.line("client", &client_leg, &kernel(0));
     pen.line("target", &target_leg, &if observed.is_some() { kernel(1) } else { connection.target.clone() });
@@ -232,12 +232,12 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     }
     let age = age(pen.canvas.state, item);
     let lived =
-        if item.is_closed() { format!(", lived {}", format::age(connection.duration_ms)) } else { String::new() };
+        if item.row.is_closed() { format!(", lived {}", format::age(connection.duration_ms)) } else { String::new() };
     let is_older = item.row.observed.as_ref().is_some_and(|observed| observed.is_older);
     let opened = format!("{}{:.3}", if is_older { "before " } else { "" }, connection.opened_at);
     pen.line("opened", &opened, &format!("{age}{lived}"));
     let datagrams = |number: Option<u64>| number.map(|number| count(number, "datagram")).unwrap_or_default();
-    let bytes = |bytes: u64| if item.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
+    let bytes = |bytes: u64| if item.row.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
     let (bytes_in, bytes_out) = (bytes(connection.bytes_in), bytes(connection.bytes_out));
     pen.line("in", &format!("{bytes_in} B  client to container"), &datagrams(connection.datagrams_in));
     pen.line("out", &format!("{bytes_out} B  container to client"), &datagrams(connection.datagrams_out));
@@ -270,7 +270,7 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
             pen.line("", note.as_str(), "");
         }
     }
-    if item.is_docker() {
+    if item.row.is_docker() {
         pen.line("owner", "docker publishes it; it is only looked at", "");
         unseen(pen, Some(item));
     }
@@ -278,7 +278,7 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     let since = if state.baselines.contains_key(&row.id) { "from your 0 on" } else { "since start" };
     let (bytes_in, bytes_out) =
         (row.bytes_in.saturating_sub(from.bytes_in), row.bytes_out.saturating_sub(from.bytes_out));
-    let bytes = if item.counts_bytes() {
+    let bytes = if item.row.counts_bytes() {
         format!("in {bytes_in} B, out {bytes_out} B {since}")
     } else {
         "in ?? B, out ?? B".to_owned()

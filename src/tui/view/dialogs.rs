@@ -8,7 +8,7 @@ use super::canvas::Canvas;
 use super::import;
 use super::palette;
 use super::theme::Role;
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::Overlay;
 use crate::tui::state::layout::Lines;
 

@@ -5,7 +5,7 @@ use ratatui::style::Style;
 use super::canvas::Canvas;
 use super::mappings::{goes_on, rest};
 use super::theme::{self, Role};
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::event_line::{event_line, short_line};
 use crate::tui::state::layout::Lines;
 use crate::tui::state::world::EventItem;

@@ -8,9 +8,9 @@ use ratatui::style::{Modifier, Style};
 
 use super::canvas::Canvas;
 use super::theme::{self, Role};
+use crate::model::format;
 use crate::model::mapping::Protocol;
 use crate::model::problem::Problem;
-use crate::tui::format;
 use crate::tui::state::Severity;
 use crate::tui::state::form::{Field, Form, Verdict, Who};
 use crate::tui::state::layout::Lines;

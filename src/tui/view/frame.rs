@@ -7,7 +7,7 @@ use super::news;
 use super::theme::{self, Role};
 use crate::model::container::DockerState;
 use crate::model::count::count;
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::keymap::{self, Action, Binding};
 use crate::tui::state::{Overlay, Standing, State, View};
 
@@ -69,7 +69,7 @@ fn sums(canvas: &mut Canvas<'_>) {
     parts.push(format!("in {}  out {}", format::rate_long(sums.in_rate), format::rate_long(sums.out_rate)));
     let ours = parts.len();
     // What goes through Docker is not part of these sums.
-    let published = world.mappings.values().filter(|item| item.is_docker()).count();
+    let published = world.mappings.values().filter(|item| item.row.is_docker()).count();
     if published > 0 {
         let sessions = if sums.docker > 0 { format!(", {}", count(sums.docker, "conn")) } else { String::new() };
         parts.push(format!("docker {}{sessions}", count(published as u64, "port")));

@@ -4,7 +4,7 @@ use ratatui::style::Style;
 
 use super::canvas::Canvas;
 use super::theme::Role;
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::keymap::{self, Binding, Scope};
 use crate::tui::state::dialog::Help;
 use crate::tui::state::layout::Lines;

@@ -7,10 +7,9 @@ use super::dialogs::panel;
 use super::mappings::goes_on;
 use super::theme::Role;
 use crate::model::count::count;
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::import::{Choice, Import};
 use crate::tui::state::layout::Lines;
-use crate::tui::state::offer;
 
 /// Lines that are no choices: the rule, and one that says that the list goes on.
 const FRAME: usize = 2;
@@ -94,7 +93,7 @@ fn widths(canvas: &Canvas<'_>, import: &Import) -> (usize, usize) {
     let widest = |text: fn(&Choice) -> String| {
         import.choices.iter().map(|choice| format::width(&text(choice))).max().unwrap_or(0)
     };
-    let port = widest(|choice| offer::port_words(choice.port, choice.protocol));
+    let port = widest(|choice| format::port(choice.port, choice.protocol));
     // What follows needs: ` -> localhost:65535  mapped as any:65535`, or on narrow screens its first half.
     let rest = if canvas.width() < 60 { 22 } else { 44 };
     let room = usize::from(canvas.width()).saturating_sub(6 + port + rest).max(8);
@@ -110,7 +109,7 @@ fn row(canvas: &mut Canvas<'_>, y: u16, choice: &Choice, (name, port): (usize, u
     }
     canvas.text(4, y, &format::elide_middle(choice.container.as_str(), name), style);
     let mut x = 5 + u16::try_from(name).unwrap_or(0);
-    let words = offer::port_words(choice.port, choice.protocol);
+    let words = format::port(choice.port, choice.protocol);
     canvas.text(x, y, &words, style);
     x += u16::try_from(port).unwrap_or(0) + 1;
     let x = canvas.text(x, y, "-> ", muted);

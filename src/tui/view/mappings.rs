@@ -5,9 +5,10 @@ use ratatui::style::Style;
 use super::canvas::Canvas;
 use super::theme::{self, Role};
 use crate::model::event::MappingState;
+use crate::model::format;
 use crate::model::mapping::Protocol;
+use crate::model::row::LastWords;
 use crate::model::update::{LastOutcome, ListenerRow, Owner};
-use crate::tui::format;
 use crate::tui::state::columns::{self, MappingColumn, Placed};
 use crate::tui::state::layout::Lines;
 use crate::tui::state::{MappingItem, Pane, Severity, State};
@@ -118,11 +119,10 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
     use MappingColumn as C;
     let row = &item.row;
     let is_stopped = row.state == MappingState::Stopped;
-    let unless_stopped = |text: String| if is_stopped { "-".to_owned() } else { text };
     let plain = |text: String| (text, Role::Plain);
     match column.id {
-        C::State if item.is_docker() && row.state == MappingState::Up => {
-            (format::elide_end("docker", usize::from(column.width)), Role::Muted)
+        C::State if item.row.is_docker() && row.state == MappingState::Up => {
+            (format::elide_end(row.state_word(), usize::from(column.width)), Role::Muted)
         }
         C::State => {
             let role = match row.state {
@@ -131,19 +131,18 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
                 MappingState::Failed => Role::Error,
                 MappingState::Starting | MappingState::Stopped => Role::Muted,
             };
-            (format::mapping_state(row.state).to_owned(), role)
+            (row.state_word().to_owned(), role)
         }
         C::Listen => plain(columns::fitted(&state.listen_text(item), column, true)),
-        C::Who if row.mapping.is_exposed() => ("net".to_owned(), Role::Exposed),
-        C::Who => plain("me".to_owned()),
+        C::Who if row.mapping.is_exposed() => (row.who_word().to_owned(), Role::Exposed),
+        C::Who => plain(row.who_word().to_owned()),
         C::Target => plain(columns::fitted(&row.mapping.target.to_string(), column, true)),
-        C::Connections => plain(unless_stopped(seen(item, row.connections, |open| open.to_string()))),
-        C::InRate | C::OutRate | C::In | C::Out if !item.counts_bytes() => plain("??".to_owned()),
-        C::InRate => plain(format::rate(item.figures.in_rate)),
-        C::OutRate => plain(format::rate(item.figures.out_rate)),
+        C::Connections => plain(row.open_text()),
+        C::InRate => plain(row.rate_text(item.figures.in_rate)),
+        C::OutRate => plain(row.rate_text(item.figures.out_rate)),
         C::LastResult => last_result(item, column),
-        C::In => plain(seen(item, state.counters(item).bytes_in, format::si)),
-        C::Out => plain(seen(item, state.counters(item).bytes_out, format::si)),
+        C::In => plain(row.sum_text(state.counters(item).bytes_in)),
+        C::Out => plain(row.sum_text(state.counters(item).bytes_out)),
         C::TargetAddress => {
             let text = match row.target_addresses.as_slice() {
                 [] if is_stopped => "-".to_owned(),
@@ -176,11 +175,6 @@ fn cell(state: &State, item: &MappingItem, column: &Placed<MappingColumn>) -> (S
     }
 }
 
-/// A count of what can be seen. Of a port of Docker's of which something cannot be seen, zero means nothing.
-fn seen(item: &MappingItem, count: u64, text: fn(u64) -> String) -> String {
-    if count == 0 && !item.unseen().is_empty() { "??".to_owned() } else { text(count) }
-}
-
 fn last_result(item: &MappingItem, column: &Placed<MappingColumn>) -> (String, Role) {
     let row = &item.row;
     let role = match item.severity() {
@@ -188,37 +182,25 @@ fn last_result(item: &MappingItem, column: &Placed<MappingColumn>) -> (String, R
         Severity::Warn => Role::Warn,
         Severity::Error => Role::Error,
     };
-    let failed = row.listeners.iter().find(|listener| listener.error.is_some());
-    let text = match (row.state, failed, &row.reason, row.last_result) {
-        (MappingState::Stopped, ..) => "-".to_owned(),
-        (MappingState::Half | MappingState::Failed, Some(listener), ..) => {
-            let error = listener.error.as_ref().map(AsRef::as_ref).map(format::short_error).unwrap_or_default();
-            // Which family is missing; of a mapping that failed whole, that is no news.
-            if row.state == MappingState::Half { missing(listener, &error, usize::from(column.width)) } else { error }
-        }
-        (
-            MappingState::Half | MappingState::Failed | MappingState::Waiting | MappingState::Degraded,
-            _,
-            Some(reason),
-            _,
-        ) => format::short_error(reason.as_str()),
-        (.., Some(result)) => {
-            let text = format::last_result(result);
+    let width = usize::from(column.width);
+    let words = row.last_words();
+    let text = match &words {
+        LastWords::Missing(listener, why) => missing(listener, why, width),
+        LastWords::Target(result) if result.outcome != LastOutcome::Ok && !row.is_docker() => {
             // Where it failed, `w` says why.
-            let with_key = format!("{text}: w");
-            let fits = format::width(&with_key) <= usize::from(column.width);
-            if result.outcome != LastOutcome::Ok && !item.is_docker() && fits { with_key } else { text }
+            let with_key = format!("{}: w", words.text());
+            if format::width(&with_key) <= width { with_key } else { words.text() }
         }
-        (.., None) => "-".to_owned(),
+        words => words.text(),
     };
     let role = if text.starts_with("ok") && role == Role::Plain { Role::Ok } else { role };
-    (format::elide_process(&text, usize::from(column.width)), role)
+    (format::elide_process(&text, width), role)
 }
 
 /// The family that is missing and why: by its address, as much of that as leaves room for the reason, else by a
 /// word.
 fn missing(listener: &ListenerRow, error: &str, columns: usize) -> String {
-    let address = listener.address.rsplit_once(':').map_or(listener.address.as_str(), |(host, _)| host);
+    let address = listener.host();
     let room = columns.saturating_sub(format::width(error) + 1);
     if format::width(address) <= room {
         format!("{address} {error}")

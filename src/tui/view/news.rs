@@ -4,8 +4,8 @@ use super::canvas::Canvas;
 use super::theme;
 use crate::model::container::{DockerState, EnginePlace};
 use crate::model::count::count;
-use crate::tui::format;
-use crate::tui::state::{MappingItem, Overlay, Severity, State, View, with_port_taken};
+use crate::model::format;
+use crate::tui::state::{MappingItem, Overlay, Severity, State, View};
 
 /// What goes on while Docker is out of reach.
 const COMFORT: &str = "mappings by address still work";
@@ -70,7 +70,7 @@ fn standing_problem(state: &State, room: usize) -> Option<(Severity, String)> {
             return Some((Severity::Warn, format!("{reason}: its published ports are offered instead")));
         }
     } else if let Some((severity, text)) = state.selected_mapping().and_then(|item| mapping_problem(item, room)) {
-        let is_ours = state.selected_mapping().is_some_and(|item| !item.is_docker());
+        let is_ours = state.selected_mapping().is_some_and(|item| !item.row.is_docker());
         let says_why =
             is_ours && state.view == View::Mappings && format::width(&text) + 9 <= room_beside(severity, room);
         return Some((severity, if says_why { format!("{text}: press w") } else { text }));
@@ -131,7 +131,7 @@ fn mapping_problem(item: &MappingItem, room: usize) -> Option<(Severity, String)
         return None;
     }
     let row = &item.row;
-    let listen = with_port_taken(row.mapping.listen.to_string(), item);
+    let listen = row.with_port_taken(row.mapping.listen.to_string());
     let what = match (&row.reason, row.last_result) {
         (Some(reason), _) => format!("{}: {reason}", format::mapping_state_word(row.state)),
         (None, Some(result)) => {

@@ -5,7 +5,7 @@ use ratatui::style::{Modifier, Style};
 use super::canvas::Canvas;
 use super::dialogs;
 use super::theme::Role;
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::dialog::Palette;
 use crate::tui::state::layout::Lines;
 use crate::tui::state::suggest::suggestions;

@@ -4,7 +4,7 @@ use ratatui::style::Style;
 
 use super::Page;
 use crate::model::container::{Container, DockerState, EnginePlace};
-use crate::tui::format;
+use crate::model::format;
 use crate::tui::state::{Severity, offer};
 use crate::tui::view::theme::Role;
 

@@ -1,12 +1,12 @@
 //! A filter as typed: words, and `port:8080 fam:6 state:open`. All of them must hold.
+//!
+//! The screen's `/` and the arguments of commands are read here, so the same text finds the same rows.
 
-use crate::model::container::Container;
-use crate::model::event::{ConnectionState, Event};
-use crate::model::mapping::{Family, HostPort};
-
-use super::offer;
-use super::world::{ConnectionItem, MappingItem};
-use crate::tui::format;
+use super::container::Container;
+use super::event::{ConnectionState, Event};
+use super::format;
+use super::mapping::{Family, HostPort};
+use super::update::{ConnectionRow, MappingRow};
 
 /// A parsed filter; empty, it lets everything through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,27 +40,27 @@ impl Filter {
     }
 
     /// Whether a mapping passes.
-    pub fn takes_mapping(&self, item: &MappingItem) -> bool {
+    pub fn takes_mapping(&self, row: &MappingRow) -> bool {
         self.terms.iter().all(|term| match term {
             Term::Word(word) => {
-                has(&item.row.name, word)
-                    || has(&item.row.mapping.to_string(), word)
-                    || has(format::mapping_state_word(item.row.state), word)
-                    || item.is_docker() && has("docker", word)
-                    || item.row.target_addresses.iter().any(|ip| has(&ip.to_string(), word))
-                    || item.row.reason.as_ref().is_some_and(|reason| has(reason.as_str(), word))
+                has(&row.name, word)
+                    || has(&row.mapping.to_string(), word)
+                    || has(format::mapping_state_word(row.state), word)
+                    || row.is_docker() && has("docker", word)
+                    || row.target_addresses.iter().any(|ip| has(&ip.to_string(), word))
+                    || row.reason.as_ref().is_some_and(|reason| has(reason.as_str(), word))
             }
             Term::Port(port) => {
-                let listens = match item.row.mapping.listen.port {
+                let listens = match row.mapping.listen.port {
                     HostPort::Ports(range) => (range.first()..=range.last()).contains(port),
-                    HostPort::Auto => item.row.listeners.iter().any(|l| l.bound.is_some_and(|at| at.port() == *port)),
+                    HostPort::Auto => row.listeners.iter().any(|l| l.bound.is_some_and(|at| at.port() == *port)),
                 };
-                let target = item.row.mapping.target.ports;
+                let target = row.mapping.target.ports;
                 listens || (target.first()..=target.last()).contains(port)
             }
-            Term::Family(family) => item.row.listeners.iter().any(|listener| listener.family == *family),
+            Term::Family(family) => row.listeners.iter().any(|listener| listener.family == *family),
             Term::State(state) => {
-                starts(format::mapping_state_word(item.row.state), state) || item.is_docker() && starts("docker", state)
+                starts(format::mapping_state_word(row.state), state) || row.is_docker() && starts("docker", state)
             }
         })
     }
@@ -77,7 +77,7 @@ impl Filter {
                     || container.addresses.iter().any(|ip| has(&ip.to_string(), word))
                     || container.networks.iter().any(|network| has(network.name.as_str(), word))
                     || label.is_some_and(|label| has(label.project.as_str(), word) || has(label.service.as_str(), word))
-                    || container.ports.iter().any(|port| has(&offer::port_words(port.port, port.protocol), word))
+                    || container.ports.iter().any(|port| has(&format::port(port.port, port.protocol), word))
             }
             Term::Port(port) => {
                 container.ports.iter().any(|of| of.port == *port)
@@ -89,24 +89,24 @@ impl Filter {
     }
 
     /// Whether a connection passes.
-    pub fn takes_connection(&self, item: &ConnectionItem) -> bool {
-        let connection = &item.row.connection;
+    pub fn takes_connection(&self, row: &ConnectionRow) -> bool {
+        let connection = &row.connection;
         self.terms.iter().all(|term| match term {
             Term::Word(word) => {
                 has(&connection.mapping, word)
-                    || item.client().is_some_and(|client| has(&client.to_string(), word))
-                    || item.listener().is_some_and(|listener| has(&listener.to_string(), word))
+                    || row.client().is_some_and(|client| has(&client.to_string(), word))
+                    || row.listener().is_some_and(|listener| has(&listener.to_string(), word))
                     || has(&connection.target, word)
                     || connection.target_address.is_some_and(|address| has(&address.to_string(), word))
-                    || item.row.process.as_ref().is_some_and(|process| has(process.as_str(), word))
+                    || row.process.as_ref().is_some_and(|process| has(process.as_str(), word))
                     || connection.reason.is_some_and(|reason| has(format::close_reason(reason), word))
                     || has(format::connection_state(connection.state), word)
             }
-            Term::Port(port) => [item.client(), item.listener(), connection.target_address]
+            Term::Port(port) => [row.client(), row.listener(), connection.target_address]
                 .into_iter()
                 .flatten()
                 .any(|address| address.port() == *port),
-            Term::Family(family) => item.family() == Some(*family),
+            Term::Family(family) => row.family() == Some(*family),
             Term::State(state) => {
                 starts(format::connection_state(connection.state), state)
                     || connection.state == ConnectionState::HalfClosed && starts("half_closed", state)
@@ -164,5 +164,43 @@ mod tests {
             ]
         );
         assert!(Filter::parse("  ").is_empty());
+    }
+
+    fn connection() -> ConnectionRow {
+        serde_json::from_value(serde_json::json!({
+            "mapping_id": 1, "opened_at_ms": 0, "closed_at_ms": null, "process": "curl 4242",
+            "connection": {
+                "id": 17, "mapping": "web", "protocol": "tcp",
+                "client": "[2001:db8::41]:51514", "listener": "[2001:db8::2]:8080",
+                "source": "172.17.0.1:40112", "target": "web_1:80", "target_address": "172.17.0.2:80",
+                "state": "half_closed", "opened_at": "2026-01-31T10:00:00.123Z", "duration_ms": 0,
+                "bytes_in": 1, "bytes_out": 2
+            }
+        }))
+        .expect("a row")
+    }
+
+    #[test]
+    fn every_term_must_hold_of_a_connection() {
+        for (text, is_taken) in [
+            ("", true),
+            ("web", true),
+            ("WEB curl", true),
+            ("2001:db8::41", true),
+            ("172.17.0.2", true),
+            ("web nginx", false),
+            ("port:8080", true),
+            ("port:80", true),
+            ("port:40112", false),
+            ("fam:6", true),
+            ("fam:v4", false),
+            ("state:half", true),
+            ("state:half_closed", true),
+            ("state:open", false),
+            ("web port:8080 fam:6 state:half", true),
+            ("web port:8080 fam:4 state:half", false),
+        ] {
+            assert_eq!(Filter::parse(text).takes_connection(&connection()), is_taken, "{text}");
+        }
     }
 }

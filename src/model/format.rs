@@ -1,13 +1,14 @@
-//! Figures, ages and addresses as the screen writes them (SI units, three significant digits).
+//! Figures, ages, addresses and states as people read them, on the screen and in what commands print (SI units,
+//! three significant digits).
 //!
 //! Pure functions of their arguments. Nothing here knows of a terminal; text is shortened with `…`, which the
-//! view turns into ASCII where that is asked for.
+//! screen turns into ASCII where that is asked for.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::event::{CloseReason, ConnectionState, MappingState};
-use crate::model::mapping::{Family, Mapping, Protocol};
-use crate::model::update::{LastOutcome, LastResult};
+use super::event::{CloseReason, ConnectionState, MappingState};
+use super::mapping::{Family, Mapping, Protocol};
+use super::update::{LastOutcome, LastResult};
 
 mod shorten;
 
@@ -112,6 +113,11 @@ pub fn place(address: SocketAddr, protocol: Protocol, target_port: u16) -> Strin
         Protocol::Tcp => format!("{}://{address}/", scheme(target_port)),
         other => format!("{address}/{other}"),
     }
+}
+
+/// A port of a container: `80/tcp`.
+pub fn port(port: u16, protocol: Protocol) -> String {
+    format!("{port}/{protocol}")
 }
 
 /// An address as it stands before a port: IPv6 in brackets.

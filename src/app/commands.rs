@@ -1,0 +1,173 @@
+//! Commands of a running engine: whom they ask, where their answers go, and the exit status.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::control;
+use super::events::reader_gone;
+use super::parts::{Signals, on_own_thread, runtime};
+use super::{complain, refuse};
+use crate::cli::{Engine, Fields, Filter, Source, Which};
+use crate::commands::{self, Failure, Output, Remark};
+use crate::headless::{self, Demand, Ended};
+use crate::model::request::{Reply, RequestError};
+use crate::service::{Handle, OpenError, OpenedProfile};
+
+/// How long a terminal may take to be given back, which does not read perhaps.
+const GIVE_BACK: Duration = Duration::from_millis(200);
+
+/// Asks the engine that runs the profile of `source`, and prints what it says.
+pub(super) fn run(source: &Source, command: &Engine) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let json = command.to().json;
+    // Carries what the command asks, as long as that runs.
+    let mut bridge = JoinSet::new();
+    let attached = runtime.block_on(control::find(source, command.to().socket.as_deref(), false)).map(|engine| {
+        let handle = engine.handle();
+        bridge.spawn_on(engine.run(), runtime.handle());
+        handle
+    });
+    let said = match (attached, command) {
+        (Ok(handle), Engine::Watch { filter, interval, .. }) => {
+            let is_terminal = io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+            let what = commands::Watch {
+                filter: text(filter),
+                interval: *interval,
+                published: filter.published,
+                size: is_terminal.then_some(crossterm::terminal::size),
+            };
+            watch(&runtime, handle, what, json)
+        }
+        (Ok(handle), Engine::Events { interval, .. }) => {
+            let speak = headless::Options { json, interval: *interval, demand: Demand::Nothing };
+            events(&runtime, &handle, speak)
+        }
+        (Ok(handle), command) => Ok(runtime.block_on(answer(&handle, command, &mut Output::new(io::stdout(), json)))),
+        // Which ones there are is known without it.
+        (Err(_), Engine::Profiles { .. }) => match runtime.block_on(OpenedProfile::list()) {
+            Ok(names) => {
+                let reply = Reply::Profiles { names, open: None };
+                Ok(commands::say_profiles(&reply, &mut Output::new(io::stdout(), json)))
+            }
+            Err(OpenError::Invalid(problems)) => Ok(Err(Failure::Invalid { problems })),
+            Err(OpenError::Running(message) | OpenError::Failed(message)) => Err(anyhow::anyhow!("{message}")),
+        },
+        (Err(error), _) => Err(error),
+    };
+    runtime.shutdown_background();
+    match said? {
+        Ok(remark) => {
+            remark.iter().for_each(complain);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(Failure::Invalid { problems }) => Ok(refuse(&problems)),
+        Err(failure) if failure.status() == 0 => Ok(ExitCode::SUCCESS),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// One question, one answer.
+async fn answer(handle: &Handle, command: &Engine, out: &mut Output<impl Write>) -> Result<Remark, Failure> {
+    match command {
+        Engine::Ls { filter, .. } => {
+            let what = commands::Mappings { filter: text(filter), published: filter.published };
+            commands::mappings(handle, &what, out).await
+        }
+        Engine::Connections { filter, closed, .. } => {
+            let what = commands::Connections { filter: text(filter), closed: *closed, published: filter.published };
+            commands::connections(handle, &what, out).await
+        }
+        Engine::Add { mapping, fields, stopped, even_if_busy, .. } => {
+            let what = commands::Add {
+                mapping: mapping.clone(),
+                fields: as_usable(fields),
+                stopped: *stopped,
+                even_if_busy: *even_if_busy,
+            };
+            commands::add(handle, &what, out).await
+        }
+        Engine::Edit { which, mapping, fields, even_if_busy, .. } => {
+            let what = commands::Edit {
+                which: which.clone(),
+                mapping: mapping.clone(),
+                fields: as_usable(fields),
+                even_if_busy: *even_if_busy,
+            };
+            commands::edit(handle, &what, out).await
+        }
+        Engine::Rm { names, .. } => commands::remove(handle, names, out).await,
+        Engine::Start { which, .. } => commands::start(handle, &these(which), out).await,
+        Engine::Stop { which, .. } => commands::stop(handle, &these(which), out).await,
+        Engine::Undo { .. } => commands::undo(handle, out).await,
+        Engine::Kill { ids, .. } => commands::kill(handle, ids, out).await,
+        Engine::Profiles { .. } => commands::profiles(handle, out).await,
+        Engine::Open { name, new, .. } => commands::open(handle, name, *new, out).await,
+        Engine::Saveas { name, .. } => commands::save_as(handle, name, out).await,
+        Engine::Watch { .. } | Engine::Events { .. } => unreachable!("they go on until they are ended"),
+    }
+}
+
+/// Watches until a signal comes or nobody reads any more.
+fn watch(
+    runtime: &Runtime,
+    handle: Handle,
+    what: commands::Watch,
+    json: bool,
+) -> anyhow::Result<Result<Remark, Failure>> {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let mut ended = on_own_thread("watch", handle, move |handle| async move {
+        commands::watch(&handle, &what, Output::new(io::stdout(), json), stopped).await
+    })?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            said = &mut ended => return said.context("watching ended without a word"),
+            _ = signals.next() => stop.cancel(),
+            () = reader_gone() => return Ok(Err(Failure::ReaderGone)),
+        }
+        match timeout(GIVE_BACK, ended).await {
+            Ok(said) => said.context("watching ended without a word"),
+            Err(_) => Ok(Ok(None)),
+        }
+    })
+}
+
+/// Prints events until a signal comes or nobody reads any more.
+fn events(runtime: &Runtime, handle: &Handle, speak: headless::Options) -> anyhow::Result<Result<Remark, Failure>> {
+    let events = runtime.block_on(handle.subscribe(speak.interest()))?;
+    let ended = on_own_thread("events", events, move |events| headless::run(events, speak, io::stdout()))?;
+    runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            said = ended => match said.context("the printer ended without a word")? {
+                Ok(Ended::Finished) => Ok(Err(RequestError::Gone.into())),
+                Ok(Ended::OutputClosed | Ended::NotListening(_)) => Ok(Ok(None)),
+                Err(error) => Ok(Err(error.into())),
+            },
+            _ = signals.next() => Ok(Ok(None)),
+            () = reader_gone() => Ok(Err(Failure::ReaderGone)),
+        }
+    })
+}
+
+/// As it would be typed on the screen.
+fn text(filter: &Filter) -> String {
+    filter.filter.join(" ")
+}
+
+fn these(which: &Which) -> commands::Which {
+    if which.all { commands::Which::All } else { commands::Which::These(which.names.clone()) }
+}
+
+fn as_usable(typed: &Fields) -> commands::Fields {
+    let Fields { name, network, connect_timeout, idle_timeout, half_close_timeout, max_connections } = typed.clone();
+    commands::Fields { name, network, connect_timeout, idle_timeout, half_close_timeout, max_connections }
+}

@@ -1,0 +1,291 @@
+//! Arguments of the commands that speak to a running engine, as typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::interval;
+
+/// The grammar of a mapping.
+const MAPPING: &str = "[ADDRESS:]PORT[-PORT]:TARGET:PORT[-PORT][/tcp|/udp|/sctp]";
+
+/// Which engine, and how it answers.
+#[derive(Clone, Debug, Default, Args)]
+pub struct To {
+    /// The engine that runs this profile [default: default]
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    pub profile: Option<String>,
+    /// The engine that runs this profile file
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// The engine with this control socket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["profile", "file"])]
+    pub socket: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What takes a filter, as the screen's `/` does.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Filter {
+    /// Words, and port:8080 fam:6 state:up; all of them must hold
+    #[arg(value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// List what Docker itself publishes, too
+    #[arg(long)]
+    pub published: bool,
+}
+
+/// Fields of a mapping that have a default.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Fields {
+    /// Its name; when left out, or empty, it is made from the listen side
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Of a container on several networks: the one by which it is reached
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// All attempts to reach the target together, such as 5s (default)
+    #[arg(long, value_name = "DURATION")]
+    pub connect_timeout: Option<String>,
+    /// Ends a connection without traffic; by default none for tcp, 90s for udp
+    #[arg(long, value_name = "DURATION")]
+    pub idle_timeout: Option<String>,
+    /// Ends a half-closed connection without traffic; 1h by default
+    #[arg(long, value_name = "DURATION")]
+    pub half_close_timeout: Option<String>,
+    /// Most connections at once; by default no limit for tcp, 4096 for udp
+    #[arg(long, value_name = "NUMBER")]
+    pub max_connections: Option<String>,
+}
+
+/// Mappings by name or id.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Which {
+    /// Names or ids, as `ls` lists them
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    pub names: Vec<String>,
+    /// Every mapping
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// What to ask of a running engine.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Engine {
+    /// List the mappings of the running engine
+    #[command(after_help = "\
+portolan ls state:fail           those that do not listen
+portolan ls --json | jq -r '.[] | select(.state != \"up\") | .name'
+
+STATE is the listener's side, LAST RESULT the target's; WHO can connect: me (this machine) or net (others, too).
+IN is from clients to the target, OUT is back; k, M and G are powers of 1000.")]
+    Ls {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Add a mapping to the running engine and its profile
+    #[command(after_help = "\
+portolan add 8080:web_1:80 --name web
+portolan add any:5353:172.17.0.3:53/udp --idle-timeout 10s
+
+It is added when it is valid and its port is free. What does not listen all the same is tried again; stderr says why.")]
+    Add {
+        /// As mapping text.
+        #[arg(help = MAPPING)]
+        mapping: String,
+        /// The rest of it.
+        #[command(flatten)]
+        fields: Fields,
+        /// Do not let it listen yet
+        #[arg(long)]
+        stopped: bool,
+        /// Add it although its port is in use; it listens once the port is free
+        #[arg(long)]
+        even_if_busy: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Change a mapping; what is not given stays as it is
+    #[command(after_help = "\
+portolan edit web any:8080:web_1:80
+portolan edit web --name shop --idle-timeout default
+
+`default` takes an option back. Connections stay where the listen side stays as it is.")]
+    Edit {
+        /// Its name or id
+        #[arg(value_name = "NAME")]
+        which: String,
+        /// As mapping text.
+        #[arg(help = MAPPING)]
+        mapping: Option<String>,
+        /// What else changes.
+        #[command(flatten)]
+        fields: Fields,
+        /// Change it although its port is in use; it listens once the port is free
+        #[arg(long)]
+        even_if_busy: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Remove mappings, resetting their connections
+    #[command(after_help = "portolan undo brings them back, but not their connections.")]
+    Rm {
+        /// Names or ids, as `ls` lists them
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Let mappings listen
+    Start {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Stop mappings: listeners close, connections are reset
+    Stop {
+        /// Which.
+        #[command(flatten)]
+        which: Which,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Take the last change of the profile back
+    Undo {
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// List the connections of the running engine
+    #[command(after_help = "\
+portolan connections web fam:6
+portolan connections --json state:half | jq '.[].id' | xargs portolan kill")]
+    Connections {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// List those that have ended, too, as far as the engine remembers them
+        #[arg(long)]
+        closed: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Reset connections
+    Kill {
+        /// Ids, as `connections` lists them
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<u64>,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Show mappings and open connections with what flows, again and again
+    #[command(after_help = "\
+portolan watch                   in place, until ^C
+portolan watch web --interval 10s >>web.log
+portolan watch --json | jq '.mappings[] | [.name, .in_rate, .out_rate]'
+
+IN/s and OUT/s are means over the interval. The filter holds for both tables.")]
+    Watch {
+        /// Which.
+        #[command(flatten)]
+        filter: Filter,
+        /// Time between two looks, such as 1s
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+        interval: Duration,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Print events of the running engine as they happen, as `portolan run` does
+    Events {
+        /// Time between two traffic events, such as 1s
+        #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+        interval: Duration,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// List the profiles, and which one is open
+    Profiles {
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Let the running engine open another profile; connections of mappings that are the same in both stay
+    Open {
+        /// The profile
+        name: String,
+        /// Make it if it is not there
+        #[arg(long)]
+        new: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+    /// Write the mappings of the running engine, those of its session included, to a new profile and open that
+    Saveas {
+        /// The new profile
+        name: String,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
+}
+
+impl Engine {
+    /// As it is typed.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Ls { .. } => "ls",
+            Self::Add { .. } => "add",
+            Self::Edit { .. } => "edit",
+            Self::Rm { .. } => "rm",
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Undo { .. } => "undo",
+            Self::Connections { .. } => "connections",
+            Self::Kill { .. } => "kill",
+            Self::Watch { .. } => "watch",
+            Self::Events { .. } => "events",
+            Self::Profiles { .. } => "profiles",
+            Self::Open { .. } => "open",
+            Self::Saveas { .. } => "saveas",
+        }
+    }
+
+    /// Whom to ask, and how it answers.
+    pub fn to(&self) -> &To {
+        match self {
+            Self::Ls { to, .. }
+            | Self::Add { to, .. }
+            | Self::Edit { to, .. }
+            | Self::Rm { to, .. }
+            | Self::Start { to, .. }
+            | Self::Stop { to, .. }
+            | Self::Undo { to }
+            | Self::Connections { to, .. }
+            | Self::Kill { to, .. }
+            | Self::Watch { to, .. }
+            | Self::Events { to, .. }
+            | Self::Profiles { to }
+            | Self::Open { to, .. }
+            | Self::Saveas { to, .. } => to,
+        }
+    }
+}
