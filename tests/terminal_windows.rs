@@ -45,6 +45,20 @@ fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), signal).expect("it runs");
 }
 
+/// It has nothing to do, and does nothing: not even wait for keys that never come again.
+fn assert_rests(pid: u32) {
+    let ticks = || -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = ticks() - before;
+    // Of 200 that a thread without a rest would use.
+    assert!(used < 60, "{used} ticks in two seconds");
+}
+
 /// Ends an engine that has no window.
 fn shut_down(home: &Home, pid: u32) {
     let ended = home.command(None).args(["shutdown", "--drain", "0"]).output().expect("it runs");
@@ -179,6 +193,7 @@ async fn windows_that_are_killed_left_or_closed_cost_no_byte_and_no_connection()
     );
     assert_eq!((row.bytes_in, row.bytes_out, row.errors), (sent, sent, 0));
     assert_eq!(row.connections_total, TRANSFERS as u64);
+    assert_rests(engine);
     shut_down(&home, engine);
 }
 
@@ -209,6 +224,7 @@ async fn a_window_that_closes_leaves_a_profile_running_and_takes_a_session_with_
         while let Some(transferred) = transfers.join_next().await {
             transferred.expect("every byte came back");
         }
+        assert_rests(engine);
         // From any window it can be ended.
         again.command("shutdown");
         again.terminal.wait_for_text("for every window");

@@ -23,9 +23,13 @@ use crate::service::{OpenedProfile, Running};
 /// How long clients may take to hear the last of an engine that ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// How long an engine may take to say that it ends.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The control socket that this engine serves, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Control {
+    path: PathBuf,
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
 }
@@ -43,12 +47,18 @@ impl Control {
                 return Ok(None);
             }
         };
+        let path = door.path().to_owned();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let ended = on_own_thread("control", running.handle(), move |handle| {
             control::serve(door, handle, names, clients, stopped)
         })?;
-        Ok(Some(Self { stop, ended }))
+        Ok(Some(Self { path, stop, ended }))
+    }
+
+    /// Where it was opened.
+    pub(super) fn shown_path(&self) -> SafeText {
+        shown(&self.path)
     }
 
     /// Lets nobody in any more: the first step of an end.
@@ -126,9 +136,12 @@ pub(super) fn shut_down(
         let handle = engine.handle();
         let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
         tokio::select! {
-            reply = handle.request(Request::Shutdown { drain_ms }) => match reply? {
-                Reply::Done { message, .. } => print(&format!("{message}\n")),
-                _ => Ok(ExitCode::SUCCESS),
+            reply = timeout(PATIENCE, handle.request(Request::Shutdown { drain_ms })) => match reply {
+                Ok(reply) => match reply? {
+                    Reply::Done { message, .. } => print(&format!("{message}\n")),
+                    _ => Ok(ExitCode::SUCCESS),
+                },
+                Err(_) => anyhow::bail!("the engine does not answer: is it stopped (SIGCONT lets it go on)?"),
             },
             () = engine.run() => anyhow::bail!("the engine does not answer"),
         }

@@ -6,21 +6,25 @@
 //! than the end of this one: the engine keeps its process, its sockets and every connection.
 //!
 //! What the shell and the user do to this process is passed on: signals, the stop of `^z`, the end. If it is killed, the
-//! engine ends as if its terminal had hung up; if the engine is killed, this process gives the terminal back.
+//! engine is told so as if its terminal had hung up; if the engine is killed, this process gives the terminal back.
 
 use std::env;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
-use nix::sys::signalfd::SignalFd;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getppid, setsid};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, getppid, pipe2, setsid};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::tui;
 
@@ -47,6 +51,10 @@ pub(super) struct Front(Pid);
 /// Puts a process in front of the engine; returns in both. Call it before there is any thread.
 pub(super) fn stand() -> Stand {
     let parent = getppid();
+    // What systemd hands in is for the process that it has started.
+    if env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string()) {
+        return Stand::Engine(None);
+    }
     if env::var(VARIABLE).is_ok_and(|pid| pid == parent.to_string()) {
         // The one in front has blocked what it waits for, and a child inherits that.
         if let Err(error) = heard().thread_unblock() {
@@ -55,7 +63,11 @@ pub(super) fn stand() -> Stand {
         return Stand::Engine(Front::of(parent));
     }
     match in_front() {
-        Ok(status) => Stand::Front(status),
+        Ok(Ok(status)) => Stand::Front(status),
+        Ok(Err(error)) => {
+            super::complain(format_args!("portolan: the engine cannot be looked after: {error}"));
+            Stand::Front(ExitCode::FAILURE)
+        }
         // Without it, the program cannot be left running; that is all.
         Err(error) => {
             tracing::debug!(%error, "no process stands in front of the engine");
@@ -74,16 +86,36 @@ impl Front {
 
     /// Lets it go, and with it the shell and the terminal: this process goes on alone, in a session of its own. Call it
     /// on the main thread, when the terminal has been given back and everything is said.
-    pub(super) fn leave(self) -> io::Result<()> {
+    pub(super) fn leave(self) -> io::Result<Left> {
+        let nothing = File::options().read(true).write(true).open("/dev/null")?;
+        // Nothing comes, and no end either: the thread that has read the terminal's keys reads once more, and an end it
+        // would read again and again.
+        let (silence, source) = pipe2(OFlag::O_CLOEXEC)?;
+        setsid()?;
         // Of the thread that has set it.
         set_pdeathsig(None)?;
-        setsid()?;
-        let nothing = File::options().read(true).write(true).open("/dev/null")?;
-        dup2_stdin(&nothing)?;
+        dup2_stdin(&silence)?;
         dup2_stdout(&nothing)?;
         dup2_stderr(&nothing)?;
-        Ok(kill(self.0, LEFT)?)
+        self.wake();
+        match kill(self.0, LEFT) {
+            // It was killed, which is why the engine goes on alone.
+            Ok(()) | Err(Errno::ESRCH) => Ok(Left { _source: source }),
+            Err(error) => Err(error.into()),
+        }
     }
+
+    /// Lets it go on if it stands still, that it hears of the end.
+    pub(super) fn wake(&self) {
+        // If it is gone, it hears nothing any more.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+/// What an engine without a terminal has instead of one.
+#[derive(Debug)]
+pub(super) struct Left {
+    _source: OwnedFd,
 }
 
 /// The signals that the one in front waits for.
@@ -101,10 +133,16 @@ fn heard() -> SigSet {
 }
 
 /// Starts the engine, and stands in for it until it ends or is left running.
-fn in_front() -> io::Result<ExitCode> {
+///
+/// # Errors
+/// The outer one: there is no engine, so this process may be it. The inner one: there is, and this process has lost it.
+fn in_front() -> io::Result<io::Result<ExitCode>> {
+    // A parent that ignores the ends of its children has us inherit that; then nothing would be heard of the engine's.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _minded = runtime.block_on(async { signal(SignalKind::child()) })?;
     let heard = heard();
     let before = heard.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
-    let started = SignalFd::new(&heard).map_err(io::Error::from).and_then(|signals| {
+    let started = SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC).map_err(io::Error::from).and_then(|signals| {
         let terminal = tcgetattr(io::stdin()).ok();
         // The program's own path, since its name is what others see of it.
         let mut command = Command::new(env::current_exe()?);
@@ -117,7 +155,7 @@ fn in_front() -> io::Result<ExitCode> {
         Ok((signals, terminal, Pid::from_raw(pid)))
     });
     match started {
-        Ok((signals, terminal, engine)) => stand_in(&signals, terminal.as_ref(), engine),
+        Ok((signals, terminal, engine)) => Ok(stand_in(&signals, terminal.as_ref(), engine)),
         Err(error) => {
             before.thread_set_mask()?;
             Err(error)
@@ -159,7 +197,12 @@ fn stand_in(signals: &SignalFd, terminal: Option<&Termios>, engine: Pid) -> io::
 fn looked_after(engine: Pid, terminal: Option<&Termios>) -> io::Result<Option<ExitCode>> {
     loop {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
-        match waitpid(engine, Some(flags))? {
+        let status = match waitpid(engine, Some(flags)) {
+            // It was waited for by nobody and is gone.
+            Err(Errno::ECHILD) => return Ok(Some(ExitCode::SUCCESS)),
+            status => status?,
+        };
+        match status {
             WaitStatus::Exited(_, status) => {
                 return Ok(Some(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))));
             }

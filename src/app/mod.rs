@@ -68,7 +68,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(2));
             }
             let _log = parts::start_log()?;
-            screen::attach(parts::runtime()?, &cli.source, socket.as_deref(), cli.screen)
+            screen::attach(parts::runtime()?, &cli.source, socket.as_deref(), cli.screen, None)
         }
         Some(Command::Shutdown { socket, drain, .. }) => {
             control::shut_down(&parts::runtime()?, &cli.source, socket.as_deref(), *drain)
@@ -105,7 +105,9 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                     Opened::Runs(message) if !cli.source.mappings.is_empty() => {
                         anyhow::bail!("{message}: add mappings to it with `portolan add`, or in its window")
                     }
-                    Opened::Runs(_) => screen::attach(parts::runtime()?, &cli.source, None, cli.screen),
+                    Opened::Runs(message) => {
+                        screen::attach(parts::runtime()?, &cli.source, None, cli.screen, Some(&message))
+                    }
                 }
             }
         },

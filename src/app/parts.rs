@@ -146,6 +146,8 @@ pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// Within so long, a second signal is the first one again.
+    echo: Duration,
 }
 
 impl Signals {
@@ -156,7 +158,13 @@ impl Signals {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
             hangup: listen(SignalKind::hangup())?,
+            echo: Duration::ZERO,
         })
+    }
+
+    /// The same for an engine with a process in front, which passes on what the terminal's group has heard, too.
+    pub(super) fn behind_a_front() -> anyhow::Result<Self> {
+        Ok(Self { echo: ECHO, ..Self::new()? })
     }
 
     /// The next of them.
@@ -173,12 +181,11 @@ impl Signals {
         while self.next().await == Heard::Hangup {}
     }
 
-    /// Returns at another signal than the one that came at `start`. That may come twice, by the terminal's group and by
-    /// the process in front.
+    /// Returns at another signal than the one that came at `start`.
     pub(super) async fn again(&mut self, start: Instant) {
         loop {
             self.next().await;
-            if start.elapsed() > ECHO {
+            if start.elapsed() >= self.echo {
                 return;
             }
         }

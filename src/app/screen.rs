@@ -21,6 +21,7 @@ use super::sources::Sources;
 use crate::cli::{Screen, Source};
 use crate::demo;
 use crate::logging::Log;
+use crate::model::engine::EngineName;
 use crate::model::untrusted::SafeText;
 use crate::service::{Handle, OpenedProfile};
 use crate::tui::{self, ColorMode, Outcome, Standing};
@@ -55,30 +56,39 @@ pub(super) fn run(
     let (mut signals, end) = {
         let mut sample = pin!(serve(engine.sample.take()));
         let (mut signals, end) = runtime.block_on(async {
-            let mut signals = Signals::new()?;
+            let mut signals = if front.is_some() { Signals::behind_a_front() } else { Signals::new() }?;
             // An engine that ends is said on the screen, which stays until it is left.
             let asked = engine.running.asked_to_end();
             let end = screen_or_end(ended, &shutdown, &mut signals, &mut sample, asked).await;
             anyhow::Ok((signals, end))
         })?;
         let left = match &end {
-            Ok(End { outcome: Outcome::Left { listening }, .. }) => Some(left_running(*listening, profile.as_ref())),
+            Ok(End { outcome: Outcome::Left { listening }, .. }) => {
+                Some(left_running(*listening, &how_to_name(&engine, profile.as_ref())))
+            }
             Ok(End { by: By::Hangup, .. }) if profile.is_some() => Some(String::new()),
-            Err(Failed::Screen) if profile.is_some() => Some(screen_failed()),
+            Err(Failed::Screen) if profile.is_some() => Some(screen_failed(&how_to_name(&engine, profile.as_ref()))),
             _ => None,
         };
         match (left, front) {
             (Some(said), Some(front)) => {
-                if !said.is_empty() {
-                    runtime.block_on(say(said))?;
-                }
+                // A terminal that takes it no more is no reason to end.
+                let saying = async { if said.is_empty() { None } else { timeout(GIVE_BACK, say(said)).await.ok() } };
+                runtime.block_on(saying);
                 // On the main thread, which has to do with the process in front.
-                front.leave().context("cannot leave the terminal")?;
-                tracing::info!("the engine goes on without a screen");
-                let drain = runtime.block_on(without_screen(&mut engine, &mut signals, sample));
-                (signals, Ok(End { outcome: Outcome::Quit { message: String::new() }, by: By::Asked(drain) }))
+                match front.leave() {
+                    Ok(_left) => {
+                        tracing::info!("the engine goes on without a screen");
+                        let drain = runtime.block_on(without_screen(&mut engine, &mut signals, sample));
+                        (signals, Ok(End { outcome: Outcome::Quit { message: String::new() }, by: By::Asked(drain) }))
+                    }
+                    Err(error) => (signals, Err(Failed::Leaving(error))),
+                }
             }
-            _ => (signals, end),
+            (_, front) => {
+                front.iter().for_each(Front::wake);
+                (signals, end)
+            }
         }
     };
     let status = runtime.block_on(async {
@@ -107,32 +117,52 @@ async fn without_screen(engine: &mut Engine, signals: &mut Signals, sample: impl
     }
 }
 
-/// What is said of a screen that has failed while the engine goes on.
-fn screen_failed() -> String {
+/// What is said when the engine goes on without a screen. `named`: how commands name it.
+fn left_running(listening: usize, named: &str) -> String {
+    let going = if listening == 1 { "1 mapping goes on".to_owned() } else { format!("{listening} mappings go on") };
     let pid = std::process::id();
     format!(
-        "The screen has failed (this is a defect of portolan; the log has more). The engine goes on without it (pid \
-         {pid}). portolan attach opens another; portolan shutdown ends it."
+        "{going} without a screen (pid {pid}).\nportolan attach{named} comes back; portolan shutdown{named} ends it."
     )
 }
 
-/// What is said when the engine goes on without a screen.
-fn left_running(listening: usize, profile: Option<&SafeText>) -> String {
-    let going = if listening == 1 { "1 mapping goes on".to_owned() } else { format!("{listening} mappings go on") };
-    let pid = std::process::id();
-    let saved = profile.map(|path| format!(" Saved in {path}.")).unwrap_or_default();
-    format!("{going} without a screen (pid {pid}).{saved} portolan attach comes back; portolan shutdown ends it.")
+/// How commands name an engine of ours: by the profile that it runs now, else by its socket.
+fn how_to_name(engine: &Engine, opened: Option<&SafeText>) -> String {
+    match &*engine.running.name().borrow() {
+        EngineName::Profile { name: Some(name), .. } if name == "default" => String::new(),
+        EngineName::Profile { name: Some(name), .. } => format!(" --profile {name}"),
+        EngineName::Profile { name: None, .. } => opened.map(|path| format!(" --file {path}")).unwrap_or_default(),
+        EngineName::Session { .. } => {
+            engine.control.as_ref().map(|control| format!(" --socket {}", control.shown_path())).unwrap_or_default()
+        }
+    }
 }
 
-/// Shows the screen over an engine in another process. Leaving it leaves that as it is.
+/// What is said of a screen that has failed while the engine goes on.
+fn screen_failed(named: &str) -> String {
+    let pid = std::process::id();
+    format!(
+        "The screen has failed (this is a defect of portolan; the log has more). The engine goes on without it (pid {pid}).\n\
+         portolan attach{named} opens another; portolan shutdown{named} ends it."
+    )
+}
+
+/// Shows the screen over an engine in another process. Leaving it leaves that as it is. `runs` says who runs what was to
+/// be opened here, if that is how it came to this.
 pub(super) fn attach(
     runtime: Runtime,
     source: &Source,
     socket: Option<&Path>,
     screen: Screen,
+    runs: Option<&SafeText>,
 ) -> anyhow::Result<ExitCode> {
     let status = runtime.block_on(async {
-        let engine = control::find(source, socket, true).await?;
+        let engine = match (control::find(source, socket, runs.is_none()).await, runs) {
+            (Err(_), Some(runs)) => {
+                anyhow::bail!("{runs}, and cannot be reached by a control socket (its log says why)")
+            }
+            (engine, _) => engine?,
+        };
         let shutdown = CancellationToken::new();
         let ended = show(engine.handle(), screen, None, Standing::Attached, &shutdown)?;
         let mut signals = Signals::new()?;
@@ -203,6 +233,8 @@ enum Failed {
     Stuck,
     #[error("the sample page has ended")]
     Sample,
+    #[error("cannot leave the terminal: {0}")]
+    Leaving(std::io::Error),
     #[error(transparent)]
     Terminal(#[from] tui::Error),
 }

@@ -234,6 +234,7 @@ impl Service {
                     let path = created.status().path;
                     self.close_profile(Some(created));
                     self.desired.keep_session();
+                    self.hurry();
                     done(Vec::new(), &format!("saved in {path}"))
                 });
                 tell(reply, answer);
@@ -310,6 +311,7 @@ impl Service {
         let has_dropped = self.drops_connections(&entries);
         self.desired.change("edit of the file by hand".into(), entries, has_dropped);
         self.reconcile().await;
+        self.hurry();
         self.registry.tell(|| EventKind::ProfileApplied { added, changed, removed });
         Edit::Applied
     }

@@ -42,6 +42,9 @@ const BUSY: Duration = Duration::from_millis(20);
 const FIRST_UPDATE: Duration = Duration::from_millis(300);
 /// How often an engine that was lost is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A stop signal so soon after going on is the last one again: whoever stops the whole group is heard by the process in
+/// front, too, which passes it on.
+const ECHO: Duration = Duration::from_millis(100);
 /// Keys and updates taken in before a frame is drawn.
 const DRAIN: usize = 64;
 
@@ -127,6 +130,7 @@ pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) 
         source: (handle, interest),
         started: Instant::now(),
         expected_stops: 0,
+        resumed: None,
         is_left: false,
     };
     session.drive(&mut screen, Box::pin(input), shutdown).await?;
@@ -150,6 +154,8 @@ struct Session {
     is_left: bool,
     /// Stop signals that we sent to our own group, and shall not obey.
     expected_stops: u32,
+    /// When it last went on after a stop.
+    resumed: Option<Instant>,
 }
 
 type Input = Pin<Box<dyn Stream<Item = io::Result<crossterm::event::Event>>>>;
@@ -215,6 +221,7 @@ impl Session {
                 Woken::End => return Ok(()),
                 Woken::Time | Woken::Msg(None) => {}
                 Woken::Stop if self.expected_stops > 0 => self.expected_stops -= 1,
+                Woken::Stop if self.resumed.is_some_and(|at| at.elapsed() < ECHO) => {}
                 Woken::Stop => self.suspend(surface, false)?,
                 Woken::Msg(Some(msg)) => {
                     if self.take(surface, msg)? || self.drain(surface, &mut input).await? {
@@ -283,6 +290,7 @@ impl Session {
     fn suspend(&mut self, surface: &mut impl Surface, whole_group: bool) -> Result<(), Error> {
         self.expected_stops += u32::from(whole_group);
         let (columns, rows) = surface.suspend(whole_group)?;
+        self.resumed = Some(Instant::now());
         let clock = Msg::Clock(self.now_ms());
         update(&mut self.state, clock);
         update(&mut self.state, Msg::Resize(columns, rows));
@@ -356,7 +364,16 @@ fn farewell(state: &State) -> String {
         } else {
             let listening = world.listening();
             let going = if listening == 1 { "1 mapping goes" } else { &format!("{listening} mappings go") };
-            format!("{going} on without this window. portolan attach comes back; portolan shutdown ends it all.")
+            let named = world
+                .overview
+                .profile
+                .as_ref()
+                .map(|profile| how_to_open(profile.name.as_str(), profile.path.as_str()));
+            let named =
+                named.filter(|named| named != "--profile default").map(|named| format!(" {named}")).unwrap_or_default();
+            format!(
+                "{going} on without this window.\nportolan attach{named} comes back; portolan shutdown{named} ends it all."
+            )
         };
     }
     let stopped = format!("Stopped {}.", count(world.listening() as u64, "mapping"));
@@ -368,14 +385,18 @@ fn farewell(state: &State) -> String {
         }
         Some(profile) => {
             let (name, path) = (profile.name.as_str(), profile.path.as_str());
-            // A profile of the config folder is opened by its name, any other by its file.
-            let how = if path.ends_with(&format!("/profiles/{name}.json")) {
-                format!("--profile {name}")
-            } else {
-                format!("--file {path}")
-            };
+            let how = how_to_open(name, path);
             format!("{stopped} Saved in {path}. Without a screen: portolan run {how}")
         }
+    }
+}
+
+/// A profile of the config folder is opened by its name, any other by its file.
+fn how_to_open(name: &str, path: &str) -> String {
+    if path.ends_with(&format!("/profiles/{name}.json")) {
+        format!("--profile {name}")
+    } else {
+        format!("--file {path}")
     }
 }
 
@@ -425,6 +446,7 @@ mod tests {
             source: (handle, Interest::default()),
             started: Instant::now(),
             expected_stops: 0,
+            resumed: None,
             is_left: false,
         }
     }

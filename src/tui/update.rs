@@ -133,9 +133,13 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         }
         Msg::ServiceBack => {
             state.is_gone = false;
-            // Ids are those of another run.
+            // Ids are those of another run: what was asked or waited for was about others.
             state.marks.clear();
             state.baselines.clear();
+            state.overlay = Overlay::None;
+            state.frozen = None;
+            state.select_when_told = None;
+            state.saved_when_told = None;
             say(state, Severity::None, "the engine is back");
         }
     }

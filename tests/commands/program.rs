@@ -44,7 +44,7 @@ fn without_an_engine_each_command_says_which_one_is_meant_and_how_to_start_it() 
     let said = failed(&home, &["ls", "--file", "x.json"], 1);
     assert_eq!(said, format!("portolan: no engine runs x.json: {}", start(" --file x.json")));
     let said = failed(&home, &["ls", "--profile", "\x1b[2J"], 1);
-    assert!(said.starts_with("portolan: no engine runs profile \\u{1b}[2J: "), "{said}");
+    assert!(said.starts_with("portolan: --profile: \"\\u{1b}[2J\" is no name"), "{said}");
 }
 
 #[test]
