@@ -51,6 +51,8 @@ pub enum Need {
     Curl,
     /// A small server.
     Python,
+    /// The packages of `tests/requirements.txt`.
+    PythonPackages,
     /// The kernel's own list of sockets.
     Ss,
     /// A hard limit of at least so many descriptors.
@@ -84,6 +86,9 @@ impl Need {
             Self::Tmux => program("tmux"),
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
+            Self::PythonPackages => std::env::var_os("PORTOLAN_TEST_PYTHON")
+                .is_none()
+                .then(|| "the Python packages of tests/requirements.txt".to_owned()),
             Self::Ss => program("ss"),
             Self::Descriptors(count) => {
                 let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
@@ -124,6 +129,11 @@ fn has_program(name: &str) -> bool {
     std::env::split_paths(&folders)
         .chain(["/usr/sbin", "/sbin"].map(Into::into))
         .any(|folder| Path::new(&folder).join(name).is_file())
+}
+
+/// The interpreter that has the packages of `tests/requirements.txt`.
+pub fn python() -> Command {
+    Command::new(std::env::var_os("PORTOLAN_TEST_PYTHON").expect("Need::PythonPackages was asked for"))
 }
 
 /// Polls until `condition` holds, and fails with `what` after `deadline`.
