@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod control;
 pub mod docker;
 pub mod docker_proxy;
 pub mod echo;
