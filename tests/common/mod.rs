@@ -12,6 +12,7 @@ pub mod echo;
 pub mod gauge;
 pub mod hostile;
 pub mod hosts;
+pub mod metrics;
 pub mod netns;
 pub mod observer;
 pub mod peers;
