@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
+use portolan::model::duration::parse_timeout;
 use portolan::model::mapping::{Listen, Target};
 use portolan::model::profile_read::read_profile;
 use portolan::model::schema::schema;
@@ -178,6 +179,19 @@ fn the_patterns_follow_the_grammar() {
     ] {
         bad.parse::<Target>().unwrap_err();
         assert!(!validator.is_valid(&with("target", bad)), "{bad}");
+    }
+}
+
+#[test]
+fn the_pattern_of_durations_follows_their_reader() {
+    let validator = validator();
+    for good in ["5s", "200ms", "1h30m", "1h2m3s4ms", "1.5s", "1h0.5m", "2m1.5s", "1h1.0ms"] {
+        parse_timeout("", good).unwrap();
+        assert!(validator.is_valid(&with("idle_timeout", good)), "{good}");
+    }
+    for bad in ["", "5", "s", "5s1h", "1s1s", "1.5h30m", "1m1ms1s", "5d", " 5s", "5s ", ".5s", "5.s", "-1s"] {
+        parse_timeout("", bad).unwrap_err();
+        assert!(!validator.is_valid(&with("idle_timeout", bad)), "{bad}");
     }
 }
 

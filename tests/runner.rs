@@ -13,11 +13,11 @@ fn on_a_bare_machine(script: &str) -> (tempfile::TempDir, Output) {
     let bin = folder.path().join("bin");
     fs::create_dir(&bin).expect("ours");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    for tool in ["awk", "bash", "cat", "chmod", "cut", "diff", "id", "sed", "sh", "sort", "tr"] {
+    for tool in ["awk", "bash", "cat", "chmod", "cut", "diff", "id", "mkdir", "rm", "sed", "sh", "sort", "tr"] {
         let found = std::env::split_paths(&path).map(|folder| folder.join(tool)).find(|tool| tool.is_file());
         symlink(found.unwrap_or_else(|| panic!("no {tool}")), bin.join(tool)).expect("ours");
     }
-    let prelude = "set -euo pipefail; . tests/lib/machine.sh; . tests/lib/packages.sh\n\
+    let prelude = "set -euo pipefail; . tests/lib/machine.sh; . tests/lib/packages.sh; . tests/lib/python.sh\n\
         has() { printf '#!/bin/sh\\n%s\\n' \"$2\" >\"$work/bin/$1\"; chmod 755 \"$work/bin/$1\"; hash -r; }\n\
         packages_table=$(echo \"$packages_table\" | sed /^.usr/d)\n\
         all() { for tool in $(echo \"$packages_table\" | cut -d: -f1); do has $tool \"echo $tool\"; done; }\n";
@@ -86,4 +86,45 @@ fn without_an_install_what_is_missing_is_listed_and_the_state_is_taken() {
     assert!(said.contains("missing: ip (apt-get install iproute2)"), "{said}");
     assert!(said.ends_with("tests/run --install installs all of it\n"), "{said}");
     assert!(folder.path().join("before").exists());
+}
+
+/// A `python3` that makes environments whose interpreter only says what it is asked.
+const PYTHON: &str = "export CARGO_TARGET_DIR=$work/target\n\
+    make='mkdir -p \"$3/bin\" && printf \"#!/bin/sh\\necho asked: \\$*\\n\" >\"$3/bin/python\" && chmod 755 \"$3/bin/python\"'\n\
+    has python3 \"case \\$1 in --version) echo Python 3;; -m) $make;; esac\"\n";
+
+#[test]
+fn the_python_packages_are_installed_once() {
+    let script = format!(
+        "{PYTHON}python_provide true\n\
+        python_provide true\n\
+        echo \"found $PORTOLAN_TEST_PYTHON\"\n\
+        unset PORTOLAN_TEST_PYTHON\n\
+        python_provide false\n\
+        echo \"found again $PORTOLAN_TEST_PYTHON\"\n\
+        echo other >\"$work/target/python/made-of\"\n\
+        python_provide true"
+    );
+    let (folder, output) = on_a_bare_machine(&script);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    let python = folder.path().join("target/python/bin/python").display().to_string();
+    assert!(said.contains(&format!("found {python}\nfound again {python}\n")), "{said}");
+    assert_eq!(
+        said.matches("-r tests/requirements.txt").count(),
+        2,
+        "and when they were made of something else: {said}"
+    );
+}
+
+#[test]
+fn without_an_install_missing_python_packages_are_listed() {
+    for machine in ["", PYTHON] {
+        let script = format!("{machine}python_provide false; echo \"${{PORTOLAN_TEST_PYTHON-unset}}\"");
+        let (_folder, output) = on_a_bare_machine(&script);
+        let said = text(&output.stdout);
+        assert!(output.status.success(), "{said}{}", text(&output.stderr));
+        assert!(said.starts_with("missing: the Python packages of tests/requirements.txt"), "{said}");
+        assert!(said.ends_with("\nunset\n"), "{said}");
+    }
 }

@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::refused::Refused;
 
@@ -36,7 +37,31 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         if bytes.is_empty() {
             return Err(Refused::unreadable("body", "is empty: JSON is wanted"));
         }
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| Refused::unreadable("body", &error.to_string()))
+        from_json(&bytes).map(Self).map_err(|error| Refused::unreadable("body", &error.to_string()))
+    }
+}
+
+/// To JSON and its schemas, `3.0` is an integer like `3`; to serde it is not. The error is that of the text as it was
+/// sent.
+fn from_json<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(text).or_else(|error| {
+        let mut value: Value = serde_json::from_slice(text)?;
+        make_whole(&mut value);
+        serde_json::from_value(value).map_err(|_| error)
+    })
+}
+
+fn make_whole(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0);
+            if let Some(whole) = whole.and_then(|whole| format!("{whole:.0}").parse::<u64>().ok()) {
+                *number = whole.into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(make_whole),
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        _ => {}
     }
 }
 
@@ -73,5 +98,19 @@ impl<T: JsonSchema> OperationInput for Params<T> {
 impl<T: JsonSchema> OperationInput for At<T> {
     fn operation_input(ctx: &mut GenContext, operation: &mut Operation) {
         Path::<T>::operation_input(ctx, operation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_are_read_however_they_are_written() {
+        assert_eq!(from_json::<Vec<u64>>(b"[3.0, 3, 1e3, 18446744073709551615]").unwrap(), [3, 3, 1_000, u64::MAX]);
+        for text in ["[3.5]", "[-1.0]", "[1e30]", "[\"3.0\"]"] {
+            let error = from_json::<Vec<u64>>(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("expected u64 at line 1"), "{error}");
+        }
     }
 }

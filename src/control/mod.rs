@@ -1,7 +1,7 @@
 //! The control socket: HTTP and JSON over a unix socket, for screens and scripts in other processes.
 //!
 //! [`place`] says where the socket of an engine lies and who may lie there; [`server`] takes clients in, within
-//! bounds; [`routes`] are the resources, made of the types of `model`, and of them the `OpenAPI` document;
+//! bounds; [`routes`] are the resources, made of the types of `model`, and [`document`] says so to programs, as `OpenAPI`;
 //! [`stream`] sends updates and events as they come. On the other side [`client`] makes a
 //! [`crate::service::Handle`] of a socket, which behaves as the one in the engine's own process does.
 //!
@@ -9,6 +9,7 @@
 //! forwarder's threads do not wait for it.
 
 pub mod client;
+mod document;
 mod extract;
 pub mod place;
 mod refused;

@@ -2,7 +2,7 @@
 
 use aide::OperationOutput;
 use aide::generate::GenContext;
-use aide::openapi::{Operation, Response as Described};
+use aide::openapi::{Operation, ReferenceOr, Response as Described, StatusCode as Told};
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -24,14 +24,47 @@ pub(super) struct Refused {
 /// Why a request was not carried out. Nothing has changed then.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(super) struct ErrorBody {
-    /// Which kind: `invalid` (with `problems`), `port_in_use` (with `report`), `stale` (with `current`), `not_found`
-    /// (with `what`), `failed` or `gone`.
-    error: String,
+    /// Which kind, and what goes with it.
+    #[serde(flatten)]
+    error: RequestError,
     /// What is wrong and what to do, for people.
     message: String,
-    /// Every problem, of what is `invalid`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    problems: Option<Vec<Problem>>,
+}
+
+/// How an operation may be refused, beside the ways in which each may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum May {
+    /// 404.
+    Missing,
+    /// 409.
+    Clash,
+    /// 422.
+    Invalid,
+}
+
+impl May {
+    fn told(self) -> (u16, &'static str) {
+        match self {
+            Self::Missing => (404, "There is no such mapping, connection, container or profile."),
+            Self::Clash => {
+                (409, "It cannot be done as things stand: a port is in use, another revision stands, or the like.")
+            }
+            Self::Invalid => (422, "What is asked for can be read but is not valid: every problem."),
+        }
+    }
+
+    /// Says so in the document.
+    pub(super) fn describe(refusals: &[Self], operation: &mut Operation) {
+        let Some(responses) = &mut operation.responses else { return };
+        let Some(any) = responses.responses.get(&Told::Code(400)).cloned() else { return };
+        for (status, description) in refusals.iter().map(|may| may.told()) {
+            let mut refused = any.clone();
+            if let ReferenceOr::Item(refused) = &mut refused {
+                description.clone_into(&mut refused.description);
+            }
+            responses.responses.insert(Told::Code(status), refused);
+        }
+    }
 }
 
 impl Refused {
@@ -88,22 +121,17 @@ impl OperationOutput for Refused {
     }
 
     fn inferred_responses(ctx: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Described)> {
-        // One description for all: which of them an operation can meet is said by the texts of the kinds.
-        let statuses = [
-            StatusCode::BAD_REQUEST,
-            StatusCode::NOT_FOUND,
-            StatusCode::REQUEST_TIMEOUT,
-            StatusCode::CONFLICT,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            StatusCode::UNPROCESSABLE_ENTITY,
-            StatusCode::SERVICE_UNAVAILABLE,
+        let each = [
+            (400, "What was sent cannot be read: not as HTTP, as JSON, or as what is wanted here."),
+            (408, "The request was not sent within 10 s."),
+            (413, "The request is longer than 1 MiB."),
+            (503, "The engine ends, or has no place for one more."),
         ];
-        statuses
-            .into_iter()
-            .filter_map(|status| {
+        each.into_iter()
+            .filter_map(|(status, description)| {
                 let mut described = Self::operation_response(ctx, operation)?;
-                status.canonical_reason().unwrap_or_default().clone_into(&mut described.description);
-                Some((Some(status.as_u16()), described))
+                description.clone_into(&mut described.description);
+                Some((Some(status), described))
             })
             .collect()
     }
@@ -111,6 +139,8 @@ impl OperationOutput for Refused {
 
 #[cfg(test)]
 mod tests {
+    use schemars::schema_for;
+
     use super::*;
     use crate::model::id::Revision;
 
@@ -127,6 +157,7 @@ mod tests {
             assert_eq!(refused.status.as_u16(), status);
             let body = refused.body();
             assert_eq!(body["message"], error.to_string());
+            assert!(jsonschema::is_valid(&schema_for!(ErrorBody).to_value(), &body), "{body}");
             assert_eq!(serde_json::from_value::<RequestError>(body).unwrap(), error);
         }
     }

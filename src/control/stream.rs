@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aide::OperationOutput;
 use aide::generate::GenContext;
-use aide::openapi::{MediaType, Operation, Response as Described, SchemaObject};
+use aide::openapi::{Operation, Response as Described};
 use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -20,6 +20,7 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::document::described;
 use crate::model::event::Event;
 use crate::model::narrator::Narrator;
 use crate::model::update::Update;
@@ -58,13 +59,8 @@ impl<T: JsonSchema> OperationOutput for Lines<T> {
     type Inner = T;
 
     fn operation_response(ctx: &mut GenContext, _: &mut Operation) -> Option<Described> {
-        let json_schema = ctx.schema.subschema_for::<T>();
-        let schema = Some(SchemaObject { json_schema, example: None, external_docs: None });
-        Some(Described {
-            description: "One such JSON object a line, until the client leaves or the engine ends".into(),
-            content: [("application/x-ndjson".to_owned(), MediaType { schema, ..MediaType::default() })].into(),
-            ..Described::default()
-        })
+        let description = "One such JSON object a line, until the client leaves or the engine ends.";
+        Some(described(description, "application/x-ndjson", ctx.schema.subschema_for::<T>()))
     }
 
     fn inferred_responses(ctx: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Described)> {

@@ -10,8 +10,11 @@ use jiff::fmt::friendly::{Designator, Spacing, SpanParser, SpanPrinter};
 use super::problem::Problem;
 use super::untrusted::SafeText;
 
-/// As a regular expression, for the schema.
-pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(h|ms|m|s))+$";
+/// As a regular expression, for the schema: each unit once, the largest first, and only the last one in fractions.
+pub const PATTERN: &str = concat!(
+    r"^(([0-9]+h)?([0-9]+m)?([0-9]+s)?[0-9]+(\.[0-9]+)?ms|([0-9]+h)?([0-9]+m)?[0-9]+(\.[0-9]+)?s",
+    r"|([0-9]+h)?[0-9]+(\.[0-9]+)?m|[0-9]+(\.[0-9]+)?h)$"
+);
 
 /// A longer timeout is taken for a mistake.
 const LONGEST: Duration = Duration::from_hours(24 * 366);
@@ -44,7 +47,7 @@ pub fn show_timeout(duration: Duration) -> String {
     SpanPrinter::new().spacing(Spacing::None).designator(Designator::Compact).unsigned_duration_to_string(&duration)
 }
 
-/// Whether the text is a row of numbers, each with one of the units of [`PATTERN`].
+/// Whether the text is a row of numbers, each with a unit.
 fn has_units(text: &str) -> bool {
     let mut rest = text;
     while !rest.is_empty() {

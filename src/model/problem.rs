@@ -16,7 +16,7 @@ pub struct Position {
     pub column: u32,
 }
 
-/// A problem of a profile file or of the command line (contract §2: `FILE:LINE:COL: PATH: problem (hint)`).
+/// A problem of a profile file, of the command line or of a request; as text `FILE:LINE:COL: PATH: problem (hint)`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The file, as the user knows it; none on the command line.

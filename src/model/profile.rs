@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::mapping::{Mapping, Protocol};
 use super::problem::Problem;
@@ -31,13 +31,14 @@ pub struct WrittenProfile {
 
 /// One mapping as written, in the file or by a form; nothing about it need be valid.
 ///
-/// `with` keeps null out of the schema: a field is either left out or has a value.
+/// A field is either left out or has a value: `with` keeps null out of the schema, and `given` out of the type.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(description = "One mapping: listen here, forward there.")]
+#[schemars(example = example("any:8080", "web_1:80"), example = example("auto", "compose/shop/web:80"))]
 pub struct WrittenMapping {
     /// Unique name: letters, digits, `.`, `_` and `-`, up to 64. Left out, it is made from `listen`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = super::name::PATTERN))]
     pub name: Option<String>,
     /// The host's side: `[ADDRESS:]PORT[-PORT]`.
@@ -47,33 +48,42 @@ pub struct WrittenMapping {
     #[schemars(regex(pattern = super::pattern::TARGET))]
     pub target: String,
     /// tcp (default), udp or sctp.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Protocol")]
     pub protocol: Option<Protocol>,
     /// Of a container on several networks: the one by which it is reached. Left out, one that this host can reach.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = MAX_NETWORK_NAME), regex(pattern = r"^\S+$"))]
     pub network: Option<String>,
     /// Whether it listens; true by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub enabled: Option<bool>,
     /// How long all attempts to reach the target may take together, such as `5s` (default).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = super::duration::PATTERN))]
     pub connect_timeout: Option<String>,
     /// A connection without a byte for that long ends; by default none for tcp and `90s` for udp.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = super::duration::PATTERN))]
     pub idle_timeout: Option<String>,
     /// How long a connection may stay half-closed without a byte; `1h` by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = super::duration::PATTERN))]
     pub half_close_timeout: Option<String>,
     /// Most connections (tcp, none by default) or flows (udp, 4096 by default) at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(min = 1, max = u32::MAX))]
     pub max_connections: Option<u32>,
+}
+
+fn example(listen: &str, target: &str) -> WrittenMapping {
+    WrittenMapping { listen: listen.into(), target: target.into(), ..WrittenMapping::default() }
+}
+
+/// The value of a field that is there: null is none.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A mapping as usable: everything valid, every default filled in.

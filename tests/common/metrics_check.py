@@ -45,6 +45,9 @@ def main():
             check_sample(family, sample, seen)
             print(sample.name, json.dumps(sample.labels, sort_keys=True), repr(sample.value))
     assert seen, "nothing is told"
+    # The parser takes a line that repeats the one before it for the same sample.
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    assert len(lines) == len(seen), f"{len(lines)} lines tell of {len(seen)} series"
 
 
 main()

@@ -5,12 +5,14 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod control;
 pub mod docker;
 pub mod docker_proxy;
 pub mod echo;
 pub mod gauge;
 pub mod hostile;
 pub mod hosts;
+pub mod metrics;
 pub mod netns;
 pub mod observer;
 pub mod peers;
@@ -51,6 +53,8 @@ pub enum Need {
     Curl,
     /// A small server.
     Python,
+    /// The packages of `tests/requirements.txt`.
+    PythonPackages,
     /// The kernel's own list of sockets.
     Ss,
     /// A hard limit of at least so many descriptors.
@@ -90,6 +94,9 @@ impl Need {
             Self::Tmux => program("tmux"),
             Self::Curl => program("curl"),
             Self::Python => program("python3"),
+            Self::PythonPackages => std::env::var_os("PORTOLAN_TEST_PYTHON")
+                .is_none()
+                .then(|| "the Python packages of tests/requirements.txt".to_owned()),
             Self::Ss => program("ss"),
             Self::Descriptors(count) => {
                 let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
@@ -145,6 +152,11 @@ fn has_program(name: &str) -> bool {
     std::env::split_paths(&folders)
         .chain(["/usr/sbin", "/sbin"].map(Into::into))
         .any(|folder| Path::new(&folder).join(name).is_file())
+}
+
+/// The interpreter that has the packages of `tests/requirements.txt`.
+pub fn python() -> Command {
+    Command::new(std::env::var_os("PORTOLAN_TEST_PYTHON").expect("Need::PythonPackages was asked for"))
 }
 
 /// Polls until `condition` holds, and fails with `what` after `deadline`.

@@ -7,6 +7,7 @@ ss:iproute2:tests that compare with ss are skipped
 tmux:tmux:tests of the terminal interface are skipped
 curl:curl:scenario tests are skipped
 python3:python3:scenario tests are skipped
+ensurepip:python3-venv:tests of the control socket's schema and of the metrics are skipped
 openssl:openssl:the tests of causes are skipped
 ps:procps:tests that measure memory are skipped
 mandoc:mandoc:no reader of manual pages judges ours
@@ -52,6 +53,11 @@ packages_missing() {
 
 packages_has() {
     local path
+    # No command, but a module that Debian packs by itself: python3 -m venv needs it.
+    if [ "$1" = ensurepip ]; then
+        python3 -c 'import ensurepip' >/dev/null 2>&1
+        return
+    fi
     path=$(command -v "$1") || return 1
     # In an image of its own there is no library that busybox could load.
     [ "$1" != busybox ] || ! LC_ALL=C ldd "$path" >/dev/null 2>&1

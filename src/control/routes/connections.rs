@@ -1,0 +1,73 @@
+//! Connections and UDP flows: listed, looked at, reset.
+
+use aide::axum::ApiRouter;
+use aide::axum::routing::get_with;
+use axum::Json;
+use axum::extract::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Desk, Done, says};
+use crate::control::document::Tag;
+use crate::control::extract::{At, Params};
+use crate::control::refused::May::Missing;
+use crate::control::rows;
+use crate::model::id::ConnectionId;
+use crate::model::request::Request;
+use crate::model::update::ConnectionRow;
+
+pub(super) fn resources() -> ApiRouter<Desk> {
+    let says = |id, summary| says(id, Tag::Connections, summary, &[Missing]);
+    ApiRouter::new()
+        .api_route(
+            "/v1/connections",
+            get_with(list, says("list_connections", "Connections and UDP flows, oldest first")),
+        )
+        .api_route(
+            "/v1/connections/{id}",
+            get_with(get, says("get_connection", "A connection, open or closed lately"))
+                .delete_with(kill, says("kill_connection", "Resets a connection")),
+        )
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct ConnectionPath {
+    /// Its id.
+    id: ConnectionId,
+}
+
+/// Which connections.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Connecting {
+    /// Those that closed lately, too.
+    #[serde(default)]
+    closed: bool,
+    /// Of this mapping alone: its name, or its id.
+    mapping: Option<String>,
+}
+
+/// Connections at one moment.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ConnectionList {
+    /// Oldest first.
+    connections: Vec<ConnectionRow>,
+}
+
+async fn list(State(desk): State<Desk>, Params(query): Params<Connecting>) -> Answer<ConnectionList> {
+    let of = match &query.mapping {
+        Some(mapping) => Some(rows::mapping(&desk.handle, mapping).await?.1.id),
+        None => None,
+    };
+    let mut connections = rows::connections(&desk.handle, query.closed).await?;
+    connections.retain(|row| of.is_none_or(|of| row.mapping_id == of));
+    Ok(Json(ConnectionList { connections }))
+}
+
+async fn get(State(desk): State<Desk>, At(place): At<ConnectionPath>) -> Answer<ConnectionRow> {
+    Ok(Json(rows::connection(&desk.handle, place.id).await?))
+}
+
+async fn kill(State(desk): State<Desk>, At(place): At<ConnectionPath>) -> Answer<Done> {
+    desk.change(None, Request::Kill { id: place.id }).await
+}
