@@ -14,6 +14,8 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -32,6 +34,9 @@ use crate::tui;
 const VARIABLE: &str = "PORTOLAN_FRONT";
 /// From the engine: it goes on without a screen.
 const LEFT: Signal = Signal::SIGUSR1;
+/// How long an engine that was told to stop may take to.
+const STOPS_BY_ITSELF: Duration = Duration::from_millis(400);
+const STOP_RETRY: Duration = Duration::from_millis(5);
 /// Exit status of a program that a signal has ended, as shells have it: so much and the signal.
 const SIGNALLED: u8 = 128;
 
@@ -174,13 +179,29 @@ fn stand_in(signals: &SignalFd, terminal: Option<&Termios>, engine: Pid) -> io::
         let is_of_engine = i32::try_from(heard.ssi_pid).is_ok_and(|pid| pid == engine.as_raw());
         match signal {
             Signal::SIGCHLD => {
-                if let Some(status) = looked_after(engine, terminal)? {
+                if let Seen::Ended(status) = looked_after(engine, terminal)? {
                     return Ok(status);
                 }
             }
             LEFT if is_of_engine => return Ok(ExitCode::SUCCESS),
             // The engine stops its whole process group, and itself when it has given the terminal back.
             Signal::SIGTSTP if is_of_engine => raise(Signal::SIGSTOP)?,
+            // Whoever stops the group has stopped the engine, too, which takes a moment to give the terminal back. One that
+            // does not stop has not heard of it. Told twice, it would stop again as soon as it goes on.
+            Signal::SIGTSTP => {
+                let start = Instant::now();
+                loop {
+                    match looked_after(engine, terminal)? {
+                        Seen::Ended(status) => return Ok(status),
+                        Seen::Stopped => break,
+                        Seen::Running if start.elapsed() < STOPS_BY_ITSELF => sleep(STOP_RETRY),
+                        Seen::Running => {
+                            let _ = kill(engine, signal);
+                            break;
+                        }
+                    }
+                }
+            }
             // The kernel has told the engine, too: they have the terminal in common. Of a hangup it tells nobody but the
             // leader of the session, which this process may be.
             _ if heard.ssi_code == libc::SI_KERNEL && signal != Signal::SIGHUP => {}
@@ -192,30 +213,42 @@ fn stand_in(signals: &SignalFd, terminal: Option<&Termios>, engine: Pid) -> io::
     }
 }
 
-/// What has become of the engine: the status to end with, if it has ended. If it has stopped, so does this process, that
+/// What was seen of the engine.
+enum Seen {
+    /// It runs.
+    Running,
+    /// It had stopped, and goes on.
+    Stopped,
+    /// It has ended; the status to end with.
+    Ended(ExitCode),
+}
+
+/// Looks what has become of the engine. If it has stopped, so does this process, that
 /// the shell sees it.
-fn looked_after(engine: Pid, terminal: Option<&Termios>) -> io::Result<Option<ExitCode>> {
+fn looked_after(engine: Pid, terminal: Option<&Termios>) -> io::Result<Seen> {
+    let mut has_stopped = false;
     loop {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         let status = match waitpid(engine, Some(flags)) {
             // It was waited for by nobody and is gone.
-            Err(Errno::ECHILD) => return Ok(Some(ExitCode::SUCCESS)),
+            Err(Errno::ECHILD) => return Ok(Seen::Ended(ExitCode::SUCCESS)),
             status => status?,
         };
         match status {
             WaitStatus::Exited(_, status) => {
-                return Ok(Some(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))));
+                return Ok(Seen::Ended(ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))));
             }
             WaitStatus::Signaled(_, signal, _) => {
                 give_back(terminal);
                 let signal = u8::try_from(signal as i32).unwrap_or_default();
-                return Ok(Some(ExitCode::from(SIGNALLED.saturating_add(signal))));
+                return Ok(Seen::Ended(ExitCode::from(SIGNALLED.saturating_add(signal))));
             }
             WaitStatus::Stopped(..) => {
                 raise(Signal::SIGSTOP)?;
                 let _ = kill(engine, Signal::SIGCONT);
+                has_stopped = true;
             }
-            _ => return Ok(None),
+            _ => return Ok(if has_stopped { Seen::Stopped } else { Seen::Running }),
         }
     }
 }

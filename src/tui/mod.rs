@@ -42,9 +42,6 @@ const BUSY: Duration = Duration::from_millis(20);
 const FIRST_UPDATE: Duration = Duration::from_millis(300);
 /// How often an engine that was lost is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// A stop signal so soon after going on is the last one again: whoever stops the whole group is heard by the process in
-/// front, too, which passes it on.
-const ECHO: Duration = Duration::from_millis(100);
 /// Keys and updates taken in before a frame is drawn.
 const DRAIN: usize = 64;
 
@@ -130,7 +127,6 @@ pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) 
         source: (handle, interest),
         started: Instant::now(),
         expected_stops: 0,
-        resumed: None,
         is_left: false,
     };
     session.drive(&mut screen, Box::pin(input), shutdown).await?;
@@ -154,8 +150,6 @@ struct Session {
     is_left: bool,
     /// Stop signals that we sent to our own group, and shall not obey.
     expected_stops: u32,
-    /// When it last went on after a stop.
-    resumed: Option<Instant>,
 }
 
 type Input = Pin<Box<dyn Stream<Item = io::Result<crossterm::event::Event>>>>;
@@ -221,7 +215,6 @@ impl Session {
                 Woken::End => return Ok(()),
                 Woken::Time | Woken::Msg(None) => {}
                 Woken::Stop if self.expected_stops > 0 => self.expected_stops -= 1,
-                Woken::Stop if self.resumed.is_some_and(|at| at.elapsed() < ECHO) => {}
                 Woken::Stop => self.suspend(surface, false)?,
                 Woken::Msg(Some(msg)) => {
                     if self.take(surface, msg)? || self.drain(surface, &mut input).await? {
@@ -290,7 +283,6 @@ impl Session {
     fn suspend(&mut self, surface: &mut impl Surface, whole_group: bool) -> Result<(), Error> {
         self.expected_stops += u32::from(whole_group);
         let (columns, rows) = surface.suspend(whole_group)?;
-        self.resumed = Some(Instant::now());
         let clock = Msg::Clock(self.now_ms());
         update(&mut self.state, clock);
         update(&mut self.state, Msg::Resize(columns, rows));
@@ -446,7 +438,6 @@ mod tests {
             source: (handle, Interest::default()),
             started: Instant::now(),
             expected_stops: 0,
-            resumed: None,
             is_left: false,
         }
     }
