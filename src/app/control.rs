@@ -1,5 +1,7 @@
 //! The control socket of an engine of ours, and the engines of others that commands mean.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,8 +16,10 @@ use super::parts::on_own_thread;
 use super::print;
 use super::sources::profile_source;
 use crate::cli::Source;
-use crate::control::{self, Attached, Folder};
+use crate::control::{self, Attached, Folder, metrics_port};
+use crate::host::holders;
 use crate::model::engine::EngineName;
+use crate::model::mapping::{HostPort, Listen, ListenAddress, PortRange, Protocol};
 use crate::model::request::{Reply, Request};
 use crate::model::untrusted::SafeText;
 use crate::service::{OpenedProfile, Running};
@@ -51,6 +55,17 @@ impl Control {
         Ok(Some(Self { stop, ended }))
     }
 
+    /// Serves metrics on the port.
+    fn of_metrics(port: MetricsPort, running: &Running) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let MetricsPort(listener) = port;
+        let ended = on_own_thread("metrics", running.handle(), move |handle| {
+            control::serve_metrics(listener, handle, stopped)
+        })?;
+        Ok(Self { stop, ended })
+    }
+
     /// Lets nobody in any more: the first step of an end.
     pub(super) fn close(control: Option<&Self>) {
         if let Some(control) = control {
@@ -65,6 +80,37 @@ impl Control {
             let _ = timeout(LAST_WORDS, control.ended).await;
         }
     }
+}
+
+/// The port at which metrics are served, too.
+#[derive(Debug)]
+pub(super) struct MetricsPort(TcpListener);
+
+impl MetricsPort {
+    /// Takes the port. Whoever asks for metrics would not notice that they are not there, so it is that or no start.
+    pub(super) fn listen(address: SocketAddr) -> anyhow::Result<Self> {
+        match metrics_port::listen(address) {
+            Ok(listener) => Ok(Self(listener)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let holder = holder_of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
+                anyhow::bail!("cannot serve metrics: {address} is in use{holder}; choose another port for --metrics")
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot serve metrics at {address}")),
+        }
+    }
+
+    pub(super) fn serve(self, running: &Running) -> anyhow::Result<Control> {
+        Control::of_metrics(self, running)
+    }
+}
+
+fn holder_of(address: SocketAddr) -> Option<SafeText> {
+    let listen = Listen {
+        address: ListenAddress::Ip(address.ip().into()),
+        port: HostPort::Ports(PortRange::single(address.port())?),
+    };
+    let report = holders::report(&listen, Protocol::Tcp, &[]).ok()?;
+    report.conflicts.into_iter().next().map(|conflict| conflict.holder)
 }
 
 /// The running engine that is meant: by its socket, or by the profile that it runs. `or_only`: where no profile is named

@@ -1,6 +1,7 @@
 //! The terminal interface over the service, or over the demo.
 
 use std::future::pending;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,13 +39,14 @@ pub(super) fn run(
     runtime: Runtime,
     sources: Sources,
     screen: Screen,
+    metrics: Option<SocketAddr>,
     hint: Option<SafeText>,
     log: Log,
     front: Option<Front>,
 ) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
     let profile = sources.profile.as_ref().map(OpenedProfile::path);
-    let mut engine = start_service(&runtime, sources, warnings, true)?;
+    let mut engine = start_service(&runtime, sources, warnings, true, metrics)?;
     let mut sample = std::pin::pin!(serve(engine.sample.take()));
     let shutdown = CancellationToken::new();
     let standing = Standing::Owner { can_leave: front.is_some() && engine.control.is_some() };
