@@ -3,6 +3,7 @@
 mod engine;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -34,6 +35,9 @@ pub struct Cli {
     /// Which mappings, wherever on the command line that stands.
     #[command(flatten)]
     pub source: Source,
+    /// What the engine serves beside.
+    #[command(flatten)]
+    pub serving: Serving,
     /// How the screen looks.
     #[command(flatten)]
     pub screen: Screen,
@@ -62,7 +66,12 @@ impl Cli {
     fn joined(mut self) -> Result<Self, clap::Error> {
         let name = match &mut self.command {
             None => return Ok(self),
-            Some(Command::Run { source, .. } | Command::Check { source } | Command::Doctor { source, .. }) => {
+            Some(Command::Run { source, serving, .. }) => {
+                self.source.join(std::mem::take(source))?;
+                self.serving.join(std::mem::take(serving))?;
+                None
+            }
+            Some(Command::Check { source } | Command::Doctor { source, .. }) => {
                 self.source.join(std::mem::take(source))?;
                 None
             }
@@ -90,6 +99,11 @@ impl Cli {
         };
         if let (Some(name), Some(given)) = (name, self.source.first_given()) {
             return Err(conflict(&format!("the argument '{given}' cannot be used with '{name}'")));
+        }
+        if self.serving.metrics.is_some() && !matches!(self.command, Some(Command::Run { .. })) {
+            return Err(conflict(&format!(
+                "the argument '{METRICS}' cannot be used with a subcommand other than 'run'"
+            )));
         }
         if self.screen.no_attach {
             return Err(conflict("the argument '--no-attach' cannot be used with a subcommand"));
@@ -191,10 +205,47 @@ impl Source {
     }
 }
 
+/// What an engine serves beside its mappings and its control socket.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Serving {
+    /// Serve metrics for Prometheus here, such as 127.0.0.1:9464: to this machine alone, under /metrics
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Serving {
+    /// Adds what stands behind the subcommand.
+    fn join(&mut self, behind: Self) -> Result<(), clap::Error> {
+        if self.metrics.is_some() && behind.metrics.is_some() {
+            return Err(conflict(&format!("the argument '{METRICS}' cannot be used multiple times")));
+        }
+        self.metrics = self.metrics.or(behind.metrics);
+        Ok(())
+    }
+}
+
+/// An address of loopback with its port.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "write an address and a port: 127.0.0.1:9464 or [::1]:9464".to_owned())?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "metrics say what this machine talks to, and they are served without a login: use 127.0.0.1:{0} or \
+             [::1]:{0}, and for other machines put a server with a login before it",
+            address.port()
+        ));
+    }
+    if address.port() == 0 {
+        return Err("a scraper has to know the port: choose one, such as 9464".to_owned());
+    }
+    Ok(address)
+}
+
 /// As clap itself calls them.
 const PROFILE: &str = "--profile <NAME>";
 const FILE: &str = "--file <PATH>";
 const PUBLISH: &str = "--publish <MAPPING>";
+const METRICS: &str = "--metrics <ADDRESS:PORT>";
 
 /// How the screen looks.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -206,7 +257,7 @@ pub struct Screen {
     #[arg(long, global = true)]
     pub light: bool,
     /// Show a simulated engine: touches no port, no file, no Docker
-    #[arg(long, conflicts_with_all = ["profile", "file", "mappings"])]
+    #[arg(long, conflicts_with_all = ["profile", "file", "mappings", "metrics"])]
     pub demo: bool,
     /// Where an engine runs the profile already, do not attach to it: fail
     #[arg(long, conflicts_with = "demo")]
@@ -224,6 +275,9 @@ pub enum Command {
         /// Which mappings.
         #[command(flatten)]
         source: Source,
+        /// What the engine serves beside.
+        #[command(flatten)]
+        serving: Serving,
         /// How to speak and to end.
         #[command(flatten)]
         options: Run,
@@ -358,6 +412,33 @@ mod tests {
     }
 
     #[test]
+    fn metrics_are_asked_for_before_a_subcommand_or_behind_it() {
+        for line in [
+            "portolan --metrics 127.0.0.1:9464",
+            "portolan --metrics 127.0.0.1:9464 run",
+            "portolan run --metrics 127.0.0.1:9464",
+        ] {
+            assert_eq!(read(line).unwrap().serving.metrics, Some("127.0.0.1:9464".parse().unwrap()), "{line}");
+        }
+        assert!(read("portolan run --metrics [::1]:9464").is_ok());
+        for (address, said) in [
+            ("9464", "write an address and a port: 127.0.0.1:9464 or [::1]:9464"),
+            ("localhost:9464", "write an address and a port: 127.0.0.1:9464 or [::1]:9464"),
+            ("127.0.0.1:0", "a scraper has to know the port: choose one, such as 9464"),
+            (
+                "0.0.0.0:9464",
+                "use 127.0.0.1:9464 or [::1]:9464, and for other machines put a server with a login before it",
+            ),
+            ("[::]:9464", "use 127.0.0.1:9464 or [::1]:9464"),
+            ("[::ffff:127.0.0.1]:9464", "use 127.0.0.1:9464 or [::1]:9464"),
+            ("192.0.2.1:80", "metrics say what this machine talks to, and they are served without a login"),
+        ] {
+            let error = read(&format!("portolan run --metrics {address}")).unwrap_err();
+            assert!(error.contains(said), "{address}: {error}");
+        }
+    }
+
+    #[test]
     fn what_contradicts_or_has_no_effect_is_refused() {
         for (line, said) in [
             ("--file a check --file b", "the argument '--file <PATH>' cannot be used multiple times"),
@@ -370,6 +451,15 @@ mod tests {
             ("--file a schema", "the argument '--file <PATH>' cannot be used with 'schema'"),
             ("--file a man", "the argument '--file <PATH>' cannot be used with 'man'"),
             ("-p A completions bash", "the argument '--publish <MAPPING>' cannot be used with 'completions'"),
+            (
+                "--metrics 127.0.0.1:1 run --metrics 127.0.0.1:1",
+                "the argument '--metrics <ADDRESS:PORT>' cannot be used multiple times",
+            ),
+            (
+                "--metrics 127.0.0.1:1 check",
+                "the argument '--metrics <ADDRESS:PORT>' cannot be used with a subcommand other than 'run'",
+            ),
+            ("--metrics 127.0.0.1:1 --demo", "the argument '--metrics <ADDRESS:PORT>' cannot be used with '--demo'"),
             ("--demo run", "the argument '--demo' cannot be used with a subcommand: it is a screen by itself"),
             ("--demo -p A", "the argument '--demo' cannot be used with '--publish <MAPPING>'"),
             ("keys -p A", "unexpected argument '-p' found"),

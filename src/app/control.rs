@@ -1,5 +1,7 @@
 //! The control socket of an engine of ours, and the engines of others that commands mean.
 
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,8 +16,10 @@ use super::parts::on_own_thread;
 use super::print;
 use super::sources::profile_source;
 use crate::cli::Source;
-use crate::control::{self, Attached, Folder};
+use crate::control::{self, Attached, Folder, metrics_port};
+use crate::host::holders;
 use crate::model::engine::EngineName;
+use crate::model::mapping::{HostPort, Listen, ListenAddress, PortRange, Protocol};
 use crate::model::request::{Reply, Request};
 use crate::model::untrusted::SafeText;
 use crate::service::{OpenedProfile, Running};
@@ -29,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The control socket that this engine serves, on a thread of its own.
 #[derive(Debug)]
 pub(super) struct Control {
-    path: PathBuf,
+    place: SafeText,
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
 }
@@ -47,18 +51,30 @@ impl Control {
                 return Ok(None);
             }
         };
-        let path = door.path().to_owned();
+        let place = shown(door.path());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let ended = on_own_thread("control", running.handle(), move |handle| {
             control::serve(door, handle, names, clients, stopped)
         })?;
-        Ok(Some(Self { path, stop, ended }))
+        Ok(Some(Self { place, stop, ended }))
     }
 
     /// Where it was opened.
-    pub(super) fn shown_path(&self) -> SafeText {
-        shown(&self.path)
+    pub(super) fn place(&self) -> &SafeText {
+        &self.place
+    }
+
+    /// Serves metrics on the port.
+    fn of_metrics(port: MetricsPort, running: &Running) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let MetricsPort(listener) = port;
+        let place = listener.local_addr().map(|address| SafeText::new(&address.to_string())).unwrap_or_default();
+        let ended = on_own_thread("metrics", running.handle(), move |handle| {
+            control::serve_metrics(listener, handle, stopped)
+        })?;
+        Ok(Self { place, stop, ended })
     }
 
     /// Lets nobody in any more: the first step of an end.
@@ -75,6 +91,37 @@ impl Control {
             let _ = timeout(LAST_WORDS, control.ended).await;
         }
     }
+}
+
+/// The port at which metrics are served, too.
+#[derive(Debug)]
+pub(super) struct MetricsPort(TcpListener);
+
+impl MetricsPort {
+    /// Takes the port. Whoever asks for metrics would not notice that they are not there, so it is that or no start.
+    pub(super) fn listen(address: SocketAddr) -> anyhow::Result<Self> {
+        match metrics_port::listen(address) {
+            Ok(listener) => Ok(Self(listener)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let holder = holder_of(address).map(|holder| format!(" by {holder}")).unwrap_or_default();
+                anyhow::bail!("cannot serve metrics: {address} is in use{holder}; choose another port for --metrics")
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot serve metrics at {address}")),
+        }
+    }
+
+    pub(super) fn serve(self, running: &Running) -> anyhow::Result<Control> {
+        Control::of_metrics(self, running)
+    }
+}
+
+fn holder_of(address: SocketAddr) -> Option<SafeText> {
+    let listen = Listen {
+        address: ListenAddress::Ip(address.ip().into()),
+        port: HostPort::Ports(PortRange::single(address.port())?),
+    };
+    let report = holders::report(&listen, Protocol::Tcp, &[]).ok()?;
+    report.conflicts.into_iter().next().map(|conflict| conflict.holder)
 }
 
 /// The running engine that is meant: by its socket, or by the profile that it runs. `or_only`: where no profile is named

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -47,9 +48,15 @@ enum End {
 type Printed = Result<io::Result<Ended>, RecvError>;
 
 /// Runs until a signal, a closed reader, or until it is clear that too little listens.
-pub(super) fn run(runtime: Runtime, sources: Sources, options: Run, log: Log) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    runtime: Runtime,
+    sources: Sources,
+    options: Run,
+    metrics: Option<SocketAddr>,
+    log: Log,
+) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
-    let mut engine = start_service(&runtime, sources, warnings, false);
+    let mut engine = start_service(&runtime, sources, warnings, false, metrics)?;
     let sample = engine.sample.take();
     let demand = if options.strict { Demand::Every } else { Demand::Any };
     let speak = headless::Options { json: options.json, interval: options.interval, demand };

@@ -56,7 +56,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             match sources::open(&cli.source, true)? {
                 Opened::Ready(sources) => {
                     sources.missing_profile().iter().for_each(complain);
-                    events::run(parts::runtime()?, *sources, *options, log)
+                    events::run(parts::runtime()?, *sources, *options, cli.serving.metrics, log)
                 }
                 Opened::Wrong(problems) => Ok(refuse(&problems)),
                 Opened::Runs(message) => anyhow::bail!("{message}"),
@@ -79,7 +79,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 let log = parts::start_log()?;
                 let runtime = parts::runtime()?;
                 let (sources, hint) = sources::sample(&runtime)?;
-                screen::run(runtime, sources, cli.screen, Some(hint), log, front)
+                screen::run(runtime, sources, cli.screen, None, Some(hint), log, front)
             }
         },
         Some(Command::Try(options)) => {
@@ -87,7 +87,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let runtime = parts::runtime()?;
             let (sources, hint) = sources::sample(&runtime)?;
             complain(&hint);
-            events::run(runtime, sources, *options, log)
+            events::run(runtime, sources, *options, None, log)
         }
         None if !is_terminal => {
             complain("not a terminal: use `portolan run`, or `portolan run --json`");
@@ -99,11 +99,16 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Stand::Engine(front) => {
                 let log = parts::start_log()?;
                 match sources::open(&cli.source, false)? {
-                    Opened::Ready(sources) => screen::run(parts::runtime()?, *sources, cli.screen, None, log, front),
+                    Opened::Ready(sources) => {
+                        screen::run(parts::runtime()?, *sources, cli.screen, cli.serving.metrics, None, log, front)
+                    }
                     Opened::Wrong(problems) => Ok(refuse(&problems)),
                     Opened::Runs(message) if cli.screen.no_attach => anyhow::bail!("{message}"),
                     Opened::Runs(message) if !cli.source.mappings.is_empty() => {
                         anyhow::bail!("{message}: add mappings to it with `portolan add`, or in its window")
+                    }
+                    Opened::Runs(message) if cli.serving.metrics.is_some() => {
+                        anyhow::bail!("{message}: start that one with --metrics, or read them from its control socket")
                     }
                     Opened::Runs(message) => {
                         screen::attach(parts::runtime()?, &cli.source, None, cli.screen, Some(&message))

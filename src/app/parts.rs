@@ -1,5 +1,6 @@
 //! The parts that the screen and `run` have in common: runtime, service, threads, signals.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::control::Control;
+use super::control::{Control, MetricsPort};
 use super::sources::Sources;
 use super::systemd;
-use crate::control;
+use crate::control::{self, metrics_port};
 use crate::docker::Endpoint;
 use crate::forward::descriptors::raise_limit;
 use crate::logging::{self, Log};
@@ -40,15 +41,20 @@ pub(super) fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot start the runtime")
 }
 
-/// Starts the service on the runtime. `always_docker`: look for it even while no mapping names a container.
+/// Starts the service on the runtime. `always_docker`: look for it even while no mapping names a container. `metrics`:
+/// where they are served, too.
 pub(super) fn start_service(
     runtime: &Runtime,
     sources: Sources,
     warnings: mpsc::Receiver<SafeText>,
     always_docker: bool,
-) -> Engine {
+    metrics: Option<SocketAddr>,
+) -> anyhow::Result<Engine> {
+    // Before anything is forwarded: a port that somebody else has ends it here.
+    let metrics = metrics.map(MetricsPort::listen).transpose()?;
     // Where the limit cannot even be read, the usual soft one is assumed.
     let (soft, _) = raise_limit().unwrap_or((1024, 1024));
+    let scrapers = metrics.as_ref().map_or(0, |_| metrics_port::SCRAPERS);
     let sockets = systemd::handed_in();
     // Each is there twice: as it came, and as the engine keeps it.
     let of_them = 2 * sockets.len() as u64;
@@ -57,14 +63,15 @@ pub(super) fn start_service(
         session: sources.session,
         docker: Endpoint::from_env(),
         always_docker,
-        descriptor_limit: soft.saturating_sub(RESERVE + clients(soft) as u64 + of_them),
+        descriptor_limit: soft.saturating_sub(RESERVE + (clients(soft) + scrapers) as u64 + of_them),
         sockets,
         warnings,
         session_name: EngineName::Session { pid: std::process::id() },
     };
     let _guard = runtime.enter();
     let running = Running::start(options);
-    Engine { running, control: None, clients: clients(soft), sample: sources.sample }
+    let metrics = metrics.map(|port| port.serve(&running)).transpose()?;
+    Ok(Engine { running, control: None, metrics, clients: clients(soft), sample: sources.sample })
 }
 
 /// An engine of ours with what goes with it.
@@ -73,6 +80,8 @@ pub(super) struct Engine {
     pub(super) control: Option<Control>,
     /// Clients that the control socket may have.
     clients: usize,
+    /// What serves metrics on a port.
+    metrics: Option<Control>,
     /// The page of `try`.
     pub(super) sample: Option<Sample>,
 }
@@ -90,6 +99,7 @@ impl Engine {
     pub(super) async fn shut_down(self, drain: Duration) {
         Control::close(self.control.as_ref());
         self.running.shutdown(drain).await;
+        Control::end(self.metrics).await;
         Control::end(self.control).await;
     }
 }

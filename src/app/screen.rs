@@ -1,6 +1,7 @@
 //! The terminal interface over the service, or over the demo.
 
 use std::future::pending;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::process::ExitCode;
@@ -40,13 +41,14 @@ pub(super) fn run(
     runtime: Runtime,
     sources: Sources,
     screen: Screen,
+    metrics: Option<SocketAddr>,
     hint: Option<SafeText>,
     log: Log,
     front: Option<Front>,
 ) -> anyhow::Result<ExitCode> {
     let (_log, warnings) = log;
     let profile = sources.profile.as_ref().map(OpenedProfile::path);
-    let mut engine = start_service(&runtime, sources, warnings, true);
+    let mut engine = start_service(&runtime, sources, warnings, true, metrics)?;
     engine.open_door()?;
     // One that cannot be reached any more is not left.
     let front = front.filter(|_| engine.control.is_some());
@@ -133,7 +135,7 @@ fn how_to_name(engine: &Engine, opened: Option<&SafeText>) -> String {
         EngineName::Profile { name: Some(name), .. } => format!(" --profile {name}"),
         EngineName::Profile { name: None, .. } => opened.map(|path| format!(" --file {path}")).unwrap_or_default(),
         EngineName::Session { .. } => {
-            engine.control.as_ref().map(|control| format!(" --socket {}", control.shown_path())).unwrap_or_default()
+            engine.control.as_ref().map(|control| format!(" --socket {}", control.place())).unwrap_or_default()
         }
     }
 }

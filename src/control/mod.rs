@@ -2,7 +2,8 @@
 //!
 //! [`place`] says where the socket of an engine lies and who may lie there; [`server`] takes clients in, within
 //! bounds; [`routes`] are the resources, made of the types of `model`, and [`document`] says so to programs, as `OpenAPI`;
-//! [`stream`] sends updates and events as they come. On the other side [`client`] makes a
+//! [`stream`] sends updates and events as they come; [`metrics_port`] is the one of them that speaks TCP, if that is
+//! asked for. On the other side [`client`] makes a
 //! [`crate::service::Handle`] of a socket, which behaves as the one in the engine's own process does.
 //!
 //! All of it is one more client of the service, on a thread of its own: whatever comes over the socket, the
@@ -11,6 +12,7 @@
 pub mod client;
 mod document;
 mod extract;
+pub mod metrics_port;
 pub mod place;
 mod refused;
 mod routes;
@@ -19,6 +21,7 @@ pub mod server;
 mod stream;
 
 pub use client::{Attached, attach};
+pub use metrics_port::serve_metrics;
 pub use place::{Door, DoorError, Folder};
 pub use routes::openapi;
 pub use server::{CLIENTS, serve};

@@ -2,8 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
-use std::io::{BufRead, BufReader, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -28,6 +28,27 @@ impl Answer {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
+}
+
+/// Asks by curl for what `arguments` say. None if there is nobody to ask.
+#[track_caller]
+pub fn curl(arguments: impl FnOnce(&mut Command)) -> Option<Answer> {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code} %{content_type}"]);
+    arguments(&mut command);
+    let told = command.output().expect("curl starts");
+    if told.status.code() == Some(NOT_CONNECTED) {
+        return None;
+    }
+    assert!(told.status.success(), "{command:?}: {told:?}");
+    let text = String::from_utf8(told.stdout).expect("answers are UTF-8");
+    let (body, told) = text.rsplit_once('\n').expect("the status comes last");
+    let (status, content_type) = told.split_once(' ').expect("and the content type");
+    Some(Answer {
+        status: status.parse().expect("a status is a number"),
+        content_type: content_type.to_owned(),
+        body: body.to_owned(),
+    })
 }
 
 /// The control sockets of a home, of which there is one.
@@ -56,29 +77,19 @@ impl Control {
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         // By a file: an argument has no room for a long one.
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
-        let text = wait_for("an engine answers", SOON, || {
-            let mut command = self.curl(path);
-            command.args(["--request", method, "--write-out", "\n%{http_code} %{content_type}"]);
-            if let Some(body) = body {
-                file.as_file().set_len(0).and_then(|()| file.rewind()).expect("it is ours");
-                write!(file, "{body}").expect("it can be written");
-                command.arg("--json").arg(format!("@{}", file.path().display()));
-            }
-            let told = command.output().expect("curl starts");
-            // The socket has just moved.
-            if told.status.code() == Some(NOT_CONNECTED) {
-                return None;
-            }
-            assert!(told.status.success(), "{command:?}: {told:?}");
-            Some(String::from_utf8(told.stdout).expect("answers are UTF-8"))
-        });
-        let (body, told) = text.rsplit_once('\n').expect("the status comes last");
-        let (status, content_type) = told.split_once(' ').expect("and the content type");
-        Answer {
-            status: status.parse().expect("a status is a number"),
-            content_type: content_type.to_owned(),
-            body: body.to_owned(),
+        if let Some(body) = body {
+            write!(file, "{body}").expect("it can be written");
         }
+        wait_for("an engine answers", SOON, || {
+            // It may just have moved.
+            let socket = self.socket()?;
+            curl(|command| {
+                command.args(["--request", method, "--unix-socket"]).arg(socket).arg(format!("http://portolan{path}"));
+                if body.is_some() {
+                    command.arg("--json").arg(format!("@{}", file.path().display()));
+                }
+            })
+        })
     }
 
     /// What is answered with 200, as JSON.
@@ -92,7 +103,9 @@ impl Control {
     /// A stream, line by line, for as long as what is returned lives.
     #[track_caller]
     pub fn lines(&self, path: &str, body: Option<&Value>) -> (Running, impl Iterator<Item = Value> + use<>) {
-        let mut command = self.curl(path);
+        let socket = wait_for("the control socket is there", SOON, || self.socket());
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--unix-socket"]).arg(socket).arg(format!("http://portolan{path}"));
         if let Some(body) = body {
             command.args(["--json", &body.to_string()]);
         }
@@ -101,16 +114,4 @@ impl Control {
         let values = lines.map(|line| serde_json::from_str(&line.expect("lines are UTF-8")).expect("each is JSON"));
         (Running(child), values)
     }
-
-    fn curl(&self, path: &str) -> Command {
-        let socket = wait_for("the control socket is there", SOON, || self.socket());
-        curl(&socket, path)
-    }
-}
-
-fn curl(socket: &Path, path: &str) -> Command {
-    let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--max-time", "60", "--unix-socket"]).arg(socket);
-    command.arg(format!("http://portolan{path}"));
-    command
 }

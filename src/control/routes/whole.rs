@@ -7,19 +7,19 @@ use aide::generate::GenContext;
 use aide::openapi::{Operation, Response as Described};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Desk, Done, says, unexpected};
+use super::{Answer, Desk, Done, says};
 use crate::control::document::{Tag, described};
 use crate::control::extract::Params;
+use crate::control::metrics_port;
 use crate::control::refused::Refused;
 use crate::control::rows;
 use crate::metrics;
-use crate::model::request::{Reply, Request};
+use crate::model::request::Request;
 use crate::model::update::{Interest, Overview};
 
 pub(super) fn resources() -> ApiRouter<Desk> {
@@ -67,13 +67,7 @@ async fn shutdown(State(desk): State<Desk>, Params(ending): Params<Ending>) -> A
 }
 
 async fn exposition(State(desk): State<Desk>) -> Result<Exposition, Refused> {
-    let metrics = match desk.ask(Request::Metrics).await? {
-        Reply::Metrics(metrics) => metrics,
-        other => return Err(unexpected(&other)),
-    };
-    let text = metrics::text(&metrics)
-        .map_err(|_| Refused::with(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"))?;
-    Ok(Exposition(text))
+    Ok(Exposition(metrics_port::text(&desk.handle).await?))
 }
 
 /// What is counted, as text.
