@@ -1,9 +1,9 @@
 //! Arguments as typed. What they mean is decided in `app`.
 
 mod engine;
+mod serving;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -13,6 +13,7 @@ use crate::model::duration::parse_timeout;
 use crate::model::untrusted::SafeText;
 
 pub use engine::{Engine, Fields, Filter, To, Which};
+pub use serving::Serving;
 
 /// Maps host ports to containers and shows what flows through them.
 #[derive(Debug, Parser)]
@@ -101,9 +102,8 @@ impl Cli {
             return Err(conflict(&format!("the argument '{given}' cannot be used with '{name}'")));
         }
         if self.serving.metrics.is_some() && !matches!(self.command, Some(Command::Run { .. })) {
-            return Err(conflict(&format!(
-                "the argument '{METRICS}' cannot be used with a subcommand other than 'run'"
-            )));
+            let given = serving::METRICS;
+            return Err(conflict(&format!("the argument '{given}' cannot be used with a subcommand other than 'run'")));
         }
         if self.screen.no_attach {
             return Err(conflict("the argument '--no-attach' cannot be used with a subcommand"));
@@ -205,47 +205,10 @@ impl Source {
     }
 }
 
-/// What an engine serves beside its mappings and its control socket.
-#[derive(Clone, Copy, Debug, Default, Args)]
-pub struct Serving {
-    /// Serve metrics for Prometheus here, such as 127.0.0.1:9464: to this machine alone, under /metrics
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
-    pub metrics: Option<SocketAddr>,
-}
-
-impl Serving {
-    /// Adds what stands behind the subcommand.
-    fn join(&mut self, behind: Self) -> Result<(), clap::Error> {
-        if self.metrics.is_some() && behind.metrics.is_some() {
-            return Err(conflict(&format!("the argument '{METRICS}' cannot be used multiple times")));
-        }
-        self.metrics = self.metrics.or(behind.metrics);
-        Ok(())
-    }
-}
-
-/// An address of loopback with its port.
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| "write an address and a port: 127.0.0.1:9464 or [::1]:9464".to_owned())?;
-    if !address.ip().is_loopback() {
-        return Err(format!(
-            "metrics say what this machine talks to, and they are served without a login: use 127.0.0.1:{0} or \
-             [::1]:{0}, and for other machines put a server with a login before it",
-            address.port()
-        ));
-    }
-    if address.port() == 0 {
-        return Err("a scraper has to know the port: choose one, such as 9464".to_owned());
-    }
-    Ok(address)
-}
-
 /// As clap itself calls them.
 const PROFILE: &str = "--profile <NAME>";
 const FILE: &str = "--file <PATH>";
 const PUBLISH: &str = "--publish <MAPPING>";
-const METRICS: &str = "--metrics <ADDRESS:PORT>";
 
 /// How the screen looks.
 #[derive(Clone, Copy, Debug, Default, Args)]
@@ -420,22 +383,6 @@ mod tests {
         ] {
             assert_eq!(read(line).unwrap().serving.metrics, Some("127.0.0.1:9464".parse().unwrap()), "{line}");
         }
-        assert!(read("portolan run --metrics [::1]:9464").is_ok());
-        for (address, said) in [
-            ("9464", "write an address and a port: 127.0.0.1:9464 or [::1]:9464"),
-            ("localhost:9464", "write an address and a port: 127.0.0.1:9464 or [::1]:9464"),
-            ("127.0.0.1:0", "a scraper has to know the port: choose one, such as 9464"),
-            (
-                "0.0.0.0:9464",
-                "use 127.0.0.1:9464 or [::1]:9464, and for other machines put a server with a login before it",
-            ),
-            ("[::]:9464", "use 127.0.0.1:9464 or [::1]:9464"),
-            ("[::ffff:127.0.0.1]:9464", "use 127.0.0.1:9464 or [::1]:9464"),
-            ("192.0.2.1:80", "metrics say what this machine talks to, and they are served without a login"),
-        ] {
-            let error = read(&format!("portolan run --metrics {address}")).unwrap_err();
-            assert!(error.contains(said), "{address}: {error}");
-        }
     }
 
     #[test]
@@ -449,8 +396,6 @@ mod tests {
             ("-p A keys", "the argument '--publish <MAPPING>' cannot be used with 'keys'"),
             ("--profile a try", "the argument '--profile <NAME>' cannot be used with 'try'"),
             ("--file a schema", "the argument '--file <PATH>' cannot be used with 'schema'"),
-            ("--file a man", "the argument '--file <PATH>' cannot be used with 'man'"),
-            ("-p A completions bash", "the argument '--publish <MAPPING>' cannot be used with 'completions'"),
             (
                 "--metrics 127.0.0.1:1 run --metrics 127.0.0.1:1",
                 "the argument '--metrics <ADDRESS:PORT>' cannot be used multiple times",
@@ -460,6 +405,8 @@ mod tests {
                 "the argument '--metrics <ADDRESS:PORT>' cannot be used with a subcommand other than 'run'",
             ),
             ("--metrics 127.0.0.1:1 --demo", "the argument '--metrics <ADDRESS:PORT>' cannot be used with '--demo'"),
+            ("--file a man", "the argument '--file <PATH>' cannot be used with 'man'"),
+            ("-p A completions bash", "the argument '--publish <MAPPING>' cannot be used with 'completions'"),
             ("--demo run", "the argument '--demo' cannot be used with a subcommand: it is a screen by itself"),
             ("--demo -p A", "the argument '--demo' cannot be used with '--publish <MAPPING>'"),
             ("keys -p A", "unexpected argument '-p' found"),
