@@ -175,7 +175,8 @@ async fn forwarding_goes_on_while_the_terminal_stops_reading() {
 
     screen.is_read.store(false, Ordering::SeqCst);
     // What the terminal holds is full, and the program waits to paint.
-    let pid = screen.program.0.id();
+    // The engine with its screen, behind the process in front.
+    let pid = common::child_of(screen.program.0.id()).expect("it runs");
     let before = screen.painted();
     let patience = Instant::now() + PATIENCE;
     while !is_stuck_on_terminal(pid) {
@@ -256,7 +257,7 @@ async fn bytes_cost_the_same_with_the_screen_open_and_thousands_of_connections_l
     let mut headless = program(1, &["run"]);
     let headless = Running(headless.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it starts"));
     let listeners = [listens(ports[0]).await, listens(ports[1]).await];
-    let pids = [screen.program.0.id(), headless.0.id()];
+    let pids = [common::child_of(screen.program.0.id()).expect("it runs"), headless.0.id()];
     let _standing = [crowd(listens(doors[0]).await, standing).await, crowd(listens(doors[1]).await, standing).await];
     let block = noise(27, 1 << 20);
     let mut ratios = Vec::new();

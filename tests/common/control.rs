@@ -61,7 +61,7 @@ impl Control {
     /// Waits for the socket of the engine that runs with this home.
     #[track_caller]
     pub fn of(home: &Home) -> Self {
-        let control = Self { folder: home.path().join("portolan") };
+        let control = Self { folder: home.path().join("run/portolan") };
         wait_for("the control socket is there", SOON, || control.socket());
         control
     }

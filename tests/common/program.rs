@@ -76,7 +76,7 @@ impl Home {
             ("XDG_STATE_HOME", below(".local/state")),
             ("XDG_DATA_HOME", below(".local/share")),
             ("XDG_CACHE_HOME", below(".cache")),
-            ("XDG_RUNTIME_DIR", self.path().display().to_string()),
+            ("XDG_RUNTIME_DIR", below("run")),
             ("DOCKER_HOST", self.docker_host.clone()),
             ("LANG", "C.UTF-8".to_owned()),
             ("TZ", "UTC".to_owned()),
