@@ -97,7 +97,8 @@ fn sockets_of(name: &EngineName) -> Vec<String> {
 }
 
 impl Folder {
-    /// The folder of this user; made if it is not there. Without `XDG_RUNTIME_DIR` it lies in the state folder.
+    /// The folder of this user; made if it is not there. Without an `XDG_RUNTIME_DIR` of the user's own it lies in the
+    /// state folder.
     ///
     /// # Errors
     /// It cannot be had, or is not safe to use.
@@ -107,7 +108,12 @@ impl Folder {
 
     fn path_of_this_user() -> Result<PathBuf, DoorError> {
         let folders = ProjectDirs::from("", "", "portolan").ok_or(DoorError::Homeless)?;
-        let runtime = folders.runtime_dir().map(Path::to_owned);
+        // Another user's, kept through `su`, is not a place for our folder.
+        let is_own = |folder: &&Path| {
+            let found = folder.parent().and_then(|parent| fs::metadata(parent).ok());
+            found.is_none_or(|found| found.uid() == Uid::effective().as_raw())
+        };
+        let runtime = folders.runtime_dir().filter(is_own).map(Path::to_owned);
         Ok(runtime.unwrap_or_else(|| folders.state_dir().unwrap_or_else(|| folders.data_local_dir()).join("run")))
     }
 
@@ -270,10 +276,19 @@ impl Door {
             return Ok(());
         }
         let _lock = self.folder.lock()?;
+        if !self.is_ours() {
+            // It was taken away; what lies there now is not to be moved.
+            return Err(DoorError::Unusable { path: self.path.clone(), source: io::ErrorKind::NotFound.into() });
+        }
         let path = self.folder.free_path(name)?;
         fs::rename(&self.path, &path).map_err(|source| DoorError::Unusable { path: path.clone(), source })?;
         self.path = path;
         Ok(())
+    }
+
+    /// Whether what lies there is still this socket. Under the lock.
+    fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
     }
 }
 
@@ -281,7 +296,7 @@ impl Drop for Door {
     fn drop(&mut self) {
         // Under the lock, and only if it is still ours: it may have been removed, and another engine's be there.
         let Ok(_lock) = self.folder.lock() else { return };
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity) {
+        if self.is_ours() {
             // What cannot be removed is found to be stale by the next engine.
             let _ = fs::remove_file(&self.path);
         }
@@ -377,6 +392,18 @@ mod tests {
         UnixStream::connect(door.path()).unwrap();
         assert!(client.peer_addr().is_ok());
         let other = folder.open_door(&profile("dev")).unwrap();
+        drop(door);
+        UnixStream::connect(other.path()).unwrap();
+    }
+
+    #[test]
+    fn a_door_that_was_taken_away_moves_nobody_elses() {
+        let (_place, folder) = folder();
+        let mut door = folder.open_door(&profile("dev")).unwrap();
+        fs::remove_file(door.path()).unwrap();
+        let other = folder.open_door(&profile("dev")).unwrap();
+        let error = door.move_to(&profile("prod")).unwrap_err();
+        assert!(matches!(error, DoorError::Unusable { .. }), "{error}");
         drop(door);
         UnixStream::connect(other.path()).unwrap();
     }

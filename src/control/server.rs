@@ -25,7 +25,7 @@ use nix::unistd::Uid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::place::Door;
@@ -63,13 +63,23 @@ pub async fn serve(
         Err(error) => return tracing::error!(%error, "the control socket cannot be served"),
     };
     let mut room = Room::new(clients.min(CLIENTS), routes::router(handle), stop.clone());
+    // Not a sleep in each turn: while clients keep coming, that would never be over.
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut fails = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => room.take_in(stream),
+                Ok((stream, _)) => {
+                    fails = false;
+                    room.take_in(stream);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the control socket takes no client in");
+                    // Once for as long as it lasts, and not ten times a second.
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "the control socket takes no client in");
+                    }
                     sleep(PAUSE).await;
                 }
             },
@@ -85,7 +95,7 @@ pub async fn serve(
                 };
                 room.seats.retain(|seat| seat.id != id);
             }
-            () = sleep(SWEEP), if !room.seats.is_empty() => room.sweep(),
+            _ = sweep.tick(), if !room.seats.is_empty() => room.sweep(),
             Ok(()) = names.changed() => {
                 let name = names.borrow_and_update().clone();
                 if let Err(error) = door.move_to(&name) {
