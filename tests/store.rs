@@ -340,6 +340,28 @@ fn one_engine_runs_a_profile_at_a_time() {
     let _again = home.file(&path).claim().unwrap();
 }
 
+#[test]
+fn a_killed_holders_pid_is_not_told_for_the_next_ones() {
+    let home = Home::new();
+    let path = home.written("p.json", &text(&[WEB]));
+    let store = home.file(&path);
+    drop(store.claim().unwrap());
+    assert_eq!(store.last_runner(), None);
+    let mut locks = fs::read_dir(store.locations().state().join("engines")).unwrap().map(|lock| lock.unwrap().path());
+    let lock = locks.next().unwrap();
+    // More than the kernel gives out.
+    fs::write(&lock, "4194305\n").unwrap();
+    let next = fs::File::options().read(true).write(true).open(&lock).unwrap();
+    next.lock().unwrap();
+    let told = || match store.claim() {
+        Err(ClaimError::Running { pid, .. }) => pid,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(told(), None, "it has not said yet who it is");
+    fs::write(&lock, format!("{}\n", std::process::id())).unwrap();
+    assert_eq!(told(), Some(std::process::id()));
+}
+
 /// Waits for the next change.
 fn next(changes: &mut mpsc::Receiver<FileChange>) -> FileChange {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -11,13 +11,17 @@
 
 pub mod client;
 mod document;
+mod door_error;
 mod extract;
+mod lists;
 pub mod metrics_port;
 pub mod place;
 mod refused;
 mod routes;
 mod rows;
+mod seats;
 pub mod server;
+mod stage;
 mod stream;
 
 pub use client::{Attached, attach};

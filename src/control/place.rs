@@ -8,7 +8,7 @@
 //!
 //! Everything here blocks, for moments.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
@@ -21,11 +21,11 @@ use nix::libc;
 use nix::unistd::Uid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::door_error::{LONGEST_PATH, shown};
 use crate::model::engine::EngineName;
-use crate::model::untrusted::SafeText;
 
-/// Longest path that the address of a unix socket has room for (`sun_path` of unix(7), with its final NUL).
-const LONGEST_PATH: usize = 107;
+pub use super::door_error::DoorError;
+
 /// How long the lock may be somebody else's: whoever has it needs it for moments.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
@@ -44,46 +44,6 @@ pub struct Door {
     /// Device and inode of the socket, by which it is known for ours.
     identity: (u64, u64),
     listener: UnixListener,
-}
-
-/// Why there is no control socket.
-#[derive(Debug, thiserror::Error)]
-pub enum DoorError {
-    /// There is no folder to put it in.
-    #[error("this user has no home folder and no XDG_RUNTIME_DIR: set one of them")]
-    Homeless,
-    /// The folder cannot be made or read.
-    #[error("cannot use {}: {source}", shown(.path))]
-    Unusable {
-        /// Which path.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The folder is not the user's own, or open to others.
-    #[error("will not use {}: {why}", shown(.path))]
-    Unsafe {
-        /// Which path.
-        path: PathBuf,
-        /// In what way, and what to do.
-        why: String,
-    },
-    /// Another engine has it.
-    #[error("{} is the control socket of another engine", shown(.path))]
-    Taken {
-        /// Which path.
-        path: PathBuf,
-    },
-    /// The address of a socket has no room for the path.
-    #[error("{} is too long for a socket ({} bytes, {LONGEST_PATH} at most): set XDG_RUNTIME_DIR to a shorter one", shown(.path), .path.as_os_str().len())]
-    TooLong {
-        /// Which path.
-        path: PathBuf,
-    },
-}
-
-fn shown(path: &Path) -> SafeText {
-    SafeText::from_bytes(path.as_os_str().as_encoded_bytes())
 }
 
 /// File names that the socket of an engine may have, the preferred one first: a second one, for when an engine of
@@ -123,18 +83,20 @@ impl Folder {
     /// It cannot be had, or is not safe to use.
     pub fn at(path: PathBuf) -> Result<Self, DoorError> {
         let unusable = |source| DoorError::Unusable { path: path.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
         // Not followed: a link could lead to a folder that looks right now, and somewhere else later.
-        let found = fs::symlink_metadata(&path).map_err(unusable)?;
-        let unsafe_for = |why: &str| Err(DoorError::Unsafe { path: path.clone(), why: why.to_owned() });
+        let found = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(unusable)?;
+                fs::symlink_metadata(&path).map_err(unusable)?
+            }
+            found => found.map_err(unusable)?,
+        };
         if !found.is_dir() {
-            return unsafe_for("it is not a folder (nor may it be a link to one): remove it");
+            return Err(DoorError::misplaced(&path, "a folder"));
         }
-        if found.uid() != Uid::effective().as_raw() {
-            return unsafe_for(&format!("it belongs to user {}", found.uid()));
-        }
+        is_own(&path, &found)?;
         if found.mode() & 0o077 != 0 {
-            return unsafe_for("other users can enter it: chmod 700 it");
+            return Err(DoorError::Unsafe { path, why: "other users can enter it: chmod 700 it".to_owned() });
         }
         Ok(Self { path })
     }
@@ -206,11 +168,10 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(unusable(error)),
         };
-        let is_ours = found.file_type().is_socket() && found.uid() == Uid::effective().as_raw();
-        if !is_ours {
-            let why = "it is not a control socket (nor may it be a link to one): remove it".to_owned();
-            return Err(DoorError::Unsafe { path: path.to_owned(), why });
+        if !found.file_type().is_socket() {
+            return Err(DoorError::misplaced(path, "a control socket"));
         }
+        is_own(path, &found)?;
         if has_listener(path).map_err(unusable)? {
             return Err(DoorError::Taken { path: path.to_owned() });
         }
@@ -221,6 +182,11 @@ impl Folder {
     fn lock(&self) -> Result<File, DoorError> {
         let path = self.path.join(".lock");
         let unusable = |source| DoorError::Unusable { path: path.clone(), source };
+        match fs::symlink_metadata(&path) {
+            Ok(found) if !found.is_file() => return Err(DoorError::misplaced(&path, "a lock file")),
+            Ok(found) => is_own(&path, &found)?,
+            Err(_) => {}
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(unusable)?;
@@ -234,6 +200,11 @@ impl Folder {
             }
         }
     }
+}
+
+fn is_own(path: &Path, found: &Metadata) -> Result<(), DoorError> {
+    let is_own = found.uid() == Uid::effective().as_raw();
+    if is_own { Ok(()) } else { Err(DoorError::foreign(path, found.uid())) }
 }
 
 /// Every socket in the folder of this one.

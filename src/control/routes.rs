@@ -33,22 +33,21 @@ use crate::model::request::{Call, Reply, Request, RequestError};
 use crate::model::untrusted::SafeText;
 use crate::service::Handle;
 
-/// Streams open at once; the rest of the clients' places is for questions.
-const STREAMS: usize = 48;
-
 /// What the resources answer from.
 #[derive(Clone, Debug)]
 pub(super) struct Desk {
     handle: Handle,
     streams: Arc<Semaphore>,
+    most_streams: usize,
     document: Document,
 }
 
-/// Every resource, over the service of `handle`.
-pub(super) fn router(handle: Handle) -> Router {
+/// Every resource, over the service of `handle`, with so many streams at once.
+pub(super) fn router(handle: Handle, most_streams: usize) -> Router {
     let (resources, document) = described();
-    let streams = Arc::new(Semaphore::new(STREAMS));
-    let desk = Desk { handle, streams, document: Document::new(&document::finished(&document)) };
+    let streams = Arc::new(Semaphore::new(most_streams));
+    let document = Document::new(&document::finished(&document));
+    let desk = Desk { handle, streams, most_streams, document };
     resources
         .fallback(async |request: HttpRequest| Refused::not_found(SafeText::quoted(request.uri().path()).as_str()))
         .method_not_allowed_fallback(async || Refused::with(StatusCode::METHOD_NOT_ALLOWED, "not by this method"))
@@ -132,7 +131,7 @@ impl Desk {
         Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             Refused::with(
                 StatusCode::SERVICE_UNAVAILABLE,
-                &format!("{STREAMS} streams are open, as many as there may be"),
+                &format!("{} streams are open, as many as there may be", self.most_streams),
             )
         })
     }

@@ -1,22 +1,23 @@
 //! Takes clients in, within bounds, so that none of them can keep another from being heard.
 //!
 //! A client is let in if it is the engine's own user or root, whatever the file's permissions have become. It has 10 s
-//! to send a whole request of at most 1 MiB, and as long to take an answer. Of 64 places, one that is needed is taken
-//! from whoever has kept us waiting longest, never from a client whose question is being answered: so clients that
-//! stall or send garbage make way at once for one that asks.
+//! to send a whole request of at most 1 MiB, and as long to take an answer. There are 64 places; who has one, and who
+//! makes way for whom, is said by [`super::seats`].
 
 use std::convert::Infallible;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode};
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
@@ -24,13 +25,16 @@ use hyper_util::service::TowerToHyperService;
 use nix::unistd::Uid;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::task::{Id, JoinError, JoinSet, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::lists::{IsList, Lists};
 use super::place::Door;
 use super::refused::Refused;
 use super::routes;
+use super::seats::{PATIENCE, Room, Seats};
+use super::stage::{Following, Progress, Stage, Watched};
 use super::stream::GoesOn;
 use crate::model::engine::EngineName;
 use crate::service::Handle;
@@ -41,12 +45,18 @@ pub const CLIENTS: usize = 64;
 const MESSAGE: usize = 1 << 20;
 /// Longest head of a request: its lines and headers.
 const HEAD: usize = 64 << 10;
-/// How long a client may take to send a request, or to take an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether somebody has taken too long.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_millis(500);
+/// Time between two clients, in the long run, and how many come in at once: whoever comes back as often as it can takes
+/// but a part of the processor.
+const SPACING: Duration = Duration::from_micros(250);
+const AT_ONCE: u32 = 64;
+/// How long somebody may stand at the door while everybody inside is being answered.
+const DOORSTEP: Duration = Duration::from_millis(50);
 /// Pause after an error of the listening socket, such as no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two records of the log about clients of other users.
+const STRANGERS: Duration = Duration::from_mins(1);
 
 /// Serves clients until `stop` is cancelled: then the door closes, and those who are being answered, streams included,
 /// get what is left to say. `names` says what the engine is called, which changes when it opens another profile: then
@@ -62,18 +72,21 @@ pub async fn serve(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the control socket cannot be served"),
     };
-    let mut room = Room::new(clients.min(CLIENTS), routes::router(handle), stop.clone());
-    // Not a sleep in each turn: while clients keep coming, that would never be over.
+    let mut hall = Hall::new(clients.min(CLIENTS), handle, stop.clone());
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut fails = false;
     loop {
+        let opens = hall.opens();
+        let is_open = opens <= Instant::now();
         tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if is_open => match accepted {
                 Ok((stream, _)) => {
                     fails = false;
-                    room.take_in(stream);
+                    hall.receive(stream);
+                    // Whoever has come in is heard before the next one.
+                    yield_now().await;
                 }
                 Err(error) => {
                     // Once for as long as it lasts, and not ten times a second.
@@ -83,19 +96,9 @@ pub async fn serve(
                     sleep(PAUSE).await;
                 }
             },
-            Some(ended) = room.connections.join_next_with_id(), if !room.connections.is_empty() => {
-                let id = match ended {
-                    Ok((id, ())) => id,
-                    Err(error) => {
-                        if error.is_panic() {
-                            tracing::error!(%error, "a client of the control socket has met a defect");
-                        }
-                        error.id()
-                    }
-                };
-                room.seats.retain(|seat| seat.id != id);
-            }
-            _ = sweep.tick(), if !room.seats.is_empty() => room.sweep(),
+            () = sleep_until(opens), if !is_open => {}
+            Some(ended) = hall.connections.join_next_with_id(), if !hall.connections.is_empty() => hall.part(ended),
+            _ = sweep.tick(), if !hall.connections.is_empty() => hall.seats.sweep(hall.lists.are_wanted()),
             Ok(()) = names.changed() => {
                 let name = names.borrow_and_update().clone();
                 if let Err(error) = door.move_to(&name) {
@@ -105,120 +108,119 @@ pub async fn serve(
         }
     }
     drop((listener, door));
-    while room.connections.join_next().await.is_some() {}
+    while hall.connections.join_next().await.is_some() {}
 }
 
-/// The clients, and where they sit.
-struct Room {
-    router: TowerToHyperService<Router>,
-    places: usize,
-    seats: Vec<Seat>,
+/// Everybody who is in.
+struct Hall {
+    answers: Answers,
+    lists: Lists,
+    seats: Seats,
     connections: JoinSet<()>,
     stop: CancellationToken,
-    start: Instant,
+    strangers: Strangers,
+    /// When the next one may come, as far as it depends on how many have come.
+    next: Instant,
+    /// Since when everybody inside has been waiting for us.
+    full_since: Option<Instant>,
 }
 
-/// One client.
-struct Seat {
-    id: Id,
-    abort: AbortHandle,
-    wait: Arc<Wait>,
-}
-
-/// Since when a client has kept us waiting, in milliseconds since the start; [`Wait::NOT`] while it waits for us.
-#[derive(Debug)]
-struct Wait {
-    since: AtomicU64,
-    start: Instant,
-}
-
-impl Wait {
-    const NOT: u64 = u64::MAX;
-
-    fn begin(&self) {
-        self.since.store(millis(self.start.elapsed()), Relaxed);
-    }
-
-    fn end(&self) {
-        self.since.store(Self::NOT, Relaxed);
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX - 1)
-}
-
-impl Room {
-    fn new(places: usize, router: Router, stop: CancellationToken) -> Self {
+impl Hall {
+    fn new(places: usize, handle: Handle, stop: CancellationToken) -> Self {
+        let (seats, lists) = (Seats::new(places), Lists::new());
+        let router = TowerToHyperService::new(routes::router(handle, seats.streams()));
         Self {
-            router: TowerToHyperService::new(router),
-            places,
-            seats: Vec::new(),
+            answers: Answers { router, lists: lists.clone(), is_crowded: Arc::default() },
+            lists,
+            seats,
             connections: JoinSet::new(),
             stop,
-            start: Instant::now(),
+            strangers: Strangers::default(),
+            next: Instant::now(),
+            full_since: None,
         }
     }
 
-    fn take_in(&mut self, stream: UnixStream) {
+    /// When the next one can come in.
+    fn opens(&mut self) -> Instant {
+        self.answers.is_crowded.store(self.seats.are_full(), Relaxed);
+        let room = self.seats.room();
+        if room != Room::Soon {
+            self.full_since = None;
+        }
+        match room {
+            Room::Now => self.next,
+            Room::From(time) => self.next.max(time),
+            Room::Soon => self.next.max(*self.full_since.get_or_insert_with(Instant::now) + DOORSTEP),
+        }
+    }
+
+    fn receive(&mut self, stream: UnixStream) {
+        let now = Instant::now();
+        self.next = self.next.max(now.checked_sub(AT_ONCE * SPACING).unwrap_or(now)) + SPACING;
         let who = stream.peer_cred().map(|peer| peer.uid());
         if !who.as_ref().is_ok_and(|uid| is_welcome(*uid)) {
-            tracing::warn!(?who, "a client of another user was refused");
+            return self.strangers.came(&who);
+        }
+        if self.seats.room() == Room::Soon {
+            // The answer fits the socket's buffer; a client that cannot take it gets the end.
+            let _ = stream.try_write(&full(self.seats.places()));
             return;
         }
-        if self.seats.len() >= self.places && !self.make_room() {
-            // Nobody can be sent away. The answer fits the socket's buffer; a client that cannot take it gets the end.
-            let _ = stream.try_write(FULL);
-            return;
-        }
-        let wait = Arc::new(Wait { since: AtomicU64::new(0), start: self.start });
-        wait.begin();
-        let connection = connection(stream, self.router.clone(), Arc::clone(&wait), self.stop.clone());
-        let abort = self.connections.spawn(connection);
-        self.seats.push(Seat { id: abort.id(), abort, wait });
+        let (stream, progress) = (Arc::new(stream), Progress::new());
+        let watched = Watched { stream: Arc::clone(&stream), progress: progress.clone() };
+        let abort = self.connections.spawn(connection(watched, self.answers.clone(), self.stop.clone()));
+        self.seats.take(abort, stream, progress);
     }
 
-    /// Sends away whoever has kept us waiting longest; false if nobody has.
-    fn make_room(&mut self) -> bool {
-        let since = |seat: &Seat| seat.wait.since.load(Relaxed);
-        let longest = self.seats.iter().enumerate().min_by_key(|(_, seat)| since(seat));
-        match longest {
-            Some((at, seat)) if since(seat) != Wait::NOT => {
-                self.seats.swap_remove(at).abort.abort();
-                true
+    fn part(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                if error.is_panic() {
+                    tracing::error!(%error, "a client of the control socket has met a defect");
+                }
+                error.id()
             }
-            _ => false,
-        }
-    }
-
-    /// Sends away who has kept us waiting too long.
-    fn sweep(&mut self) {
-        let now = millis(self.start.elapsed());
-        let patience = millis(PATIENCE);
-        self.seats.retain(|seat| {
-            let since = seat.wait.since.load(Relaxed);
-            let is_late = since != Wait::NOT && now.saturating_sub(since) > patience;
-            if is_late {
-                seat.abort.abort();
-            }
-            !is_late
-        });
+        };
+        self.seats.leave(id);
     }
 }
 
-/// What a client gets when each place is taken by one that is being answered.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 80\r\n\
-connection: close\r\n\r\n{\"error\":\"failed\",\"message\":\"64 clients are connected, as many as there may be\"}";
+/// What a client gets when each place is taken by one that waits for its answer.
+fn full(places: usize) -> Vec<u8> {
+    let text = format!(r#"{{"error":"failed","message":"{places} clients are connected, as many as there may be"}}"#);
+    let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nconnection: close";
+    format!("{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len()).into_bytes()
+}
 
 /// Root may do everything anyway.
 fn is_welcome(uid: u32) -> bool {
     uid == Uid::effective().as_raw() || uid == 0
 }
 
+/// Those who were not let in, of whom not each is worth a record of the log.
+#[derive(Debug, Default)]
+struct Strangers {
+    said: Option<Instant>,
+    since: u64,
+}
+
+impl Strangers {
+    fn came(&mut self, who: &io::Result<u32>) {
+        self.since += 1;
+        if self.said.is_none_or(|said| said.elapsed() > STRANGERS) {
+            tracing::warn!(?who, count = self.since, "a client of another user was refused");
+            (self.said, self.since) = (Some(Instant::now()), 0);
+        }
+    }
+}
+
 /// One client's requests, one after the other.
-async fn connection(stream: UnixStream, router: TowerToHyperService<Router>, wait: Arc<Wait>, stop: CancellationToken) {
-    let answer = service_fn(move |request| answer(request, router.clone(), Arc::clone(&wait)));
-    let mut served = pin!(http1::Builder::new().max_buf_size(HEAD).serve_connection(TokioIo::new(stream), answer));
+async fn connection(watched: Watched, answers: Answers, stop: CancellationToken) {
+    let progress = watched.progress.clone();
+    let answer = service_fn(move |request| answer(request, answers.clone(), progress.clone()));
+    let mut served = pin!(http1::Builder::new().max_buf_size(HEAD).serve_connection(TokioIo::new(watched), answer));
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
         () = stop.cancelled() => {
@@ -235,31 +237,75 @@ async fn connection(stream: UnixStream, router: TowerToHyperService<Router>, wai
 
 async fn answer(
     request: Request<Incoming>,
-    router: TowerToHyperService<Router>,
-    wait: Arc<Wait>,
+    answers: Answers,
+    progress: Progress,
 ) -> Result<Response<Body>, Infallible> {
-    let (head, body) = request.into_parts();
-    let body = match timeout(PATIENCE, Limited::new(body, MESSAGE).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) => {
-            let (status, text) = if error.is::<LengthLimitError>() {
-                (StatusCode::PAYLOAD_TOO_LARGE, "a message may have 1 MiB")
-            } else {
-                (StatusCode::BAD_REQUEST, "the message has ended before its end")
-            };
-            return Ok(Refused::with(status, text).into_response());
+    let mut response = match whole(request, progress.asks() + PATIENCE).await {
+        Ok(request) => {
+            progress.set(Stage::Waiting);
+            // Many requests that have come at once are no reason to let others wait.
+            yield_now().await;
+            answers.to(request).await
         }
-        Err(_) => {
-            return Ok(Refused::with(StatusCode::REQUEST_TIMEOUT, "a request is sent within 10 s").into_response());
-        }
+        Err(refused) => refused.into_response(),
     };
-    wait.end();
-    let response = router.call(Request::from_parts(head, Body::from(body))).await?;
-    Ok(if response.extensions().get::<GoesOn>().is_some() {
-        response
-    } else {
-        // From now on it is the client who has to take it, and to ask again.
-        wait.begin();
-        response
-    })
+    if let Some(GoesOn(kept)) = response.extensions_mut().remove() {
+        return Ok(response.map(|body| Body::new(Following::new(body, progress, kept))));
+    }
+    if answers.is_crowded.load(Relaxed) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let is_list = response.extensions().get::<IsList>().is_some();
+    progress.set(Stage::Taking { since: Instant::now(), is_list });
+    Ok(response)
+}
+
+/// Where whole requests are answered.
+#[derive(Clone, Debug)]
+struct Answers {
+    router: TowerToHyperService<Router>,
+    lists: Lists,
+    /// Every place is taken: whoever is answered leaves, and comes back behind those who wait at the door.
+    is_crowded: Arc<AtomicBool>,
+}
+
+impl Answers {
+    /// What is answered to a request, a list when it is its turn.
+    async fn to(&self, request: Request<Body>) -> Response<Body> {
+        if !Lists::is_one(&request) {
+            return self.route(request).await;
+        }
+        let Some(turn) = self.lists.turn().await else {
+            let text = "too many clients ask for connections: ask again";
+            return Refused::with(StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+        };
+        let start = Instant::now();
+        let response = self.route(request).await;
+        if let Some(GoesOn(kept)) = response.extensions().get() {
+            kept.hold(turn);
+            return response;
+        }
+        self.lists.made(start.elapsed());
+        turn.keep(response).await
+    }
+
+    async fn route(&self, request: Request<Body>) -> Response<Body> {
+        self.router.call(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// The request with all of its body, if that comes in time and is not too long.
+async fn whole(request: Request<Incoming>, until: Instant) -> Result<Request<Body>, Refused> {
+    let too_long = || Refused::with(StatusCode::PAYLOAD_TOO_LARGE, "a message may have 1 MiB");
+    let (head, body) = request.into_parts();
+    // What is announced as too long need not be sent first.
+    if body.size_hint().lower() > MESSAGE as u64 {
+        return Err(too_long());
+    }
+    match timeout_at(until, Limited::new(body, MESSAGE).collect()).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(_)) => Err(Refused::with(StatusCode::BAD_REQUEST, "the message has ended before its end")),
+        Err(_) => Err(Refused::with(StatusCode::REQUEST_TIMEOUT, "a request is sent within 10 s")),
+    }
 }

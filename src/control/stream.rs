@@ -1,10 +1,12 @@
 //! What goes on: updates for screens, events for scripts, a JSON object a line as each comes.
 //!
 //! A line is made when the client has taken the one before, so a slow client gets what is newest and is told what it
-//! missed (`lost`), and nothing gathers here for it. Only so many streams are open at once, that clients with a
-//! question find room.
+//! missed (`lost`), and nothing gathers here for it but the rest of one update, of which the doorkeeper is told. Only so
+//! many streams are open at once, that clients with a question find room.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aide::OperationOutput;
@@ -21,6 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::document::described;
+use super::lists::Turn;
 use crate::model::event::Event;
 use crate::model::narrator::Narrator;
 use crate::model::update::Update;
@@ -31,26 +34,66 @@ use crate::service::Subscription;
 const ROWS: usize = 500;
 
 /// Marks a response whose body goes on for as long as its client wants it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GoesOn;
+#[derive(Clone, Debug)]
+pub(super) struct GoesOn(pub(super) Arc<Kept>);
+
+/// What a stream keeps for its client.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    rows: AtomicUsize,
+    turn: Mutex<Option<Turn>>,
+}
+
+impl Kept {
+    /// Rows that wait for the client to take them.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.load(Relaxed)
+    }
+
+    /// Keeps the turn until the first update, which holds everything, is taken.
+    pub(super) fn hold(&self, turn: Turn) {
+        *self.turn() = Some(turn);
+    }
+
+    /// Whether it has that still.
+    pub(super) fn holds_turn(&self) -> bool {
+        self.turn().is_some()
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So many are left of an update.
+    pub(super) fn keeps(&self, rows: usize) {
+        self.rows.store(rows, Relaxed);
+        if rows == 0 {
+            *self.turn() = None;
+        }
+    }
+}
 
 /// Lines of `T`.
 #[derive(Debug)]
 pub(super) struct Lines<T> {
     body: Body,
+    kept: Arc<Kept>,
     of: std::marker::PhantomData<T>,
 }
 
 impl<T> Lines<T> {
-    fn new(lines: impl futures_util::Stream<Item = Result<Bytes, serde_json::Error>> + Send + 'static) -> Self {
-        Self { body: Body::from_stream(lines), of: std::marker::PhantomData }
+    fn new(
+        lines: impl futures_util::Stream<Item = Result<Bytes, serde_json::Error>> + Send + 'static,
+        kept: Arc<Kept>,
+    ) -> Self {
+        Self { body: Body::from_stream(lines), kept, of: std::marker::PhantomData }
     }
 }
 
 impl<T> IntoResponse for Lines<T> {
     fn into_response(self) -> Response {
         let mut response = ([(CONTENT_TYPE, "application/x-ndjson")], self.body).into_response();
-        response.extensions_mut().insert(GoesOn);
+        response.extensions_mut().insert(GoesOn(self.kept));
         response
     }
 }
@@ -70,25 +113,35 @@ impl<T: JsonSchema> OperationOutput for Lines<T> {
 
 /// The updates of a subscription, as they are.
 pub(super) fn updates(subscription: Subscription, place: OwnedSemaphorePermit) -> Lines<Update> {
-    let start = (subscription, VecDeque::new(), place);
-    Lines::new(stream::unfold(start, |(mut subscription, mut pieces, place)| async move {
+    let kept = Arc::<Kept>::default();
+    let start = (subscription, VecDeque::new(), Arc::clone(&kept), place);
+    let lines = stream::unfold(start, |(mut subscription, mut pieces, kept, place)| async move {
         if pieces.is_empty() {
             pieces = in_pieces(subscription.next().await?);
         }
         let piece = pieces.pop_front()?;
-        Some((line(&piece), (subscription, pieces, place)))
-    }))
+        kept.keeps(pieces.iter().map(rows).sum());
+        Some((line(&piece), (subscription, pieces, kept, place)))
+    });
+    Lines::new(lines, kept)
+}
+
+fn rows(update: &Update) -> usize {
+    update.mappings.len() + update.connections.len() + update.containers.len()
 }
 
 /// The events of a subscription, with `traffic` every so often (contract §5).
 pub(super) fn events(subscription: Subscription, every: Duration, place: OwnedSemaphorePermit) -> Lines<Event> {
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let teller = Teller { subscription, narrator: Narrator::new(true, true), tick, is_over: false, _place: place };
-    Lines::new(stream::unfold(teller, |mut teller| async move {
+    let kept = Arc::<Kept>::default();
+    let narrator = Narrator::new(true, true);
+    let teller = Teller { subscription, narrator, tick, is_over: false, kept: Arc::clone(&kept), _place: place };
+    let lines = stream::unfold(teller, |mut teller| async move {
         let lines = teller.next().await?;
         Some((lines, teller))
-    }))
+    });
+    Lines::new(lines, kept)
 }
 
 struct Teller {
@@ -96,6 +149,7 @@ struct Teller {
     narrator: Narrator,
     tick: Interval,
     is_over: bool,
+    kept: Arc<Kept>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -105,6 +159,7 @@ impl Teller {
         while !self.is_over {
             let events = tokio::select! {
                 update = self.subscription.next() => if let Some(update) = update {
+                    self.kept.keeps(0);
                     self.narrator.hear(update, Timestamp::now())
                 } else {
                     self.is_over = true;

@@ -45,6 +45,14 @@ pub enum ServiceCall {
 #[derive(Debug)]
 pub struct Subscription {
     updates: mpsc::Receiver<Update>,
+    on_demand: Option<OnDemand>,
+}
+
+/// Of a client that may stop taking updates for long: the room for one, which the service has while it is waited for.
+#[derive(Debug)]
+struct OnDemand {
+    room: mpsc::WeakSender<Update>,
+    taken: Option<mpsc::OwnedPermit<Update>>,
 }
 
 impl Handle {
@@ -68,16 +76,35 @@ impl Handle {
 
     /// Leases updates.
     pub async fn subscribe(&self, interest: Interest) -> Result<Subscription, RequestError> {
-        let (updates, receiver) = mpsc::channel(PENDING_UPDATES);
-        self.calls.send(ServiceCall::Subscribe { interest, updates }).await.map_err(|_| RequestError::Gone)?;
-        Ok(Subscription { updates: receiver })
+        let (sender, updates) = mpsc::channel(PENDING_UPDATES);
+        self.lease(interest, sender).await?;
+        Ok(Subscription { updates, on_demand: None })
+    }
+
+    /// Leases updates for a client that may stop taking them for long: but one is made ahead for it.
+    pub async fn subscribe_on_demand(&self, interest: Interest) -> Result<Subscription, RequestError> {
+        let (sender, updates) = mpsc::channel(1);
+        let on_demand = Some(OnDemand { room: sender.downgrade(), taken: None });
+        self.lease(interest, sender).await?;
+        Ok(Subscription { updates, on_demand })
+    }
+
+    async fn lease(&self, interest: Interest, updates: mpsc::Sender<Update>) -> Result<(), RequestError> {
+        self.calls.send(ServiceCall::Subscribe { interest, updates }).await.map_err(|_| RequestError::Gone)
     }
 }
 
 impl Subscription {
     /// The next update; `None` once the service has ended.
     pub async fn next(&mut self) -> Option<Update> {
-        self.updates.recv().await
+        if let Some(on_demand) = &mut self.on_demand {
+            on_demand.taken = None;
+        }
+        let update = self.updates.recv().await;
+        if let Some(on_demand) = &mut self.on_demand {
+            on_demand.taken = on_demand.room.upgrade().and_then(|room| room.try_reserve_owned().ok());
+        }
+        update
     }
 
     /// An update that has already arrived.

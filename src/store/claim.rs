@@ -12,7 +12,8 @@ use super::paths::Locations;
 
 /// Longest process id as text; more was not written by us.
 const MAX_PID_TEXT: u64 = 16;
-/// The holder writes its pid right after it has locked: a moment's patience finds it.
+/// The holder writes its pid right after it has locked, and takes it away before it unlocks: a moment's patience finds
+/// it. What a killed one has left is known by its process, which is not there any more.
 const PID_TRIES: u32 = 20;
 const PID_RETRY: Duration = Duration::from_millis(5);
 
@@ -20,7 +21,14 @@ const PID_RETRY: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Claim {
     /// The lock lives as long as this is open.
-    _file: File,
+    file: File,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Else whoever comes next would be taken for this process until it has written its own pid.
+        let _ = self.file.set_len(0);
+    }
 }
 
 impl Claim {
@@ -34,10 +42,10 @@ impl Claim {
         match file.try_lock() {
             Ok(()) => {
                 write_pid(&mut file).map_err(failed)?;
-                Ok(Self { _file: file })
+                Ok(Self { file })
             }
             Err(TryLockError::WouldBlock) => {
-                Err(ClaimError::Running { path: place.path.clone(), pid: read_pid(&mut file) })
+                Err(ClaimError::Running { path: place.path.clone(), pid: holder(&mut file) })
             }
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -70,8 +78,8 @@ fn hash(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The process that has run the profile last, whether or not it still does: that is not asked by the lock, since an
-/// engine that starts at the same moment would find it taken.
+/// The process that runs the profile, or has not ended by itself: the lock is not asked, since an engine that starts at
+/// the same moment would find it taken.
 pub(super) fn last_runner(place: &Place, locations: &Locations) -> Option<u32> {
     read_pid(&mut File::open(lock_file(place, locations)).ok()?)
 }
@@ -82,15 +90,20 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-fn read_pid(file: &mut File) -> Option<u32> {
+/// The process that has locked the file.
+fn holder(file: &mut File) -> Option<u32> {
     for _ in 0..PID_TRIES {
-        let mut text = String::new();
-        file.seek(SeekFrom::Start(0)).ok()?;
-        file.take(MAX_PID_TEXT).read_to_string(&mut text).ok()?;
-        if let Some(pid) = text.strip_suffix('\n').and_then(|pid| pid.parse().ok()) {
-            return Some(pid);
+        match read_pid(file) {
+            Some(pid) if Path::new("/proc").join(pid.to_string()).exists() => return Some(pid),
+            _ => std::thread::sleep(PID_RETRY),
         }
-        std::thread::sleep(PID_RETRY);
     }
     None
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).ok()?;
+    file.take(MAX_PID_TEXT).read_to_string(&mut text).ok()?;
+    text.strip_suffix('\n')?.parse().ok()
 }

@@ -127,7 +127,7 @@ impl Store {
         Claim::take(&self.place, &self.locations)
     }
 
-    /// The process of the engine that has run it last, whether or not it still does.
+    /// The process of the engine that runs it, or was killed when it did.
     pub fn last_runner(&self) -> Option<u32> {
         claim::last_runner(&self.place, &self.locations)
     }

@@ -44,7 +44,19 @@ pub fn resident(pid: u32) -> u64 {
 
 /// Processor time of a living process so far.
 pub fn used(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is alive");
+    time_in(&format!("/proc/{pid}"))
+}
+
+/// Processor time of a thread of a living process so far.
+pub fn used_by(pid: u32, thread: &str) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it is alive");
+    let mut threads = threads.map(|entry| entry.expect("an entry").path().display().to_string());
+    let is_it = |path: &String| fs::read_to_string(format!("{path}/comm")).is_ok_and(|name| name.trim_end() == thread);
+    time_in(&threads.find(is_it).expect("it has the thread"))
+}
+
+fn time_in(place: &str) -> Duration {
+    let stat = fs::read_to_string(format!("{place}/stat")).expect("it is alive");
     // The second field, in parentheses, may hold anything.
     let (_, fields) = stat.rsplit_once(") ").expect("the name ends");
     let ticks = fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));

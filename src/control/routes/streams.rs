@@ -51,7 +51,7 @@ async fn events(State(desk): State<Desk>, Params(query): Params<Telling>) -> Res
     let sample_ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX).min(250);
     let interest = Interest { mappings: true, connections: true, events: true, sample_ms, ..Interest::default() };
     let place = desk.place()?;
-    Ok(stream::events(desk.handle.subscribe(interest).await?, every, place))
+    Ok(stream::events(desk.handle.subscribe_on_demand(interest).await?, every, place))
 }
 
 fn interval(text: &str) -> Result<Duration, Problem> {
@@ -64,7 +64,7 @@ fn interval(text: &str) -> Result<Duration, Problem> {
 
 async fn updates(State(desk): State<Desk>, Body(interest): Body<Interest>) -> Result<Lines<Update>, Refused> {
     let place = desk.place()?;
-    Ok(stream::updates(desk.handle.subscribe(interest).await?, place))
+    Ok(stream::updates(desk.handle.subscribe_on_demand(interest).await?, place))
 }
 
 async fn call(State(desk): State<Desk>, Body(call): Body<Call>) -> Answer<Reply> {
