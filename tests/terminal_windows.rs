@@ -313,6 +313,91 @@ fn a_lost_engine_is_said_and_found_again_when_it_is_back() {
 }
 
 #[test]
+fn an_engine_that_is_stopped_is_said_to_be_silent_until_it_goes_on() {
+    if !require(&[Need::Tmux]) {
+        return;
+    }
+    let listen = free_port();
+    let home = with_mapping(listen, 9);
+    let mut run = home.run(None, [] as [&str; 0]);
+    run.ready();
+    let window = Screen::open(&home, None, &["attach"]);
+    window.wait_for_row("MAPPINGS", &[&format!("localhost:{listen}"), "up"]);
+    for _ in 0..2 {
+        // A screen that is stopped itself, for longer than an engine may be silent, takes the engine for living.
+        signal(window.terminal.pid(), Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(4));
+        signal(window.terminal.pid(), Signal::SIGCONT);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(2) {
+            assert!(!window.text().contains("ENGINE"), "{}", window.text());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        run.signal(Signal::SIGSTOP);
+        window.terminal.wait_for_text("ENGINE DOES NOT ANSWER: is it stopped?");
+        run.signal(Signal::SIGCONT);
+        window.terminal.wait_for("the engine is back", SOON, |text| !text.contains("ENGINE") && text.contains("LIVE"));
+        window.keys(&["t"]);
+        window.wait_for_row("MAPPINGS", &[&format!("localhost:{listen}"), "stop"]);
+        window.keys(&["u"]);
+        window.wait_for_row("MAPPINGS", &[&format!("localhost:{listen}"), "up"]);
+    }
+    window.quit();
+    assert!(run.stop().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_too_many_is_told_so() {
+    let home = with_mapping(free_port(), 9);
+    let mut run = home.run(None, [] as [&str; 0]);
+    run.ready();
+    let (handle, _carrying) = attached(&home).await;
+    let mut windows = JoinSet::new();
+    for _ in 0..48 {
+        let mut window = handle.subscribe(Interest::default()).await.expect("there is room");
+        windows.spawn(async move { while window.next().await.is_some() {} });
+    }
+    let one_more = handle.subscribe(Interest::default()).await.expect_err("there is no room");
+    assert_eq!(one_more.to_string(), "48 streams are open, as many as there may be");
+    let watch = home.command(None).args(["watch"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&watch.stderr).into_owned();
+    assert!(said.contains("48 streams are open, as many as there may be"), "{said}");
+    assert!(!watch.status.success());
+    windows.shutdown().await;
+    wait_until("a place for one", SOON, || {
+        let listed = home.command(None).args(["ls"]).output().expect("it runs");
+        listed.status.success()
+    });
+    assert!(run.stop().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_rows_come_as_one_update_as_from_an_engine_in_the_same_process() {
+    const CONNECTIONS: usize = 1_700;
+    let (target, _echo) = echo_server().await;
+    let port = free_port();
+    let home = with_mapping(port, target);
+    let mut run = home.run(None, [] as [&str; 0]);
+    run.ready();
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+        client.write_all(b"x").await.expect("it is taken");
+        client.read_exact(&mut [0]).await.expect("it comes back");
+        clients.push(client);
+    }
+    let (handle, _carrying) = attached(&home).await;
+    let interest = Interest { mappings: true, connections: true, ..Interest::default() };
+    let first = handle.subscribe(interest).await.expect("it runs").next().await.expect("rows");
+    assert!(first.is_full && !first.has_more);
+    assert_eq!((first.mappings.len(), first.connections.len()), (1, CONNECTIONS));
+    let listed = home.command(None).args(["connections", "--json"]).output().expect("it runs");
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!(listed["connections"].as_array().expect("a list").len(), CONNECTIONS, "{listed:.300}");
+    assert!(run.stop().status.success());
+}
+
+#[test]
 fn a_profile_has_one_engine_and_who_will_not_attach_is_told_which() {
     let home = with_mapping(free_port(), 9);
     let mut run = home.run(None, [] as [&str; 0]);

@@ -19,9 +19,9 @@ use nix::unistd::Uid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::place::sockets_beside;
 use crate::model::request::{Call, Reply, RequestError};
@@ -34,6 +34,12 @@ const MESSAGE: usize = 64 << 20;
 /// How long an engine may take to take a request in.
 const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(5);
+/// How long an engine may take to answer; the longest of its questions, to a target that is silent, takes less.
+const ANSWER: Duration = Duration::from_secs(30);
+/// An engine that says nothing for so long, so many times, does not run (it says something each
+/// [`SIGN_OF_LIFE`](super::stream::SIGN_OF_LIFE)).
+const SILENCE: Duration = Duration::from_millis(1_500);
+const SILENCES: u32 = 2;
 
 /// An engine in another process.
 #[derive(Debug)]
@@ -89,10 +95,10 @@ impl Attached {
                             let _ = reply.send(engine.call(&call).await);
                         });
                     }
-                    Some(ServiceCall::Subscribe { interest, updates }) => {
+                    Some(ServiceCall::Subscribe { interest, updates, begun }) => {
                         let engine = Arc::clone(&engine);
                         under_way.spawn(async move {
-                            if let Err(error) = engine.updates(&interest, updates).await {
+                            if let Err(error) = engine.updates(&interest, updates, begun).await {
                                 tracing::debug!(%error, "the updates of the engine have ended");
                             }
                         });
@@ -131,52 +137,77 @@ impl Engine {
     }
 
     async fn call(&self, call: &Call) -> Result<Reply, RequestError> {
-        match self.ask(call).await {
-            Ok(answer) => answer,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(RequestError::Failed {
-                message: SafeText::new(&format!("the engine's answer is not understood (another release?): {error}")),
-            }),
-            Err(error) => {
-                tracing::debug!(%error, "the engine does not answer");
-                Err(RequestError::Gone)
-            }
-        }
+        self.ask(call).await.unwrap_or_else(|error| Err(self.says(&error)))
     }
 
     async fn ask(&self, call: &Call) -> io::Result<Result<Reply, RequestError>> {
-        let mut answer = self.post("/v1/call", call).await?;
-        let mut body = Vec::new();
-        while answer.read(&mut body).await? > 0 {}
-        Ok(if answer.status.is_success() { Ok(parse(&body)?) } else { Err(parse(&body)?) })
+        let answer = self.post("/v1/call", call).await?;
+        let status = answer.status;
+        let body = answer.whole().await?;
+        Ok(if status.is_success() { Ok(parse(&body)?) } else { Err(parse(&body)?) })
     }
 
-    /// Passes updates on until somebody leaves.
-    async fn updates(&self, interest: &Interest, updates: mpsc::Sender<Update>) -> io::Result<()> {
+    /// Passes updates on until somebody leaves, when it has been `begun`.
+    async fn updates(
+        &self,
+        interest: &Interest,
+        updates: mpsc::Sender<Update>,
+        begun: oneshot::Sender<Result<(), RequestError>>,
+    ) -> io::Result<()> {
         let passing = async {
-            let mut answer = self.post("/v1/updates", interest).await?;
-            if answer.status != StatusCode::OK {
-                return Err(io::Error::other(format!("refused: {}", answer.status)));
-            }
-            let mut text = Vec::new();
-            loop {
-                let new = answer.read(&mut text).await?;
-                if new == 0 {
+            let mut lines = match self.subscribe(interest).await {
+                Ok(lines) => lines,
+                Err(error) => {
+                    let text = error.to_string();
+                    // Whoever does not wait for it any more need not know.
+                    let _ = begun.send(Err(error));
+                    return Err(io::Error::other(text));
+                }
+            };
+            // What is not understood is said at once, and not taken for an engine that was lost.
+            let first = lines.next().await;
+            let is_begun = first.as_ref().map(|_| ()).map_err(|error| self.says(error));
+            let _ = begun.send(is_begun);
+            let mut update = first?;
+            while let Some(whole) = update {
+                if updates.send(whole).await.is_err() {
                     return Ok(());
                 }
-                // What was there before had no end of a line.
-                let Some(end) = text[text.len() - new..].iter().rposition(|byte| *byte == b'\n') else { continue };
-                let end = text.len() - new + end;
-                for line in text[..end].split(|byte| *byte == b'\n') {
-                    if updates.send(parse(line)?).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                text.drain(..=end);
+                update = lines.next().await?;
             }
+            Ok(())
         };
         tokio::select! {
             passed = passing => passed,
             () = updates.closed() => Ok(()),
+        }
+    }
+
+    async fn subscribe(&self, interest: &Interest) -> Result<Lines, RequestError> {
+        let answer = self.post("/v1/updates", interest).await.map_err(|error| self.says(&error))?;
+        if answer.status == StatusCode::OK {
+            return Ok(Lines { answer, text: Vec::new() });
+        }
+        let status = answer.status;
+        let refusal = answer.whole().await.and_then(|body| parse(&body));
+        Err(refusal.unwrap_or_else(|_| RequestError::Failed { message: SafeText::new(&status.to_string()) }))
+    }
+
+    /// What is said of an error to whoever asked.
+    fn says(&self, error: &io::Error) -> RequestError {
+        match error.kind() {
+            io::ErrorKind::InvalidData => RequestError::Failed {
+                message: SafeText::new(&format!("the engine's answer is not understood (another release?): {error}")),
+            },
+            io::ErrorKind::TimedOut => {
+                let who = self.last_pid().map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                let text = format!("the engine{who} has not answered for {} s: is it stopped?", ANSWER.as_secs());
+                RequestError::Failed { message: SafeText::new(&text) }
+            }
+            _ => {
+                tracing::debug!(%error, "the engine does not answer");
+                RequestError::Gone
+            }
         }
     }
 
@@ -194,7 +225,7 @@ impl Engine {
             // Its end is met by whoever reads the body.
             let _ = connection.await;
         });
-        let response = sender.send_request(request).await.map_err(io::Error::other)?;
+        let response = timeout(ANSWER, sender.send_request(request)).await?.map_err(io::Error::other)?;
         let (head, body) = response.into_parts();
         Ok(Answer { status: head.status, body, _driver: driver })
     }
@@ -208,6 +239,13 @@ struct Answer {
 }
 
 impl Answer {
+    /// All of it.
+    async fn whole(mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while timeout(ANSWER, self.read(&mut body)).await?? > 0 {}
+        Ok(body)
+    }
+
     /// Appends what comes next to `text`, and says how much that was; nothing at the end.
     async fn read(&mut self, text: &mut Vec<u8>) -> io::Result<usize> {
         while let Some(frame) = self.body.frame().await {
@@ -222,6 +260,66 @@ impl Answer {
             return Ok(data.len());
         }
         Ok(0)
+    }
+}
+
+/// Updates as they come.
+struct Lines {
+    answer: Answer,
+    /// What has come and is not taken.
+    text: Vec<u8>,
+}
+
+impl Lines {
+    /// The next update, whole; `None` at the end.
+    async fn next(&mut self) -> io::Result<Option<Update>> {
+        let mut update: Option<Update> = None;
+        while let Some(line) = self.line().await? {
+            let piece: Update = parse(&line)?;
+            let whole = match update.take() {
+                Some(mut begun) => {
+                    begun.join(piece);
+                    begun
+                }
+                None => piece,
+            };
+            if !whole.has_more {
+                return Ok(Some(whole));
+            }
+            update = Some(whole);
+        }
+        Ok(None)
+    }
+
+    /// The next line that has something in it; `None` at the end.
+    async fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut seen = 0;
+        loop {
+            if let Some(end) = self.text[seen..].iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.text.drain(..=seen + end).collect();
+                line.pop();
+                if !line.is_empty() {
+                    return Ok(Some(line));
+                }
+                seen = 0;
+                continue;
+            }
+            seen = self.text.len();
+            if self.more().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads on. Nothing for so long means that the engine is stopped, or worse, unless it was this process that was
+    /// stopped: then there is something now.
+    async fn more(&mut self) -> io::Result<usize> {
+        for _ in 0..SILENCES {
+            if let Ok(more) = timeout(SILENCE, self.answer.read(&mut self.text)).await {
+                return more;
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 

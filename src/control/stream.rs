@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::document::described;
 use super::lists::Turn;
@@ -32,6 +32,9 @@ use crate::service::Subscription;
 /// Rows in one message at most, so that a message stays within the bound of [`super::server`]; more of them make more
 /// messages.
 const ROWS: usize = 500;
+
+/// How often a stream of updates says at least that the engine is there.
+pub(super) const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// Marks a response whose body goes on for as long as its client wants it.
 #[derive(Clone, Debug)]
@@ -111,13 +114,17 @@ impl<T: JsonSchema> OperationOutput for Lines<T> {
     }
 }
 
-/// The updates of a subscription, as they are.
+/// The updates of a subscription, as they are; and an empty line now and then, by which the client knows that there is
+/// nothing to tell, and not nobody.
 pub(super) fn updates(subscription: Subscription, place: OwnedSemaphorePermit) -> Lines<Update> {
     let kept = Arc::<Kept>::default();
     let start = (subscription, VecDeque::new(), Arc::clone(&kept), place);
     let lines = stream::unfold(start, |(mut subscription, mut pieces, kept, place)| async move {
         if pieces.is_empty() {
-            pieces = in_pieces(subscription.next().await?);
+            match timeout(SIGN_OF_LIFE, subscription.next()).await {
+                Ok(update) => pieces = in_pieces(update?),
+                Err(_) => return Some((Ok(Bytes::from_static(b"\n")), (subscription, pieces, kept, place))),
+            }
         }
         let piece = pieces.pop_front()?;
         kept.keeps(pieces.iter().map(rows).sum());
@@ -198,6 +205,7 @@ fn in_pieces(update: Update) -> VecDeque<Update> {
         let containers = first.containers.split_off(first.containers.len().min(ROWS));
         let more =
             Update { seq: first.seq, at_ms: first.at_ms, mappings, connections, containers, ..Update::default() };
+        first.has_more = true;
         rest.push_back(std::mem::replace(&mut first, more));
     }
     rest.push_back(first);
@@ -222,11 +230,17 @@ mod tests {
         }))
         .expect("a container");
         let containers = vec![container; 1_201];
-        let pieces = in_pieces(Update { containers, ..update.clone() });
+        let whole = Update { containers, ..update.clone() };
+        let pieces = in_pieces(whole.clone());
         assert_eq!(pieces.iter().map(|piece| piece.containers.len()).collect::<Vec<_>>(), [500, 500, 201]);
         assert_eq!(pieces.iter().map(|piece| piece.is_full).collect::<Vec<_>>(), [true, false, false]);
         assert!(pieces.iter().all(|piece| piece.seq == 3));
+        assert_eq!(pieces.iter().map(|piece| piece.has_more).collect::<Vec<_>>(), [true, true, false]);
         assert_eq!(pieces[0].mappings_removed, removed);
+        let mut pieces = pieces.into_iter();
+        let mut joined = pieces.next().expect("a first one");
+        pieces.for_each(|piece| joined.join(piece));
+        assert_eq!(joined, whole);
         assert_eq!(in_pieces(update.clone()), [update]);
     }
 }

@@ -54,7 +54,8 @@ pub async fn serve(mut incoming: Incoming) {
                     let _ = reply.send(story.answer(&call));
                     send(&mut story, &mut clients).await;
                 }
-                Some(ServiceCall::Subscribe { updates, .. }) => {
+                Some(ServiceCall::Subscribe { updates, begun, .. }) => {
+                    let _ = begun.send(Ok(()));
                     send(&mut story, &mut clients).await;
                     clients.push(subscribe(&story, updates).await);
                 }

@@ -67,6 +67,19 @@ pub struct Update {
     pub events: Vec<Event>,
     /// So many events were dropped before `events`, since this client was too slow.
     pub lost: u64,
+    /// It goes on in the next one: a long update comes over the control socket in pieces of the same `seq`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_more: bool,
+}
+
+impl Update {
+    /// Joins the next piece of the same update to this one.
+    pub fn join(&mut self, piece: Self) {
+        self.mappings.extend(piece.mappings);
+        self.connections.extend(piece.connections);
+        self.containers.extend(piece.containers);
+        self.has_more = piece.has_more;
+    }
 }
 
 /// State of the whole.

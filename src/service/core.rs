@@ -236,8 +236,10 @@ async fn run(
         let next_sample = service.subscribers.iter().map(Subscriber::next_sample).min();
         tokio::select! {
             Some(call) = incoming.recv(), if service.has_room() => match call {
-                ServiceCall::Subscribe { interest, updates } => {
+                ServiceCall::Subscribe { interest, updates, begun } => {
                     service.subscribers.push(Subscriber::new(interest, updates, &service.registry));
+                    // A client that has gone meanwhile is found to be.
+                    let _ = begun.send(Ok(()));
                     service.begin().await;
                 }
                 ServiceCall::Request { call, reply } => {

@@ -38,6 +38,8 @@ pub enum ServiceCall {
         interest: Interest,
         /// Where they go. The first one is full.
         updates: mpsc::Sender<Update>,
+        /// Where it is said that they will come, or why not.
+        begun: oneshot::Sender<Result<(), RequestError>>,
     },
 }
 
@@ -75,6 +77,9 @@ impl Handle {
     }
 
     /// Leases updates.
+    ///
+    /// # Errors
+    /// The service has ended, or cannot be reached; or there can be no further subscription there.
     pub async fn subscribe(&self, interest: Interest) -> Result<Subscription, RequestError> {
         let (sender, updates) = mpsc::channel(PENDING_UPDATES);
         self.lease(interest, sender).await?;
@@ -82,6 +87,9 @@ impl Handle {
     }
 
     /// Leases updates for a client that may stop taking them for long: but one is made ahead for it.
+    ///
+    /// # Errors
+    /// As of [`Handle::subscribe`].
     pub async fn subscribe_on_demand(&self, interest: Interest) -> Result<Subscription, RequestError> {
         let (sender, updates) = mpsc::channel(1);
         let on_demand = Some(OnDemand { room: sender.downgrade(), taken: None });
@@ -90,7 +98,10 @@ impl Handle {
     }
 
     async fn lease(&self, interest: Interest, updates: mpsc::Sender<Update>) -> Result<(), RequestError> {
-        self.calls.send(ServiceCall::Subscribe { interest, updates }).await.map_err(|_| RequestError::Gone)
+        let (begun, has_begun) = oneshot::channel();
+        let call = ServiceCall::Subscribe { interest, updates, begun };
+        self.calls.send(call).await.map_err(|_| RequestError::Gone)?;
+        has_begun.await.map_err(|_| RequestError::Gone)?
     }
 }
 

@@ -42,6 +42,8 @@ const BUSY: Duration = Duration::from_millis(20);
 const FIRST_UPDATE: Duration = Duration::from_millis(300);
 /// How often an engine that was lost is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// An engine that is found and has said nothing for so long is said to be silent.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Keys and updates taken in before a frame is drawn.
 const DRAIN: usize = 64;
 
@@ -171,7 +173,7 @@ impl Session {
     ) -> Result<(), Error> {
         let mut stops = signal(SignalKind::from_raw(nix::libc::SIGTSTP))?;
         let mut painted: Option<Instant> = None;
-        let mut search: Option<Search> = None;
+        let (mut search, mut searches): (Option<Search>, u32) = (None, 0);
         if let Ok(first) = tokio::time::timeout(FIRST_UPDATE, self.subscription.next()).await {
             self.take(surface, told(first))?;
         }
@@ -192,7 +194,13 @@ impl Session {
             let wake = self.wake_at(painted, surface.is_ready());
             let is_gone = self.state.is_gone;
             if is_gone && search.is_none() && self.state.standing == Standing::Attached {
-                search = Some(Box::pin(look_for_engine(self.source.clone())));
+                let pause = if searches == 0 { Duration::ZERO } else { LOOK_AGAIN };
+                searches += 1;
+                search = Some(Search::new(self.source.clone(), pause));
+            }
+            if let Some(search) = search.as_mut().filter(|search| search.is_without_answer()) {
+                search.is_told = true;
+                self.take(surface, Msg::ServiceSilent)?;
             }
             let woken = tokio::select! {
                 biased;
@@ -200,11 +208,17 @@ impl Session {
                 event = input::next(&mut input) => Woken::Msg(event?),
                 Some(()) = stops.recv() => Woken::Stop,
                 update = self.subscription.next(), if !is_gone => Woken::Msg(Some(told(update))),
-                (subscription, first) = found(search.as_mut()), if search.is_some() => {
+                found = found(search.as_mut()), if search.is_some() => {
                     search = None;
-                    self.subscription = subscription;
-                    self.take(surface, Msg::ServiceBack)?;
-                    Woken::Msg(Some(Msg::Update(Box::new(first))))
+                    Woken::Msg(Some(match found {
+                        Ok((subscription, first)) => {
+                            self.subscription = subscription;
+                            searches = 0;
+                            self.take(surface, Msg::ServiceBack)?;
+                            Msg::Update(Box::new(first))
+                        }
+                        Err(error) => Msg::ServiceRefused(error),
+                    }))
                 }
                 msg = self.runner.next() => Woken::Msg(Some(msg)),
                 () = tokio::time::sleep_until(wake.into()) => Woken::Time,
@@ -320,25 +334,39 @@ impl Session {
     }
 }
 
-/// A search for an engine that was lost.
-type Search = Pin<Box<dyn Future<Output = (Subscription, Update)>>>;
+/// What a search for an engine that was lost has found: a subscription and its first update, or why there is none.
+type Found = Result<(Subscription, Update), RequestError>;
 
-async fn found(search: Option<&mut Search>) -> (Subscription, Update) {
-    match search {
-        Some(search) => search.await,
-        None => std::future::pending().await,
+/// One attempt to find an engine that was lost.
+struct Search {
+    attempt: Pin<Box<dyn Future<Output = Found>>>,
+    /// When it asks.
+    asks: Instant,
+    /// That there is no answer has been said.
+    is_told: bool,
+}
+
+impl Search {
+    fn new((handle, interest): (Handle, Interest), pause: Duration) -> Self {
+        let attempt = async move {
+            tokio::time::sleep(pause).await;
+            let mut subscription = handle.subscribe(interest).await?;
+            let first = subscription.next().await.ok_or(RequestError::Gone)?;
+            Ok((subscription, first))
+        };
+        Self { attempt: Box::pin(attempt), asks: Instant::now() + pause, is_told: false }
+    }
+
+    /// Somebody is there, and says nothing. That is looked at once a second.
+    fn is_without_answer(&self) -> bool {
+        !self.is_told && self.asks.elapsed() > SILENCE
     }
 }
 
-/// Subscribes anew until updates come.
-async fn look_for_engine((handle, interest): (Handle, Interest)) -> (Subscription, Update) {
-    loop {
-        if let Ok(mut subscription) = handle.subscribe(interest.clone()).await
-            && let Some(first) = subscription.next().await
-        {
-            return (subscription, first);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
+async fn found(search: Option<&mut Search>) -> Found {
+    match search {
+        Some(search) => search.attempt.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -397,7 +425,9 @@ mod tests {
     use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
     use futures_util::{StreamExt, stream};
 
+    use super::state::Absence;
     use super::*;
+    use crate::service::{Incoming, ServiceCall};
 
     #[derive(Default)]
     struct Paper {
@@ -429,8 +459,15 @@ mod tests {
         Box::pin(stream::iter(events).chain(stream::pending()))
     }
 
-    async fn session(handle: Handle) -> Session {
-        let subscription = handle.subscribe(Interest { mappings: true, ..Interest::default() }).await.expect("leased");
+    async fn session(handle: Handle, incoming: &mut Incoming) -> Session {
+        let leases = async {
+            let Some(ServiceCall::Subscribe { begun, updates, .. }) = incoming.recv().await else { panic!("a lease") };
+            begun.send(Ok(())).expect("it is waited for");
+            updates
+        };
+        let interest = Interest { mappings: true, ..Interest::default() };
+        let (subscription, _updates) = tokio::join!(handle.subscribe(interest), leases);
+        let subscription = subscription.expect("leased");
         Session {
             state: State::new(Look::default(), (80, 24)),
             runner: effects::Runner::new(handle.clone()),
@@ -445,9 +482,7 @@ mod tests {
     #[tokio::test]
     async fn keys_are_obeyed_and_the_service_is_asked() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle).await;
-        // The subscription comes first.
-        let _lease = incoming.recv().await;
+        let mut session = session(handle, &mut incoming).await;
         let mut paper = Paper::default();
         let asked = async { format!("{:?}", incoming.recv().await) };
         let driven = session.drive(&mut paper, keys("o"), CancellationToken::new());
@@ -460,18 +495,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_service_that_ends_is_said_and_the_screen_can_still_be_left() {
-        let (handle, incoming) = Handle::channel();
-        let mut session = session(handle).await;
+        let (handle, mut incoming) = Handle::channel();
+        let mut session = session(handle, &mut incoming).await;
         drop(incoming);
         let mut paper = Paper::default();
         session.drive(&mut paper, keys("q"), CancellationToken::new()).await.expect("left by q");
         assert!(session.state.is_gone);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_refuses_a_window_is_said_to_and_asked_again() {
+        let (handle, mut incoming) = Handle::channel();
+        let mut session = session(handle, &mut incoming).await;
+        session.state.standing = Standing::Attached;
+        let refusing = async {
+            for _ in 0..3 {
+                let Some(ServiceCall::Subscribe { begun, .. }) = incoming.recv().await else { panic!("a lease") };
+                begun
+                    .send(Err(RequestError::Failed { message: "48 streams are open".into() }))
+                    .expect("it is waited for");
+            }
+        };
+        let mut paper = Paper::default();
+        let driven = session.drive(&mut paper, keys(""), CancellationToken::new());
+        tokio::select! {
+            () = refusing => {}
+            ended = driven => panic!("{ended:?}"),
+        }
+        assert_eq!(session.state.absence, Absence::Refuses("48 streams are open".into()));
+        assert_eq!(session.state.note.expect("it is said").text.as_str(), "48 streams are open");
+    }
+
     #[tokio::test]
     async fn a_terminal_that_does_not_read_gets_no_frame_and_the_end_is_obeyed() {
-        let (handle, _incoming) = Handle::channel();
-        let mut session = session(handle).await;
+        let (handle, mut incoming) = Handle::channel();
+        let mut session = session(handle, &mut incoming).await;
         let mut paper = Paper { is_stuck: true, ..Paper::default() };
         let shutdown = CancellationToken::new();
         shutdown.cancel();

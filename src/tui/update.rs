@@ -22,7 +22,7 @@ use crate::model::update::Update;
 
 use super::keymap::{self, Action, Key};
 use super::state::words::saved_words;
-use super::state::{Listed, Note, Overlay, Paint, Pane, Severity, State, View, Zoom};
+use super::state::{Absence, Listed, Note, Overlay, Paint, Pane, Severity, State, View, Zoom};
 
 /// How long a line of news stands.
 const NOTE_MS: u64 = 8_000;
@@ -48,6 +48,10 @@ pub enum Msg {
     News(Severity, SafeText),
     /// The service has ended.
     ServiceEnded,
+    /// An engine that was lost is found, and does not answer.
+    ServiceSilent,
+    /// An engine that was lost was looked for: why this window is not attached to it.
+    ServiceRefused(RequestError),
     /// An engine that was lost is there again: a full update follows.
     ServiceBack,
 }
@@ -131,8 +135,28 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
             state.is_gone = true;
             state.paint = state.paint.max(Paint::Soon);
         }
+        Msg::ServiceSilent => {
+            state.paint = state.paint.max(Paint::Soon);
+            state.absence = Absence::Silent;
+        }
+        Msg::ServiceRefused(error) => {
+            let absence = match error {
+                RequestError::Gone => Absence::Lost,
+                error => Absence::Refuses(SafeText::new(&error.to_string())),
+            };
+            if absence != state.absence {
+                if let Absence::Refuses(why) = &absence {
+                    note(state, Severity::Error, why.clone());
+                    // It stands until something else is to be said.
+                    state.note.as_mut().into_iter().for_each(|note| note.until_ms = u64::MAX);
+                }
+                state.absence = absence;
+                state.paint = state.paint.max(Paint::Soon);
+            }
+        }
         Msg::ServiceBack => {
             state.is_gone = false;
+            state.absence = Absence::default();
             // Ids are those of another run: what was asked or waited for was about others.
             state.marks.clear();
             state.baselines.clear();

@@ -27,7 +27,8 @@ async fn serve(mut story: Story, mut incoming: Incoming) {
             ServiceCall::Request { call, reply } => {
                 let _ = reply.send(story.answer(&through_json(&*call)));
             }
-            ServiceCall::Subscribe { interest, updates } => {
+            ServiceCall::Subscribe { interest, updates, begun } => {
+                let _ = begun.send(Ok(()));
                 let update = through_json(&of_interest(story.full_update(), &interest));
                 updates.send(update).await.expect("it has just asked");
                 clients.push(updates);

@@ -169,6 +169,7 @@ pub(crate) fn update() -> Update {
         containers_removed: vec!["3f4e9a12".into()],
         events: events().into_iter().take(3).collect(),
         lost: 120,
+        has_more: true,
     }
 }
 

@@ -96,6 +96,8 @@ pub struct State {
     pub told_of_suspend: bool,
     /// The service has ended, or cannot be reached.
     pub is_gone: bool,
+    /// If so, what is known of it.
+    pub absence: Absence,
     /// How this window stands to the engine.
     pub standing: Standing,
     /// A mapping to select as soon as its row is there.
@@ -114,6 +116,18 @@ pub enum Standing {
     },
     /// The engine is another process, and goes on when this window is left.
     Attached,
+}
+
+/// What is known of an engine that this window has lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Absence {
+    /// Nobody is there.
+    #[default]
+    Lost,
+    /// It is there, and does not answer: it is stopped, or has too much to do.
+    Silent,
+    /// It is there, and says that it cannot: another release, or as many windows as there may be.
+    Refuses(SafeText),
 }
 
 impl Default for Standing {
@@ -283,6 +297,7 @@ impl State {
             cancelled_at_ms: None,
             told_of_suspend: false,
             is_gone: false,
+            absence: Absence::default(),
             standing: Standing::default(),
             select_when_told: None,
             saved_when_told: None,

@@ -9,7 +9,7 @@ use crate::model::container::DockerState;
 use crate::model::count::count;
 use crate::model::format;
 use crate::tui::keymap::{self, Action, Binding};
-use crate::tui::state::{Overlay, Standing, State, View};
+use crate::tui::state::{Absence, Overlay, Standing, State, View};
 
 /// Below the smallest size: one line.
 pub(super) fn tiny(canvas: &mut Canvas<'_>) {
@@ -150,8 +150,14 @@ fn badges(state: &State) -> Vec<(String, Style)> {
     if state.is_gone {
         let text = match state.standing {
             Standing::Owner { .. } => "!! ENGINE ENDED",
-            Standing::Attached if narrow => "!! ENGINE LOST",
-            Standing::Attached => "!! ENGINE LOST: looking for it",
+            Standing::Attached => match (&state.absence, narrow) {
+                (Absence::Lost, true) => "!! ENGINE LOST",
+                (Absence::Lost, false) => "!! ENGINE LOST: looking for it",
+                (Absence::Silent, true) => "!! NO ANSWER",
+                (Absence::Silent, false) => "!! ENGINE DOES NOT ANSWER: is it stopped?",
+                (Absence::Refuses(_), true) => "!! REFUSED",
+                (Absence::Refuses(_), false) => "!! REFUSED BY THE ENGINE: asking again",
+            },
         };
         badges.push((text.to_owned(), theme::style(look, Role::Error)));
     } else if let Some(frozen) = &state.frozen {
