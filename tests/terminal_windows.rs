@@ -275,8 +275,8 @@ async fn each_window_sees_the_changes_of_the_others_within_250_ms_and_undo_is_th
     }
     times.sort_unstable();
     println!("of 100 changes, half were seen in the other window after {:?}, all after {:?}", times[50], times[99]);
-    // The longest is a matter of who else has the processor.
-    assert!(times[89] < Duration::from_millis(250), "{times:?}");
+    // The two longest are a matter of who else has the processor.
+    assert!(times[97] < Duration::from_millis(250), "{times:?}");
     assert!(run.stop().status.success());
 }
 
@@ -393,7 +393,7 @@ async fn thousands_of_rows_come_as_one_update_as_from_an_engine_in_the_same_proc
     assert_eq!((first.mappings.len(), first.connections.len()), (1, CONNECTIONS));
     let listed = home.command(None).args(["connections", "--json"]).output().expect("it runs");
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
-    assert_eq!(listed["connections"].as_array().expect("a list").len(), CONNECTIONS, "{listed:.300}");
+    assert_eq!(listed.as_array().expect("a list").len(), CONNECTIONS);
     assert!(run.stop().status.success());
 }
 

@@ -388,20 +388,25 @@ impl Service {
         } else {
             self.forget_published();
         }
-        let snapshot = self.snapshot();
+        let is_due = |subscriber: &Subscriber| subscriber.next_sample() <= now;
+        // Collected for those alone who are sent it now.
+        let wants_open = self.subscribers.iter().any(|subscriber| is_due(subscriber) && subscriber.wants_connections());
+        let snapshot = self.snapshot(wants_open);
         if self.subscribers.iter().any(Subscriber::wants_processes) {
-            self.ask_processes(&snapshot);
+            if wants_open {
+                self.ask_processes(&snapshot);
+            }
         } else {
             self.forget_processes();
         }
-        for subscriber in self.subscribers.iter_mut().filter(|subscriber| subscriber.next_sample() <= now) {
+        for subscriber in self.subscribers.iter_mut().filter(|subscriber| is_due(subscriber)) {
             subscriber.sample(now, &snapshot, &self.registry, &self.lookups.processes);
         }
         // The first sample lets events go that were told before it, and takes along as many as go at once.
         self.flush();
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self, with_open: bool) -> Snapshot {
         Snapshot {
             at_ms: self.registry.now_ms(),
             overview: Overview {
@@ -415,11 +420,7 @@ impl Service {
                 is_ready: self.is_ready,
             },
             mappings: self.mapping_rows(),
-            open: if self.subscribers.iter().any(Subscriber::wants_connections) {
-                self.registry.open_connections()
-            } else {
-                Vec::new()
-            },
+            open: if with_open { self.registry.open_connections() } else { Vec::new() },
             containers: self.docker.view().containers,
             published: self.published.view(),
         }
@@ -438,7 +439,7 @@ impl Service {
         // Out of patience, what is half saved is saved whole or not at all.
         let _ = tokio::time::timeout(LAST_WORDS, changes).await;
         let deadline = Instant::now() + LAST_WORDS;
-        let snapshot = self.snapshot();
+        let snapshot = self.snapshot(true);
         for mut subscriber in std::mem::take(&mut self.subscribers) {
             while subscriber.has_events() && !subscriber.is_gone() {
                 if !subscriber.flush_events(snapshot.at_ms)

@@ -25,6 +25,8 @@ use crate::model::update::{ConnectionRow, Interest, MappingRow, Overview, Update
 const EVENTS_AT_ONCE: usize = 512;
 /// How often counters are sampled unless the interest says otherwise.
 const SAMPLE: Duration = Duration::from_millis(250);
+/// How soon a sample is tried again for a client that has not taken the one before; each time twice as long.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Rows as they are at one moment, made once for all subscribers.
 pub(crate) struct Snapshot {
@@ -44,6 +46,8 @@ pub(crate) struct Subscriber {
     events: Option<broadcast::Receiver<Arc<Event>>>,
     seq: u64,
     next_sample: Instant,
+    /// How soon it is tried again when there is no room.
+    retry: Duration,
     overview: Option<Overview>,
     mappings: HashMap<MappingId, Box<MappingRow>>,
     connections: HashMap<ConnectionId, Seen>,
@@ -74,6 +78,7 @@ impl Subscriber {
             updates,
             seq: 0,
             next_sample: Instant::now(),
+            retry: RETRY,
             overview: None,
             mappings: HashMap::new(),
             connections: HashMap::new(),
@@ -122,7 +127,13 @@ impl Subscriber {
         };
         self.next_sample = now + every;
         let sender = self.updates.clone();
-        let Ok(permit) = sender.try_reserve() else { return };
+        let Ok(permit) = sender.try_reserve() else {
+            // A client that is about to take the one before should not wait a whole interval for this one.
+            self.next_sample = now + self.retry.min(every);
+            self.retry = (self.retry * 2).min(SAMPLE);
+            return;
+        };
+        self.retry = RETRY;
         let mut update = Update { at_ms: snapshot.at_ms, is_full: self.must_be_full(registry), ..Update::default() };
         if update.is_full {
             self.overview = None;

@@ -287,7 +287,8 @@ fn engine_of_a_busy_user(times: u64) -> Handle {
         let mut clients = Vec::new();
         while let Some(call) = incoming.recv().await {
             match call {
-                ServiceCall::Subscribe { updates, .. } => {
+                ServiceCall::Subscribe { updates, begun, .. } => {
+                    let _ = begun.send(Ok(()));
                     let overview =
                         Overview { revision: Revision(revision), order: vec![row.id], ..Overview::default() };
                     let rows = vec![row.clone()];
