@@ -265,6 +265,9 @@ pub enum Command {
         /// How long connections may finish, such as 5s
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
         drain: std::time::Duration,
+        /// Do not wait until it has ended
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Parse and validate; print every problem; open no port
     Check {

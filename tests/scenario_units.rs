@@ -220,6 +220,11 @@ fn with_all_rights_taken_away_it_serves_privileged_ports_and_is_restarted_when_i
         wait_until("an answer", SOON, || client.send(b"ping").is_ok() && client.recv(&mut [0; 9]).is_ok());
     }
 
+    // Its control socket is where the unit has it, and root may ask there.
+    let mut ask = systemd.command(PORTOLAN);
+    let listed = output(ask.args(["ls", "--socket", "/run/portolan/default.sock"]));
+    assert!(listed.contains("web") && listed.contains("dns"), "{listed}");
+
     // A port that nobody handed in is another matter, and its mapping alone fails.
     let low = ", {\"listen\": \"127.0.0.1:81\", \"target\": \"127.0.0.1:53\"}]}";
     edit(&edited.replace("]}", low));

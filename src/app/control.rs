@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::on_own_thread;
@@ -18,6 +18,7 @@ use super::sources::profile_source;
 use crate::cli::Source;
 use crate::control::{self, Attached, Folder, metrics_port};
 use crate::host::holders;
+use crate::host::processes::Life;
 use crate::model::engine::EngineName;
 use crate::model::mapping::{HostPort, Listen, ListenAddress, PortRange, Protocol};
 use crate::model::request::{Reply, Request};
@@ -26,6 +27,11 @@ use crate::service::{OpenedProfile, Running};
 
 /// How long clients may take to hear the last of an engine that ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether an engine has ended, or whether one that starts can be reached.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long an engine that has its profile may take to open its control socket.
+const OPENING: Duration = Duration::from_secs(2);
 
 /// How long an engine may take to say that it ends.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,14 +83,7 @@ impl Control {
         Ok(Self { place, stop, ended })
     }
 
-    /// Lets nobody in any more: the first step of an end.
-    pub(super) fn close(control: Option<&Self>) {
-        if let Some(control) = control {
-            control.stop.cancel();
-        }
-    }
-
-    /// Waits until its clients have heard the last, for a moment.
+    /// Lets nobody in any more, and waits until its clients have heard the last, for a moment.
     pub(super) async fn end(control: Option<Self>) {
         if let Some(control) = control {
             control.stop.cancel();
@@ -128,8 +127,7 @@ fn holder_of(address: SocketAddr) -> Option<SafeText> {
 /// and nobody runs the default one, the only engine there is will do.
 pub(super) async fn find(source: &Source, socket: Option<&Path>, or_only: bool) -> anyhow::Result<Attached> {
     if let Some(path) = socket {
-        let attached = control::attach(path.to_owned()).await;
-        return attached.with_context(|| format!("no engine listens at {}", shown(path)));
+        return at(path).await;
     }
     let from = profile_source(source).unwrap_or_default();
     let (name, last_runner) = OpenedProfile::engine_of(from).map_err(|problem| anyhow::anyhow!("{problem}"))?;
@@ -144,9 +142,27 @@ pub(super) async fn find(source: &Source, socket: Option<&Path>, or_only: bool) 
     }
     let others = folder.sockets()?;
     if let ([only], true, None, None) = (&others[..], or_only, &source.profile, &source.file) {
-        return control::attach(only.clone()).await.with_context(|| format!("no engine listens at {}", shown(only)));
+        return at(only).await;
     }
     anyhow::bail!("{}", nobody(source, &name, &others))
+}
+
+async fn at(path: &Path) -> anyhow::Result<Attached> {
+    control::attach(path.to_owned()).await.map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => anyhow::anyhow!("will not speak to what is at {}: {error}", shown(path)),
+        _ => anyhow::anyhow!("no engine listens at {}: {error}", shown(path)),
+    })
+}
+
+/// The engine that runs what is meant, as has been found otherwise: it may be about to open its socket.
+pub(super) async fn find_soon(source: &Source) -> anyhow::Result<Attached> {
+    let start = Instant::now();
+    loop {
+        match find(source, None, false).await {
+            Err(_) if start.elapsed() < OPENING => sleep(LOOK_AGAIN).await,
+            found => return found,
+        }
+    }
 }
 
 /// That no engine runs what is meant, and what to do.
@@ -171,26 +187,32 @@ fn shown(path: &Path) -> SafeText {
     SafeText::from_bytes(path.as_os_str().as_encoded_bytes())
 }
 
-/// Ends a running engine.
+/// Ends a running engine, and waits until it has ended: then its profile and its ports are free.
 pub(super) fn shut_down(
     runtime: &Runtime,
     source: &Source,
     socket: Option<&Path>,
     drain: Duration,
+    waits: bool,
 ) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let engine = find(source, socket, false).await?;
         let handle = engine.handle();
+        let life = engine.pid().and_then(Life::of);
         let drain_ms = u64::try_from(drain.as_millis()).unwrap_or(u64::MAX);
-        tokio::select! {
-            reply = timeout(PATIENCE, handle.request(Request::Shutdown { drain_ms })) => match reply {
-                Ok(reply) => match reply? {
-                    Reply::Done { message, .. } => print(&format!("{message}\n")),
-                    _ => Ok(ExitCode::SUCCESS),
-                },
-                Err(_) => anyhow::bail!("the engine does not answer: is it stopped (SIGCONT lets it go on)?"),
-            },
+        let reply = tokio::select! {
+            reply = timeout(PATIENCE, handle.request(Request::Shutdown { drain_ms })) => reply,
             () = engine.run() => anyhow::bail!("the engine does not answer"),
+        };
+        let Ok(reply) = reply else {
+            anyhow::bail!("the engine does not answer: is it stopped (SIGCONT lets it go on)?")
+        };
+        if let Reply::Done { message, .. } = reply? {
+            print(&format!("{message}\n"))?;
         }
+        while waits && life.as_ref().is_some_and(Life::goes_on) {
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(ExitCode::SUCCESS)
     })
 }

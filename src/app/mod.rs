@@ -70,8 +70,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let _log = parts::start_log()?;
             screen::attach(parts::runtime()?, &cli.source, socket.as_deref(), cli.screen, None)
         }
-        Some(Command::Shutdown { socket, drain, .. }) => {
-            control::shut_down(&parts::runtime()?, &cli.source, socket.as_deref(), *drain)
+        Some(Command::Shutdown { socket, drain, no_wait, .. }) => {
+            control::shut_down(&parts::runtime()?, &cli.source, socket.as_deref(), *drain, !no_wait)
         }
         Some(Command::Try(options)) if is_terminal && !options.json => match front::stand() {
             Stand::Front(status) => Ok(status),

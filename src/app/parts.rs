@@ -94,10 +94,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends it in order: first the control socket lets nobody in, then the service drains, then whoever listens hears
-    /// the last of it.
+    /// Ends it in order: the service drains, during which its clients are answered; then the control socket lets nobody
+    /// in any more, and whoever listens hears the last of it.
     pub(super) async fn shut_down(self, drain: Duration) {
-        Control::close(self.control.as_ref());
         self.running.shutdown(drain).await;
         Control::end(self.metrics).await;
         Control::end(self.control).await;

@@ -159,11 +159,11 @@ pub(super) fn attach(
     runs: Option<&SafeText>,
 ) -> anyhow::Result<ExitCode> {
     let status = runtime.block_on(async {
-        let engine = match (control::find(source, socket, runs.is_none()).await, runs) {
-            (Err(_), Some(runs)) => {
-                anyhow::bail!("{runs}, and cannot be reached by a control socket (its log says why)")
-            }
-            (engine, _) => engine?,
+        let engine = match runs {
+            Some(runs) => control::find_soon(source).await.map_err(|_| {
+                anyhow::anyhow!("{runs}, and cannot be reached by a control socket (its log says why, unless it ends)")
+            })?,
+            None => control::find(source, socket, true).await?,
         };
         let shutdown = CancellationToken::new();
         let ended = show(engine.handle(), screen, None, Standing::Attached, &shutdown)?;

@@ -68,10 +68,11 @@ impl Folder {
 
     fn path_of_this_user() -> Result<PathBuf, DoorError> {
         let folders = ProjectDirs::from("", "", "portolan").ok_or(DoorError::Homeless)?;
-        // Another user's, kept through `su`, is not a place for our folder.
+        let own = |path: &Path| fs::metadata(path).is_ok_and(|found| found.uid() == Uid::effective().as_raw());
+        // Another user's, kept through `su`, is not a place for our folder; unless a service manager has made it for us.
         let is_own = |folder: &&Path| {
-            let found = folder.parent().and_then(|parent| fs::metadata(parent).ok());
-            found.is_none_or(|found| found.uid() == Uid::effective().as_raw())
+            let parent = folder.parent().filter(|parent| parent.exists());
+            own(folder) || parent.is_none_or(own)
         };
         let runtime = folders.runtime_dir().filter(is_own).map(Path::to_owned);
         Ok(runtime.unwrap_or_else(|| folders.state_dir().unwrap_or_else(|| folders.data_local_dir()).join("run")))
@@ -251,7 +252,11 @@ impl Door {
             // It was taken away; what lies there now is not to be moved.
             return Err(DoorError::Unusable { path: self.path.clone(), source: io::ErrorKind::NotFound.into() });
         }
-        let path = self.folder.free_path(name)?;
+        let path = match self.folder.free_path(name) {
+            // The preferred name is another's, and this is the one for that case.
+            Err(DoorError::Taken { .. }) if self.folder.candidates(name).contains(&self.path) => return Ok(()),
+            path => path?,
+        };
         fs::rename(&self.path, &path).map_err(|source| DoorError::Unusable { path: path.clone(), source })?;
         self.path = path;
         Ok(())

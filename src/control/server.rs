@@ -156,12 +156,12 @@ impl Hall {
     }
 
     fn receive(&mut self, stream: UnixStream) {
-        let now = Instant::now();
-        self.next = self.next.max(now.checked_sub(AT_ONCE * SPACING).unwrap_or(now)) + SPACING;
         let who = stream.peer_cred().map(|peer| peer.uid());
         if !who.as_ref().is_ok_and(|uid| is_welcome(*uid)) {
             return self.strangers.came(&who);
         }
+        let now = Instant::now();
+        self.next = self.next.max(now.checked_sub(AT_ONCE * SPACING).unwrap_or(now)) + SPACING;
         if self.seats.room() == Room::Soon {
             // The answer fits the socket's buffer; a client that cannot take it gets the end.
             let _ = stream.try_write(&full(self.seats.places()));

@@ -24,7 +24,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::document::described;
 use super::lists::Turn;
-use crate::model::event::Event;
+use crate::model::event::{Event, EventKind};
 use crate::model::narrator::Narrator;
 use crate::model::update::Update;
 use crate::service::Subscription;
@@ -143,7 +143,8 @@ pub(super) fn events(subscription: Subscription, every: Duration, place: OwnedSe
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let kept = Arc::<Kept>::default();
     let narrator = Narrator::new(true, true);
-    let teller = Teller { subscription, narrator, tick, is_over: false, kept: Arc::clone(&kept), _place: place };
+    let (is_over, pieces) = (false, VecDeque::new());
+    let teller = Teller { subscription, narrator, tick, is_over, pieces, kept: Arc::clone(&kept), _place: place };
     let lines = stream::unfold(teller, |mut teller| async move {
         let lines = teller.next().await?;
         Some((lines, teller))
@@ -156,6 +157,8 @@ struct Teller {
     narrator: Narrator,
     tick: Interval,
     is_over: bool,
+    /// The rest of what was long.
+    pieces: VecDeque<Event>,
     kept: Arc<Kept>,
     _place: OwnedSemaphorePermit,
 }
@@ -163,23 +166,50 @@ struct Teller {
 impl Teller {
     /// The next lines; `None` when the engine has ended and the last totals are told.
     async fn next(&mut self) -> Option<Result<Bytes, serde_json::Error>> {
-        while !self.is_over {
-            let events = tokio::select! {
+        loop {
+            if let Some(piece) = self.pieces.pop_front() {
+                self.kept.keeps(self.pieces.len() * ROWS);
+                return Some(line(&piece));
+            }
+            if self.is_over {
+                return None;
+            }
+            tokio::select! {
                 update = self.subscription.next() => if let Some(update) = update {
                     self.kept.keeps(0);
-                    self.narrator.hear(update, Timestamp::now())
+                    let events = self.narrator.hear(update, Timestamp::now());
+                    if !events.is_empty() {
+                        return Some(lines(&events));
+                    }
                 } else {
                     self.is_over = true;
-                    self.narrator.traffic(Timestamp::now()).into_iter().collect()
+                    self.pieces = self.traffic();
                 },
-                _ = self.tick.tick() => self.narrator.traffic(Timestamp::now()).into_iter().collect(),
-            };
-            if !events.is_empty() {
-                return Some(lines(&events));
+                _ = self.tick.tick() => self.pieces = self.traffic(),
             }
         }
-        None
     }
+
+    fn traffic(&mut self) -> VecDeque<Event> {
+        self.narrator.traffic(Timestamp::now()).map(traffic_in_pieces).unwrap_or_default()
+    }
+}
+
+/// What has flowed, in messages of bounded size: the totals come with the first connections.
+fn traffic_in_pieces(event: Event) -> VecDeque<Event> {
+    let Event { time, kind: EventKind::Traffic { mappings, mut connections, opened, closed } } = event else {
+        return [event].into();
+    };
+    let mut rest = connections.split_off(connections.len().min(ROWS));
+    let mut pieces =
+        VecDeque::from([Event { time, kind: EventKind::Traffic { mappings, connections, opened, closed } }]);
+    while !rest.is_empty() {
+        let more = rest.split_off(rest.len().min(ROWS));
+        let connections = std::mem::replace(&mut rest, more);
+        let kind = EventKind::Traffic { mappings: Vec::new(), connections, opened: 0, closed: 0 };
+        pieces.push_back(Event { time, kind });
+    }
+    pieces
 }
 
 fn line(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
@@ -242,5 +272,29 @@ mod tests {
         pieces.for_each(|piece| joined.join(piece));
         assert_eq!(joined, whole);
         assert_eq!(in_pieces(update.clone()), [update]);
+    }
+
+    #[test]
+    fn traffic_of_many_connections_goes_in_pieces_of_which_the_first_has_the_totals() {
+        let connection: crate::model::event::Connection = serde_json::from_value(json!({
+            "id": 1, "mapping": "web", "protocol": "tcp", "client": "127.0.0.1:1", "listener": "127.0.0.1:2",
+            "source": null, "target": "127.0.0.1:3", "target_address": null, "state": "open", "closed_side": null,
+            "opened_at": "2026-01-01T00:00:00.000Z", "duration_ms": 1, "bytes_in": 0, "bytes_out": 0, "reason": null,
+            "error": null
+        }))
+        .expect("a connection");
+        let mut connections = vec![connection; 1_201];
+        (1..).zip(&mut connections).for_each(|(id, connection)| connection.id = crate::model::id::ConnectionId(id));
+        let kind = EventKind::Traffic { mappings: Vec::new(), connections: connections.clone(), opened: 7, closed: 2 };
+        let pieces = traffic_in_pieces(Event::new(Timestamp::UNIX_EPOCH, kind));
+        let mut told = Vec::new();
+        let mut counts = Vec::new();
+        for piece in pieces {
+            let EventKind::Traffic { connections, opened, closed, .. } = piece.kind else { panic!("{piece:?}") };
+            counts.push((connections.len(), opened, closed));
+            told.extend(connections);
+        }
+        assert_eq!(counts, [(500, 7, 2), (500, 0, 0), (201, 0, 0)]);
+        assert!(told == connections);
     }
 }

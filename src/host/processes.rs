@@ -41,6 +41,22 @@ pub fn clients(protocol: Protocol, pairs: &[(SocketAddr, SocketAddr)]) -> io::Re
         .collect())
 }
 
+/// A process of this machine, known for itself and not by a pid that may be another's by now.
+#[derive(Debug)]
+pub struct Life(procfs::process::Process);
+
+impl Life {
+    /// Of a process; `None` where it has ended or cannot be seen.
+    pub fn of(pid: i32) -> Option<Self> {
+        procfs::process::Process::new(pid).ok().map(Self)
+    }
+
+    /// Whether it still runs; one that has ended and is not waited for does not.
+    pub fn goes_on(&self) -> bool {
+        self.0.is_alive()
+    }
+}
+
 /// Processor time that this thread has had. Zero where the kernel does not count it.
 pub fn thread_time() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();

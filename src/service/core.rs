@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::forward::handed::HandedSocket;
 use crate::forward::registry::Registry;
 use crate::host::addresses::OwnAddresses;
 use crate::model::engine::EngineName;
-use crate::model::event::EventKind;
+use crate::model::event::{CloseReason, EventKind};
 use crate::model::id::MappingId;
 use crate::model::mapping::TargetHost;
 use crate::model::profile::MappingConfig;
@@ -44,6 +44,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(3);
 const GATHER: Duration = Duration::from_millis(5);
 /// Jobs under way at once, such as look-ups that clients asked for; each may hold a thread for some seconds.
 const JOBS: usize = 128;
+/// Of these, questions that are looked into; the rest is for the service's own.
+pub(super) const QUESTIONS: usize = 32;
 /// How long a change under way, and then the last events to a client that reads slowly, may hold up the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -95,8 +97,12 @@ pub(super) struct Service {
     pub(super) own: OwnAddresses,
     pub(super) surroundings: Surroundings,
     pub(super) jobs: JoinSet<Job>,
+    /// Places for questions that are looked into.
+    pub(super) questions: Arc<Semaphore>,
     subscribers: Vec<Subscriber>,
     has_begun: bool,
+    /// Connections finish, and nothing is changed any more.
+    pub(super) is_ending: bool,
     pub(super) is_ready: bool,
     pub(super) changes: Changes,
     pub(super) lookups: Lookups,
@@ -169,10 +175,24 @@ impl Running {
         }
     }
 
-    /// Closes the listeners, lets connections finish for `drain`, resets what is left, sends the last events.
+    /// Closes the listeners, lets connections finish for `drain`, resets what is left, sends the last events. Until
+    /// then clients are answered, though nothing can be changed; one that asks for the end once more says how long
+    /// connections have from then on.
     pub async fn shutdown(mut self, drain: Duration) {
         self.drain.send_replace(Some(drain));
-        self.ended().await;
+        let mut asked = self.asked.clone();
+        asked.mark_unchanged();
+        let drains = self.drain.clone();
+        let again = async {
+            while asked.changed().await.is_ok() {
+                drains.send_replace(*asked.borrow_and_update());
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = self.ended() => {}
+            () = again => {}
+        }
     }
 
     /// Returns when the service has ended by itself, which it never should.
@@ -213,8 +233,10 @@ async fn run(
         own: OwnAddresses::default(),
         surroundings: Surroundings::default(),
         jobs: JoinSet::new(),
+        questions: Arc::new(Semaphore::new(QUESTIONS)),
         subscribers: Vec::new(),
         has_begun: false,
+        is_ending: false,
         is_ready: false,
         changes: Changes::default(),
         lookups: Lookups::default(),
@@ -227,6 +249,7 @@ async fn run(
         service.docker.need();
     }
     let mut stopping: JoinSet<()> = JoinSet::new();
+    let mut reset_at: Option<Instant> = None;
     let mut look_again = interval(LOOK_AGAIN);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = Arc::clone(&service.registry);
@@ -266,11 +289,20 @@ async fn run(
                 service.look_again().await;
             }
             Some(job) = service.jobs.join_next() => service.job_done(job).await,
-            Ok(()) = drain_asked.changed(), if stopping.is_empty() => {
+            Ok(()) = drain_asked.changed() => {
                 let drain = drain_asked.borrow_and_update().unwrap_or_default();
-                if let Some(engine) = service.engine.take() {
-                    stopping.spawn(engine.shutdown(drain));
+                match service.engine.take() {
+                    Some(engine) => {
+                        service.is_ending = true;
+                        stopping.spawn(engine.shutdown(drain));
+                    }
+                    // Somebody has asked for the end once more.
+                    None => reset_at = Instant::now().checked_add(drain),
                 }
+            }
+            () = async { sleep_until(reset_at.unwrap_or_else(Instant::now)).await }, if reset_at.is_some() => {
+                reset_at = None;
+                service.registry.kill_where(CloseReason::Shutdown, |_| true);
             }
             Some(_) = stopping.join_next() => break,
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::time::{Duration, timeout};
 
 use super::changes::{Change, History, Plan, ReplyTo};
-use super::core::{Job, Service};
+use super::core::{Job, QUESTIONS, Service};
 use super::desired::{Entry, Past, checked_by_name};
 use super::dns::{self, DnsTable};
 use super::profile::{OpenError, OpenedProfile};
@@ -60,6 +60,7 @@ impl Service {
                 Ok(done(Vec::new(), "the engine ends"))
             }
             Request::OpenProfile { name } if self.is_open(name) => Ok(done(Vec::new(), &format!("{name} is open"))),
+            _ if self.is_ending => Err(RequestError::Failed { message: "the engine is ending".into() }),
             _ => return self.change(call, reply),
         };
         // A client that no longer waits makes this fail.
@@ -242,9 +243,36 @@ impl Service {
 
     fn profiles(&mut self, reply: ReplyTo) {
         let open = self.profile.as_ref().map(|profile| profile.status().name.as_str().to_owned());
-        self.jobs.spawn(async move {
+        self.look_up(reply, async move {
             let names = OpenedProfile::list().await;
-            let _ = reply.send(names.map(|names| Reply::Profiles { names, open }).map_err(open_error));
+            names.map(|names| Reply::Profiles { names, open }).map_err(open_error)
+        });
+    }
+
+    /// Has an answer found beside the loop.
+    pub(super) fn look_up(&mut self, reply: ReplyTo, answer: impl Future<Output = Answer> + Send + 'static) {
+        self.jobs.spawn(async move {
+            let _ = reply.send(answer.await);
+            Job::Done
+        });
+    }
+
+    /// Has an answer found that others are asked for, which may take seconds: for as long as somebody waits for it, and
+    /// few at once, so that they do not take the place of everything else.
+    pub(super) fn inquire(&mut self, mut reply: ReplyTo, answer: impl Future<Output = Answer> + Send + 'static) {
+        let Ok(place) = Arc::clone(&self.questions).try_acquire_owned() else {
+            let text = format!("{QUESTIONS} questions are being looked into, as many as there may be: ask again");
+            let _ = reply.send(Err(RequestError::Failed { message: SafeText::new(&text) }));
+            return;
+        };
+        self.jobs.spawn(async move {
+            tokio::select! {
+                answer = answer => {
+                    let _ = reply.send(answer);
+                }
+                () = reply.closed() => {}
+            }
+            drop(place);
             Job::Done
         });
     }
@@ -276,10 +304,7 @@ impl Service {
 
     fn who_holds(&mut self, listen: Listen, protocol: Protocol, except: Option<MappingId>, reply: ReplyTo) {
         let own = self.our_addresses(except, protocol);
-        self.jobs.spawn(async move {
-            let _ = reply.send(port_report(listen, protocol, own).await.map(Reply::Port));
-            Job::Done
-        });
+        self.look_up(reply, async move { port_report(listen, protocol, own).await.map(Reply::Port) });
     }
 
     /// What must be free for `config`, if that is asked, but for the listeners of the mapping that it replaces.
@@ -330,7 +355,7 @@ impl Service {
             TargetHost::Dns(name) if !self.knows_name(name) => Some(name.clone()),
             _ => None,
         };
-        self.jobs.spawn(async move {
+        self.inquire(reply, async move {
             let addresses = match stranger {
                 Some(name) => {
                     let answer = dns::look_up_once(dns::system(), name.clone()).await;
@@ -338,8 +363,7 @@ impl Service {
                 }
                 None => known,
             };
-            let _ = reply.send(Ok(probe(addresses, &target, protocol).await));
-            Job::Done
+            Ok(probe(addresses, &target, protocol).await)
         });
     }
 

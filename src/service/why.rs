@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 use super::changes::ReplyTo;
-use super::core::{Job, Service};
+use super::core::Service;
 use super::dns::{self, DnsTable};
 use super::known::Known;
 use super::place::{Here, engine_place, sought};
@@ -38,15 +38,13 @@ impl Service {
             let _ = reply.send(Err(RequestError::NotFound { what: SafeText::new(&format!("mapping {id}")) }));
             return;
         };
-        self.jobs.spawn(async move {
+        self.inquire(reply, async move {
             let mut subject = subject;
             // Addresses of this machine come and go without a change of the desired state.
             if let Ok(Ok(own)) = spawn_blocking(OwnAddresses::read).await {
                 subject.own = own;
             }
-            let report = doctor::examine(subject).await;
-            let _ = reply.send(Ok(Reply::Why(Box::new(report))));
-            Job::Done
+            Ok(Reply::Why(Box::new(doctor::examine(subject).await)))
         });
     }
 
@@ -58,11 +56,10 @@ impl Service {
             let _ = reply.send(Err(RequestError::NotFound { what: SafeText::new(&format!("container {id}")) }));
             return;
         };
-        self.jobs.spawn(async move {
+        self.look_up(reply, async move {
             let looked = spawn_blocking(move || doctor::look_inside(&container)).await;
             let answer = looked.map(|(listeners, unseen)| Reply::Inside { listeners, unseen });
-            let _ = reply.send(answer.map_err(|_| RequestError::Gone));
-            Job::Done
+            answer.map_err(|_| RequestError::Gone)
         });
     }
 

@@ -21,6 +21,8 @@ const MEBIBYTE: usize = 1 << 20;
 /// Clients and streams at once.
 const CLIENTS: usize = 64;
 const STREAMS: usize = 48;
+/// Questions that are looked into at once.
+const QUESTIONS: usize = 32;
 /// How long a client may take, and how much later it may be noticed.
 const PATIENCE: Duration = Duration::from_secs(10);
 const NOTICED: Duration = Duration::from_secs(3);
@@ -280,6 +282,44 @@ fn a_client_that_stalls_makes_way_at_once_when_every_place_is_taken() {
     println!("with {CLIENTS} that stall: an answer after {time:?}; {gone:?} made way");
     assert!(time <= within(ANSWER), "{time:?}");
     assert_eq!(gone, [0], "the one that has stalled longest");
+    scene.end();
+}
+
+#[test]
+fn questions_that_nobody_waits_for_any_more_hold_nobody_up() {
+    let scene = Scene::new();
+    let (deaf, _waiting) = deaf();
+    let target = deaf.local_addr().expect("it is bound").as_socket().expect("an address");
+    let probe = format!(r#"{{"target":"{target}"}}"#);
+    let probe = request("POST", "/v1/probe", probe.as_bytes());
+    let start = Instant::now();
+    for _ in 0..500 {
+        // It asks, and does not wait for an answer that takes seconds.
+        connect(&scene.socket).expect("it listens").write_all(&probe).expect("taken");
+    }
+    let asked = start.elapsed();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        let start = Instant::now();
+        assert_eq!(get(&scene.socket, "/v1/mappings").expect("an answer").status, 200);
+        slowest = slowest.max(start.elapsed());
+    }
+    println!("500 abandoned questions in {asked:?}, then an answer within {slowest:?}");
+    assert!(slowest < within(ANSWER * 5), "{slowest:?}");
+    // Those who wait are answered; one question too many is told so.
+    let mut waiting: Vec<_> = (0..QUESTIONS).map(|_| connect(&scene.socket).expect("it listens")).collect();
+    for stream in &mut waiting {
+        stream.write_all(&probe).expect("taken");
+    }
+    let one_more = wait_for("one question too many", SOON, || {
+        let answer = ask(&scene.socket, "POST", "/v1/mappings/default/why", b"").expect("an answer");
+        (answer.status == 409).then_some(answer)
+    });
+    assert!(one_more.message().contains("32 questions are being looked into"), "{one_more:?}");
+    for mut stream in waiting {
+        let answer = Answer::parse(&read_all(&mut stream).expect("an end")).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
     scene.end();
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -10,7 +11,9 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::beside::echo_server;
 use crate::client::{ask, connect, get, pid_at, serves, socket_of, start, write_profile};
+use crate::common::echo::echoes;
 use crate::common::program::{Home, Run};
 use crate::common::{SOON, wait_for, wait_until};
 
@@ -157,6 +160,58 @@ fn engines_of_two_config_folders_with_profiles_of_one_name_keep_apart() {
     }
     assert!(second.stop().status.success());
     assert!(sockets(&home).is_empty());
+}
+
+#[test]
+fn while_connections_finish_an_engine_answers_and_can_be_ended_sooner() {
+    let home = Home::new();
+    write_profile(&home, "default", echo_server());
+    let socket = socket_of(&home, "default");
+    let mut run = start(&home);
+    let pid = u64::from(run.pid());
+    let mut client = TcpStream::connect(run.listening("127.0.0.1")).expect("it listens");
+    assert!(echoes(&mut client));
+    let mut shutdown = home.command(None);
+    let mut shutdown = shutdown.args(["shutdown", "--drain", "10m"]).stdout(Stdio::null()).spawn().expect("it starts");
+    let refused = wait_for("the end to begin", SOON, || {
+        let answer = ask(&socket, "POST", "/v1/mappings/default/start", b"").expect("it answers");
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!((refused.status, refused.message().as_str()), (409, "the engine is ending"));
+    assert_eq!(pid_at(&socket), Some(pid));
+    assert!(echoes(&mut client), "it may finish");
+    let listed = get(&socket, "/v1/connections").expect("it answers").json();
+    assert_eq!(listed["connections"].as_array().map(Vec::len), Some(1), "{listed}");
+    assert!(shutdown.try_wait().expect("a child").is_none(), "it waits");
+    // Whoever has had enough ends it at once.
+    let sooner = home.command(None).args(["shutdown", "--drain", "0s"]).output().expect("it starts");
+    assert!(sooner.status.success(), "{sooner:?}");
+    assert!(get(&socket, "/v1/engine").is_err(), "it has ended");
+    assert!(shutdown.wait().expect("a child").success());
+    assert!(run.wait().status.success());
+    // And the next one finds nothing in its way.
+    assert!(start(&home).stop().status.success());
+}
+
+#[test]
+fn a_profile_that_is_not_there_is_opened_by_nobody_who_has_not_said_so() {
+    let home = home();
+    let socket = socket_of(&home, "default");
+    let run = start(&home);
+    let open = |query: &str, body: &str| {
+        let answer = ask(&socket, "PUT", &format!("/v1/profile{query}"), body.as_bytes()).expect("an answer");
+        (answer.status, answer.json())
+    };
+    let (status, said) = open("", r#"{"name":"defualt"}"#);
+    assert_eq!(status, 404, "{said}");
+    assert!(said["message"].as_str().is_some_and(|text| text.contains("profile defualt")), "{said}");
+    assert_eq!(open("?revision=99", r#"{"name":"other","new":true}"#).0, 409);
+    assert_eq!(open("?revison=1", r#"{"name":"other","new":true}"#).0, 400);
+    assert_eq!(get(&socket, "/v1/mappings").expect("an answer").json()["mappings"][0]["name"], "default");
+    let revision = get(&socket, "/v1/engine").expect("an answer").json()["revision"].to_string();
+    let (status, said) = open(&format!("?revision={revision}"), r#"{"name":"other","new":true}"#);
+    assert_eq!(status, 200, "{said}");
+    assert!(run.stop().status.success());
 }
 
 #[test]

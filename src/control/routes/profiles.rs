@@ -7,10 +7,11 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Desk, Done, says, unexpected};
+use super::{Answer, Desk, Done, Expects, says, unexpected};
 use crate::control::document::Tag;
-use crate::control::extract::Body;
-use crate::control::refused::May::{Clash, Invalid};
+use crate::control::extract::{Body, Params};
+use crate::control::refused::May::{Clash, Invalid, Missing};
+use crate::control::refused::Refused;
 use crate::model::name;
 use crate::model::request::{Reply, Request};
 
@@ -18,7 +19,7 @@ pub(super) fn resources() -> ApiRouter<Desk> {
     let says_list = says("list_profiles", Tag::Profiles, "Names of the profiles, and which is open", &[Clash]);
     let summary = "Writes the mappings to a new profile, and opens that";
     let says_save = says("save_as", Tag::Profiles, summary, &[Clash, Invalid]);
-    let says_open = says("open_profile", Tag::Profiles, "Opens another profile", &[Clash, Invalid]);
+    let says_open = says("open_profile", Tag::Profiles, "Opens another profile", &[Missing, Clash, Invalid]);
     ApiRouter::new()
         .api_route("/v1/profiles", get_with(list, says_list).post_with(save_as, says_save))
         .api_route("/v1/profile", put_with(open, says_open))
@@ -49,10 +50,39 @@ struct ProfileName {
     name: String,
 }
 
-async fn save_as(State(desk): State<Desk>, Body(profile): Body<ProfileName>) -> Answer<Done> {
-    desk.change(None, Request::SaveAs { name: profile.name }).await
+async fn save_as(
+    State(desk): State<Desk>,
+    Params(query): Params<Expects>,
+    Body(profile): Body<ProfileName>,
+) -> Answer<Done> {
+    desk.change(query.revision, Request::SaveAs { name: profile.name }).await
 }
 
-async fn open(State(desk): State<Desk>, Body(profile): Body<ProfileName>) -> Answer<Done> {
-    desk.change(None, Request::OpenProfile { name: profile.name }).await
+/// Which profile.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Opening {
+    /// Letters, digits, `.`, `_` and `-`, up to 64.
+    #[schemars(regex(pattern = name::PATTERN))]
+    name: String,
+    /// Begin one of that name, without mappings, if there is none. Else that is refused: the mappings that run would
+    /// all end.
+    #[serde(default)]
+    new: bool,
+}
+
+async fn open(
+    State(desk): State<Desk>,
+    Params(query): Params<Expects>,
+    Body(Opening { name, new }): Body<Opening>,
+) -> Answer<Done> {
+    if !new
+        && name::check_name(&name).is_ok()
+        && let Reply::Profiles { names, open } = desk.ask(Request::Profiles).await?
+        && !names.contains(&name)
+        && open.as_ref() != Some(&name)
+    {
+        return Err(Refused::not_found(&format!("profile {name} (\"new\": true begins one)")));
+    }
+    desk.change(query.revision, Request::OpenProfile { name }).await
 }
