@@ -24,8 +24,9 @@ const REMEMBERED: usize = 1_000;
 /// By how much more than in quiet times the slow transactions of the forwarder may be slower than the direct ones: what
 /// a processor that is somebody else's for a moment does to them.
 const NOISE: Duration = Duration::from_millis(2);
-/// Within so long a client that means well is answered.
+/// Within so long a client that means well is answered: by a release build, and by a debug one beside other tests.
 const ANSWER: Duration = Duration::from_millis(100);
+const ANSWER_SLOWLY: Duration = Duration::from_secs(3);
 /// Longest silence of a stream of updates.
 const GAP: Duration = Duration::from_secs(1);
 /// What the program may grow by, in KiB.
@@ -145,7 +146,7 @@ fn two_hundred_clients_that_mean_ill_slow_nobody_down() {
     let bound = noise.iter().max().copied().expect("rounds") + within(NOISE);
     assert!(median(extra.clone()) <= bound, "{extra:?} beside them, {noise:?} alone");
     let answer = beside.iter().map(|phase| phase.figures.answer).max().expect("rounds");
-    assert!(answer <= within(ANSWER), "{answer:?}");
+    assert!(answer <= amount(ANSWER_SLOWLY, ANSWER), "{answer:?}");
     assert!(gap <= within(GAP), "{gap:?}");
     assert!(most <= before.pss + GROWTH, "{most} KiB, {} before", before.pss);
     assert!(run.stop().status.success());
