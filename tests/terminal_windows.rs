@@ -439,7 +439,8 @@ fn without_chance(screen: &str) -> String {
             let is_digits = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit() || c == '.');
             let is_time = word.split(':').count() == 3 && word.split(':').all(is_digits);
             let is_moment = word.ends_with('Z') && word.contains('T') && word.split(':').count() == 3;
-            let port = word.trim_end_matches(['?', ',']).rsplit_once(':').and_then(|(_, port)| port.parse::<u32>().ok());
+            let port =
+                word.trim_end_matches(['?', ',']).rsplit_once(':').and_then(|(_, port)| port.parse::<u32>().ok());
             words.push(match port {
                 _ if is_age => "#s".to_owned(),
                 _ if word.len() > 3 && word.chars().all(|c| c.is_ascii_digit()) => "####".to_owned(),
