@@ -177,10 +177,17 @@ fn nobody(source: &Source, name: &EngineName, others: &[PathBuf]) -> String {
     };
     let mut text = format!("no engine runs {what}: start one with `portolan{how}` or `portolan run{how}`");
     if !others.is_empty() {
-        let listed: Vec<String> = others.iter().map(|path| format!("--socket {}", shown(path))).collect();
-        text = format!("{text}; others are running: {}", listed.join(", "));
+        let listed: Vec<String> = others.iter().map(|path| named(path)).collect();
+        let verb = if others.len() == 1 { "another is" } else { "others are" };
+        text = format!("{text}; {verb} running: {}", listed.join(", "));
     }
     text
+}
+
+/// How commands name the engine of a socket of the folder: by its profile, if that is one of the config folder.
+fn named(path: &Path) -> String {
+    let profile = path.file_stem().and_then(|name| name.to_str()).filter(|name| !name.contains('@'));
+    profile.map_or_else(|| format!("--socket {}", shown(path)), |name| format!("--profile {name}"))
 }
 
 fn shown(path: &Path) -> SafeText {

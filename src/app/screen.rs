@@ -54,7 +54,7 @@ pub(super) fn run(
     let front = front.filter(|_| engine.control.is_some());
     let standing = Standing::Owner { can_leave: front.is_some() };
     let shutdown = CancellationToken::new();
-    let ended = show(engine.running.handle(), screen, hint, standing, &shutdown)?;
+    let ended = show(engine.running.handle(), screen, hint, standing, None, &shutdown)?;
     let (mut signals, end) = {
         let mut sample = pin!(serve(engine.sample.take()));
         let (mut signals, end) = runtime.block_on(async {
@@ -166,7 +166,8 @@ pub(super) fn attach(
             None => control::find(source, socket, true).await?,
         };
         let shutdown = CancellationToken::new();
-        let ended = show(engine.handle(), screen, None, Standing::Attached, &shutdown)?;
+        let named = SafeText::from_bytes(engine.path().as_os_str().as_encoded_bytes());
+        let ended = show(engine.handle(), screen, None, Standing::Attached, Some(named), &shutdown)?;
         let mut signals = Signals::new()?;
         // It carries what the screen asks, which has nothing more to ask when it has ended.
         let carrying = async {
@@ -188,7 +189,7 @@ pub(super) fn demo(screen: Screen) -> anyhow::Result<ExitCode> {
         demo::start().context("cannot start the demo")?
     };
     let shutdown = CancellationToken::new();
-    let ended = show(handle, screen, None, Standing::default(), &shutdown)?;
+    let ended = show(handle, screen, None, Standing::default(), None, &shutdown)?;
     let status = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let End { outcome, .. } = screen_or_end(ended, &shutdown, &mut signals, pending(), pending()).await?;
@@ -203,9 +204,11 @@ fn show(
     screen: Screen,
     hint: Option<SafeText>,
     standing: Standing,
+    socket: Option<SafeText>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<oneshot::Receiver<Shown>> {
-    let options = tui::Options { ascii: screen.ascii || !is_utf8_locale(), color: color(screen), hint, standing };
+    let options =
+        tui::Options { ascii: screen.ascii || !is_utf8_locale(), color: color(screen), hint, standing, socket };
     let shutdown = shutdown.clone();
     on_own_thread("screen", handle, move |handle| tui::run(handle, options, shutdown))
 }

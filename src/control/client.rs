@@ -75,6 +75,11 @@ impl Attached {
         self.handle.clone()
     }
 
+    /// Its socket when it was found.
+    pub fn path(&self) -> &Path {
+        &self.engine.path
+    }
+
     /// The process of the engine.
     pub fn pid(&self) -> Option<i32> {
         self.engine.last_pid()

@@ -21,6 +21,7 @@ impl Story {
             undo: self.undo.last().map(|(what, ..)| what.clone()),
             descriptors: Some((61, 65_536)),
             is_ready: true,
+            is_ending: false,
         }
     }
 

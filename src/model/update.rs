@@ -104,6 +104,9 @@ pub struct Overview {
     pub descriptors: Option<(u64, u64)>,
     /// Whether every enabled mapping has bound or failed, at least once.
     pub is_ready: bool,
+    /// The engine is ending: nothing listens any more, and connections may finish.
+    #[serde(default)]
+    pub is_ending: bool,
 }
 
 /// The open profile.

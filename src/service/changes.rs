@@ -39,6 +39,8 @@ pub(super) struct Changes {
 
 /// What a request comes to.
 pub(super) enum Plan {
+    /// The state as it is: what is answered.
+    Nothing(Reply),
     /// Another state.
     Make(Change),
     /// The state of another profile.
@@ -137,6 +139,7 @@ impl Service {
                 self.read_file(Some(reply));
             }
             Ok(Plan::Make(change)) => self.prepare(change, reply),
+            Ok(Plan::Nothing(answer)) => tell(reply, Ok(answer)),
             Ok(Plan::Open(name)) => {
                 self.beside(async move { Prepared::Opened(OpenedProfile::open_named(name).await, reply) });
             }

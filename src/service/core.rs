@@ -97,6 +97,8 @@ pub(super) struct Service {
     pub(super) own: OwnAddresses,
     pub(super) surroundings: Surroundings,
     pub(super) jobs: JoinSet<Job>,
+    /// Bytes of each mapping that metrics have told last.
+    pub(super) told_bytes: HashMap<MappingId, (u64, u64)>,
     /// Places for questions that are looked into.
     pub(super) questions: Arc<Semaphore>,
     subscribers: Vec<Subscriber>,
@@ -233,6 +235,7 @@ async fn run(
         own: OwnAddresses::default(),
         surroundings: Surroundings::default(),
         jobs: JoinSet::new(),
+        told_bytes: HashMap::new(),
         questions: Arc::new(Semaphore::new(QUESTIONS)),
         subscribers: Vec::new(),
         has_begun: false,
@@ -294,6 +297,7 @@ async fn run(
                 match service.engine.take() {
                     Some(engine) => {
                         service.is_ending = true;
+                        service.hurry();
                         stopping.spawn(engine.shutdown(drain));
                     }
                     // Somebody has asked for the end once more.
@@ -450,6 +454,7 @@ impl Service {
                 undo: self.desired.undo_label().cloned(),
                 descriptors: self.engine.as_ref().map(Engine::descriptors),
                 is_ready: self.is_ready,
+                is_ending: self.is_ending,
             },
             mappings: self.mapping_rows(),
             open: if with_open { self.registry.open_connections() } else { Vec::new() },

@@ -43,6 +43,16 @@ pub enum ServiceCall {
     },
 }
 
+#[cfg(test)]
+impl ServiceCall {
+    /// Begins a subscription, as the service does, or refuses it. Gives where its updates go.
+    pub(crate) fn begin(self, result: Result<(), RequestError>) -> mpsc::Sender<Update> {
+        let Self::Subscribe { updates, begun, .. } = self else { panic!("not a subscription: {self:?}") };
+        begun.send(result).expect("it is waited for");
+        updates
+    }
+}
+
 /// Updates of one client; dropping it ends the lease.
 #[derive(Debug)]
 pub struct Subscription {

@@ -8,7 +8,7 @@ use crate::model::mapping::Protocol;
 use crate::model::metrics::{DatagramMetrics, DescriptorUse, MappingMetrics, Metrics};
 
 impl Service {
-    pub(super) fn metrics(&self) -> Metrics {
+    pub(super) fn metrics(&mut self) -> Metrics {
         let descriptors = self.engine.as_ref().map(Engine::descriptors);
         Metrics {
             uptime_ms: self.registry.now_ms(),
@@ -20,7 +20,21 @@ impl Service {
         }
     }
 
-    fn mapping_metrics(&self) -> Vec<MappingMetrics> {
+    /// Of bytes, what was last told stands where it was more: a reset takes back what the kernel had taken and did not
+    /// deliver, and a counter that falls is taken for one that began anew.
+    fn mapping_metrics(&mut self) -> Vec<MappingMetrics> {
+        let mut each = self.mapping_metrics_now();
+        let told = std::mem::take(&mut self.told_bytes);
+        for mapping in &mut each {
+            let (bytes_in, bytes_out) = told.get(&mapping.id).copied().unwrap_or_default();
+            mapping.bytes_in = mapping.bytes_in.max(bytes_in);
+            mapping.bytes_out = mapping.bytes_out.max(bytes_out);
+            self.told_bytes.insert(mapping.id, (mapping.bytes_in, mapping.bytes_out));
+        }
+        each
+    }
+
+    fn mapping_metrics_now(&self) -> Vec<MappingMetrics> {
         let known: Vec<_> =
             self.desired.entries().iter().filter_map(|entry| Some((entry, self.known.get(&entry.id)?))).collect();
         let meters: Vec<_> = known.iter().map(|(_, known)| Arc::clone(&known.status().meter)).collect();

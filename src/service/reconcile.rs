@@ -244,7 +244,14 @@ impl Service {
             self.desired.entries().iter().filter_map(|entry| Some((entry, self.known.get(&entry.id)?))).collect();
         let meters: Vec<_> = known.iter().map(|(_, known)| Arc::clone(&known.status().meter)).collect();
         let totals = self.registry.totals_of(&meters);
-        known.into_iter().zip(totals).map(|((entry, known), counts)| known.row(entry, counts)).collect()
+        let rows = known.into_iter().zip(totals).map(|((entry, known), counts)| known.row(entry, counts));
+        if !self.is_ending {
+            return rows.collect();
+        }
+        // Nothing listens any more, whatever was last said of it.
+        let ending =
+            |row| MappingRow { state: MappingState::Stopped, reason: Some("the engine is ending".into()), ..row };
+        rows.map(ending).collect()
     }
 }
 

@@ -83,6 +83,12 @@ impl Service {
             Request::AddAll { mappings, even_if_busy } => self.add_all(&mappings, even_if_busy)?,
             Request::Edit { id, mapping, even_if_busy } => self.edit(id, &mapping, even_if_busy)?,
             Request::Remove { ids } => self.remove(ids)?,
+            Request::Start { ids } if self.are_all(&ids, true) => {
+                return Ok(Plan::Nothing(done(ids.clone(), &format!("{}: started already", self.names(&ids)?))));
+            }
+            Request::Stop { ids } if self.are_all(&ids, false) => {
+                return Ok(Plan::Nothing(done(ids.clone(), &format!("{}: stopped already", self.names(&ids)?))));
+            }
             Request::Start { ids } => self.enable(ids, true)?,
             Request::Stop { ids } => self.enable(ids, false)?,
             Request::Undo => self.undo()?,
@@ -193,6 +199,12 @@ impl Service {
             ids,
             entries,
         })
+    }
+
+    /// Whether all of these are there and enabled so already.
+    fn are_all(&self, ids: &[MappingId], enabled: bool) -> bool {
+        !ids.is_empty()
+            && ids.iter().all(|id| self.desired.entry(*id).is_some_and(|entry| entry.config.enabled == enabled))
     }
 
     fn enable(&mut self, ids: Vec<MappingId>, enabled: bool) -> Result<Change, RequestError> {

@@ -29,7 +29,7 @@ use crate::service::{Handle, Subscription};
 pub use state::{ColorMode, Standing};
 pub(crate) use terminal::leave_sequence;
 
-use state::{Look, Paint, State};
+use state::{Absence, Look, Paint, State};
 use update::{Effect, Msg, update};
 
 /// Frames follow each other no faster,
@@ -58,6 +58,8 @@ pub struct Options {
     pub hint: Option<SafeText>,
     /// How the window stands to the engine.
     pub standing: Standing,
+    /// The control socket by which the engine was named, if it was.
+    pub socket: Option<SafeText>,
 }
 
 /// How the screen ended.
@@ -120,6 +122,7 @@ pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) 
     let mut state = State::new(look, size);
     state.hint = options.hint;
     state.standing = options.standing;
+    state.socket = options.socket;
     let mut screen = terminal::Screen::enter(size)?;
     let input = EventStream::new();
     let mut session = Session {
@@ -266,6 +269,10 @@ impl Session {
             let mut answers = Vec::new();
             for effect in effects.drain(..) {
                 match effect {
+                    // It may be there and stopped: what is asked now would be done when nobody thinks of it any more.
+                    Effect::Ask(asked, _) if self.state.is_gone => {
+                        answers.push(Msg::Answer(asked, Box::new(Err(self.state.absence.as_answer()))));
+                    }
                     Effect::Ask(asked, call) => answers.extend(self.runner.ask(asked, *call)),
                     Effect::Copy(text) => {
                         let (bytes, answer) = self.runner.copy(&text);
@@ -380,7 +387,11 @@ fn farewell(state: &State) -> String {
     let world = &state.live;
     if state.standing == Standing::Attached {
         return if state.is_gone {
-            "The engine has ended.".to_owned()
+            match &state.absence {
+                Absence::Silent => "The engine does not answer.".to_owned(),
+                Absence::Refuses(why) => format!("The engine has refused this window: {why}."),
+                Absence::Lost | Absence::Ended => "The engine has ended.".to_owned(),
+            }
         } else {
             let listening = world.listening();
             let going = if listening == 1 { "1 mapping goes" } else { &format!("{listening} mappings go") };
@@ -389,8 +400,9 @@ fn farewell(state: &State) -> String {
                 .profile
                 .as_ref()
                 .map(|profile| how_to_open(profile.name.as_str(), profile.path.as_str()));
-            let named =
-                named.filter(|named| named != "--profile default").map(|named| format!(" {named}")).unwrap_or_default();
+            let by_socket = state.socket.as_ref().map(|path| format!("--socket {path}"));
+            let named = named.filter(|named| named != "--profile default" || by_socket.is_some());
+            let named = named.or(by_socket).map(|named| format!(" {named}")).unwrap_or_default();
             format!(
                 "{going} on without this window.\nportolan attach{named} comes back; portolan shutdown{named} ends it all."
             )
@@ -425,9 +437,7 @@ mod tests {
     use crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
     use futures_util::{StreamExt, stream};
 
-    use super::state::Absence;
     use super::*;
-    use crate::service::{Incoming, ServiceCall};
 
     #[derive(Default)]
     struct Paper {
@@ -459,14 +469,10 @@ mod tests {
         Box::pin(stream::iter(events).chain(stream::pending()))
     }
 
-    async fn session(handle: Handle, incoming: &mut Incoming) -> Session {
-        let leases = async {
-            let Some(ServiceCall::Subscribe { begun, updates, .. }) = incoming.recv().await else { panic!("a lease") };
-            begun.send(Ok(())).expect("it is waited for");
-            updates
-        };
+    /// `begins`: what begins its subscription.
+    async fn session(handle: Handle, begins: impl Future) -> Session {
         let interest = Interest { mappings: true, ..Interest::default() };
-        let (subscription, _updates) = tokio::join!(handle.subscribe(interest), leases);
+        let (subscription, _) = tokio::join!(handle.subscribe(interest), begins);
         let subscription = subscription.expect("leased");
         Session {
             state: State::new(Look::default(), (80, 24)),
@@ -482,7 +488,7 @@ mod tests {
     #[tokio::test]
     async fn keys_are_obeyed_and_the_service_is_asked() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, &mut incoming).await;
+        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         let mut paper = Paper::default();
         let asked = async { format!("{:?}", incoming.recv().await) };
         let driven = session.drive(&mut paper, keys("o"), CancellationToken::new());
@@ -496,7 +502,7 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_ends_is_said_and_the_screen_can_still_be_left() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, &mut incoming).await;
+        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         drop(incoming);
         let mut paper = Paper::default();
         session.drive(&mut paper, keys("q"), CancellationToken::new()).await.expect("left by q");
@@ -506,7 +512,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_refuses_a_window_is_said_to_and_asked_again() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, &mut incoming).await;
+        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         session.state.standing = Standing::Attached;
         let refusing = async {
             for _ in 0..3 {
@@ -529,7 +535,7 @@ mod tests {
     #[tokio::test]
     async fn a_terminal_that_does_not_read_gets_no_frame_and_the_end_is_obeyed() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, &mut incoming).await;
+        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         let mut paper = Paper { is_stuck: true, ..Paper::default() };
         let shutdown = CancellationToken::new();
         shutdown.cancel();

@@ -133,6 +133,9 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         Msg::News(severity, text) => note(state, severity, text),
         Msg::ServiceEnded => {
             state.is_gone = true;
+            if state.live.overview.is_ending {
+                state.absence = Absence::Ended;
+            }
             state.paint = state.paint.max(Paint::Soon);
         }
         Msg::ServiceSilent => {
@@ -141,6 +144,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         }
         Msg::ServiceRefused(error) => {
             let absence = match error {
+                RequestError::Gone if state.absence == Absence::Ended => Absence::Ended,
                 RequestError::Gone => Absence::Lost,
                 error => Absence::Refuses(SafeText::new(&error.to_string())),
             };

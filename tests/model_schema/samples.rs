@@ -147,6 +147,7 @@ pub(crate) fn update() -> Update {
             undo: Some("delete web".into()),
             descriptors: Some((12, 4_000)),
             is_ready: true,
+            is_ending: true,
         }),
         mappings: vec![row(Owner::Portolan), row(Owner::Docker { unseen: vec!["IPv4".into()], is_partial: true })],
         mappings_removed: vec![MappingId(2)],

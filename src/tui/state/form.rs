@@ -18,6 +18,8 @@ use super::offer;
 pub struct Form {
     /// The mapping that is edited; none: a new one.
     pub edits: Option<MappingId>,
+    /// That mapping as it was when the form was filled in from it.
+    pub was: Option<WrittenMapping>,
     /// What the fields that the form does not show start from.
     pub base: WrittenMapping,
     /// Who can connect.
@@ -124,6 +126,7 @@ impl Form {
     pub fn new() -> Self {
         Self {
             edits: None,
+            was: None,
             base: WrittenMapping::default(),
             who: Who::ThisMachine,
             address: Input::default(),

@@ -24,6 +24,7 @@ use std::net::SocketAddr;
 use crate::model::container::Container;
 use crate::model::filter::Filter;
 use crate::model::id::{ConnectionId, MappingId};
+use crate::model::request::RequestError;
 use crate::model::untrusted::SafeText;
 
 pub use dialog::Overlay;
@@ -100,6 +101,8 @@ pub struct State {
     pub absence: Absence,
     /// How this window stands to the engine.
     pub standing: Standing,
+    /// The control socket by which the engine was named, if it was.
+    pub socket: Option<SafeText>,
     /// A mapping to select as soon as its row is there.
     pub select_when_told: Option<MappingId>,
     /// A mapping that was just added, and what is to be said of it once it is seen to listen.
@@ -124,10 +127,24 @@ pub enum Absence {
     /// Nobody is there.
     #[default]
     Lost,
+    /// It has said that it ends, and is gone.
+    Ended,
     /// It is there, and does not answer: it is stopped, or has too much to do.
     Silent,
     /// It is there, and says that it cannot: another release, or as many windows as there may be.
     Refuses(SafeText),
+}
+
+impl Absence {
+    /// What is answered to whoever asks such an engine.
+    pub fn as_answer(&self) -> RequestError {
+        let text = match self {
+            Self::Lost | Self::Ended => return RequestError::Gone,
+            Self::Silent => "not done: the engine does not answer",
+            Self::Refuses(why) => why.as_str(),
+        };
+        RequestError::Failed { message: SafeText::new(text) }
+    }
 }
 
 impl Default for Standing {
@@ -298,6 +315,7 @@ impl State {
             told_of_suspend: false,
             is_gone: false,
             absence: Absence::default(),
+            socket: None,
             standing: Standing::default(),
             select_when_told: None,
             saved_when_told: None,

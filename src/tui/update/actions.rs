@@ -170,6 +170,7 @@ pub(super) fn edit(state: &mut State, id: MappingId, effects: &mut Vec<Effect>) 
     let mapping = &item.row.mapping;
     let mut form = Form::of(&item.row.written, &mapping.listen, &mapping.target, mapping.protocol);
     form.edits = Some(item.row.id);
+    form.was = Some(item.row.written.clone());
     open_form(state, form, effects);
 }
 

@@ -329,6 +329,13 @@ fn save(state: &mut State, effects: &mut Vec<Effect>) {
         }
         return;
     }
+    if let Some(why) = changed_meanwhile(state) {
+        if let Some(form) = self::form(state) {
+            form.save_error = Some(why);
+        }
+        return;
+    }
+    let Some(form) = self::form(state) else { return };
     form.is_saving = true;
     form.save_error = None;
     let mapping = form.written();
@@ -339,6 +346,26 @@ fn save(state: &mut State, effects: &mut Vec<Effect>) {
     };
     let effect = change(state, Asked::Save, request);
     effects.push(effect);
+}
+
+/// What somebody else has done to the mapping since the form was opened, which saving would take back. Said once: then
+/// it is known. What the form does not show is theirs in any case.
+fn changed_meanwhile(state: &mut State) -> Option<SafeText> {
+    let (id, was) = form(state).and_then(|form| Some((form.edits?, form.was.clone()?)))?;
+    let Some(now) = state.live.mappings.get(&id).map(|item| item.row.written.clone()) else {
+        return Some("it was removed in the meantime: u brings it back, once this is left with esc".into());
+    };
+    let is_same = WrittenMapping { enabled: was.enabled, ..now.clone() } == was;
+    let shown = format!("{} -> {}", now.listen, now.target);
+    if let Some(form) = form(state) {
+        form.base = WrittenMapping { name: form.base.name.clone(), ..now.clone() };
+        form.was = Some(now);
+    }
+    (!is_same).then(|| {
+        SafeText::new(&format!(
+            "it was changed elsewhere meanwhile ({shown}): enter saves this over it, esc keeps that"
+        ))
+    })
 }
 
 /// A mapping of the palette was refused: the form opens with it and with the reason, as after a refused save, so

@@ -137,6 +137,8 @@ fn views(canvas: &mut Canvas<'_>) {
 fn badges(state: &State) -> Vec<(String, Style)> {
     let look = state.look;
     let narrow = state.size.0 < 60;
+    // The views are named beside it.
+    let is_short = state.size.0 < 100;
     let mut badges = Vec::new();
     let docker = match &state.world().overview.docker {
         DockerState::Connected => Some(("docker ok", Role::Ok)),
@@ -150,7 +152,8 @@ fn badges(state: &State) -> Vec<(String, Style)> {
     if state.is_gone {
         let text = match state.standing {
             Standing::Owner { .. } => "!! ENGINE ENDED",
-            Standing::Attached => match (&state.absence, narrow) {
+            Standing::Attached => match (&state.absence, is_short) {
+                (Absence::Ended, _) => "!! ENGINE ENDED",
                 (Absence::Lost, true) => "!! ENGINE LOST",
                 (Absence::Lost, false) => "!! ENGINE LOST: looking for it",
                 (Absence::Silent, true) => "!! NO ANSWER",
@@ -166,6 +169,8 @@ fn badges(state: &State) -> Vec<(String, Style)> {
             badges.clear();
         }
         badges.push((text, theme::style(look, Role::Warn).add_modifier(Modifier::REVERSED)));
+    } else if state.live.overview.is_ending {
+        badges.push(("! ENDING".to_owned(), theme::style(look, Role::Warn)));
     } else {
         badges.push(("LIVE".to_owned(), theme::style(look, Role::Ok)));
     }
