@@ -14,11 +14,13 @@ use super::control;
 use super::events::reader_gone;
 use super::parts::{Signals, on_own_thread, runtime};
 use super::{complain, refuse};
-use crate::cli::{Engine, Fields, Filter, Source, Which};
+use crate::cli::{Engine, Fields, Filter, Source, To, Which};
 use crate::commands::{self, Failure, Output, Remark};
+use crate::control::{Folder, attach};
 use crate::headless::{self, Demand, Ended};
-use crate::model::request::{Reply, RequestError};
+use crate::model::request::RequestError;
 use crate::service::{Handle, OpenError, OpenedProfile};
+use crate::store::ProfileSource;
 
 /// How long a terminal may take to be given back, which does not read perhaps.
 const GIVE_BACK: Duration = Duration::from_millis(200);
@@ -50,15 +52,10 @@ pub(super) fn run(source: &Source, command: &Engine) -> anyhow::Result<ExitCode>
             events(&runtime, &handle, speak)
         }
         (Ok(handle), command) => Ok(runtime.block_on(answer(&handle, command, &mut Output::new(io::stdout(), json)))),
-        // Which ones there are is known without it.
-        (Err(_), Engine::Profiles { .. }) => match runtime.block_on(OpenedProfile::list()) {
-            Ok(names) => {
-                let reply = Reply::Profiles { names, open: None };
-                Ok(commands::say_profiles(&reply, &mut Output::new(io::stdout(), json)))
-            }
-            Err(OpenError::Invalid(problems)) => Ok(Err(Failure::Invalid { problems })),
-            Err(OpenError::Running(message) | OpenError::Failed(message)) => Err(anyhow::anyhow!("{message}")),
-        },
+        // Which ones there are is known without it, unless it was a certain engine that was asked.
+        (Err(_), Engine::Profiles { to }) if is_any(source, to) => {
+            runtime.block_on(profiles_without_engine(&mut Output::new(io::stdout(), json)))
+        }
         (Err(error), _) => Err(error),
     };
     runtime.shutdown_background();
@@ -107,11 +104,53 @@ async fn answer(handle: &Handle, command: &Engine, out: &mut Output<impl Write>)
         Engine::Stop { which, .. } => commands::stop(handle, &these(which), out).await,
         Engine::Undo { .. } => commands::undo(handle, out).await,
         Engine::Kill { ids, .. } => commands::kill(handle, ids, out).await,
-        Engine::Profiles { .. } => commands::profiles(handle, out).await,
+        Engine::Profiles { to } => {
+            // What the engine at a certain socket lists may be another user's.
+            let folder = to.socket.is_none().then(Folder::of_this_user).and_then(Result::ok);
+            commands::profiles(handle, async |names| running(names, folder.as_ref()).await, out).await
+        }
         Engine::Open { name, new, .. } => commands::open(handle, name, *new, out).await,
         Engine::Saveas { name, .. } => commands::save_as(handle, name, out).await,
         Engine::Watch { .. } | Engine::Events { .. } => unreachable!("they go on until they are ended"),
     }
+}
+
+/// Whether no certain engine is meant.
+fn is_any(source: &Source, to: &To) -> bool {
+    source.profile.is_none() && source.file.is_none() && to.socket.is_none()
+}
+
+/// The profiles of this user's folder. That the engines cannot be looked for is said; that none is found is no mistake.
+async fn profiles_without_engine(out: &mut Output<impl Write>) -> anyhow::Result<Result<Remark, Failure>> {
+    let folder = Folder::of_this_user()?;
+    match OpenedProfile::list().await {
+        Ok(names) => {
+            let running = running(&names, Some(&folder)).await;
+            Ok(commands::say_profiles(&commands::Profiles { names, open: None, running }, out))
+        }
+        Err(OpenError::Invalid(problems)) => Ok(Err(Failure::Invalid { problems })),
+        Err(OpenError::Running(message) | OpenError::Failed(message)) => Err(anyhow::anyhow!("{message}")),
+    }
+}
+
+/// Which of these profiles an engine runs that listens in the folder.
+async fn running(names: &[String], folder: Option<&Folder>) -> Vec<String> {
+    let mut running = Vec::new();
+    let Some(folder) = folder else { return running };
+    let living = folder.sockets().unwrap_or_default();
+    for name in names {
+        let Ok((engine, last_runner)) = OpenedProfile::engine_of(ProfileSource::Named(name.clone())) else { continue };
+        for socket in folder.candidates(&engine).into_iter().filter(|socket| living.contains(socket)) {
+            // A socket of that name may be of another config folder's engine.
+            if let Ok(attached) = attach(socket).await
+                && attached.pid().and_then(|pid| u32::try_from(pid).ok()) == last_runner
+            {
+                running.push(name.clone());
+                break;
+            }
+        }
+    }
+    running
 }
 
 /// Watches until a signal comes or nobody reads any more.

@@ -221,7 +221,10 @@ IN/s and OUT/s are means over the interval. The filter holds for both tables.")]
         #[command(flatten)]
         to: To,
     },
-    /// List the profiles, and which one is open
+    /// List the profiles, and which ones an engine runs
+    #[command(after_help = "\
+STATE is `open` for the profile of the engine that is asked, `running` for one that another engine runs.
+Without an engine, and with none named by --profile, --file or --socket, the profiles are listed all the same.")]
     Profiles {
         /// Whom to ask.
         #[command(flatten)]

@@ -36,6 +36,18 @@ pub struct Connections {
     pub published: bool,
 }
 
+/// What `profiles` says.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(tag = "reply", rename = "profiles")]
+pub struct Profiles {
+    /// All, sorted.
+    pub names: Vec<String>,
+    /// The one that the engine that was asked has open.
+    pub open: Option<String>,
+    /// Those that an engine runs.
+    pub running: Vec<String>,
+}
+
 /// A connection as the event stream tells of it, and what a row knows beside that.
 #[derive(Debug, Serialize)]
 pub(super) struct Told<'a> {
@@ -97,27 +109,36 @@ pub async fn connections(handle: &Handle, what: &Connections, out: &mut Output<i
     Ok(remark(rows.is_empty().then_some(none), &world, what.published))
 }
 
-/// `profiles`: those that there are, and which is open.
+/// `profiles`: those that there are, which one the engine has open, and which other ones are running.
 ///
 /// # Errors
 /// When the engine is gone, the folder cannot be read, or the answer cannot be written.
-pub async fn profiles(handle: &Handle, out: &mut Output<impl Write>) -> Result<Remark, Failure> {
-    let reply = handle.request(Request::Profiles).await?;
-    say_profiles(&reply, out)
+pub async fn profiles(
+    handle: &Handle,
+    running: impl AsyncFnOnce(&[String]) -> Vec<String>,
+    out: &mut Output<impl Write>,
+) -> Result<Remark, Failure> {
+    let Reply::Profiles { names, open } = handle.request(Request::Profiles).await? else { return Ok(None) };
+    let mut running = running(&names).await;
+    // That it runs is known, whoever has not found it.
+    if let Some(open) = open.as_ref().filter(|open| !running.contains(open)) {
+        running.push(open.clone());
+        running.sort();
+    }
+    say_profiles(&Profiles { names, open, running }, out)
 }
 
 /// `profiles` for who knows them without an engine.
 ///
 /// # Errors
 /// When the answer cannot be written.
-pub fn say_profiles(reply: &Reply, out: &mut Output<impl Write>) -> Result<Remark, Failure> {
-    let Reply::Profiles { names, open } = reply else { return Ok(None) };
+pub fn say_profiles(profiles: &Profiles, out: &mut Output<impl Write>) -> Result<Remark, Failure> {
     if out.json {
-        out.value(reply)?;
-    } else if !names.is_empty() {
-        out.text(&table::profiles(names, open.as_deref()))?;
+        out.value(profiles)?;
+    } else if !profiles.names.is_empty() {
+        out.text(&table::profiles(profiles))?;
     }
-    Ok(names.is_empty().then(|| "no profile yet: the first mapping that is added makes one".to_owned()))
+    Ok(profiles.names.is_empty().then(|| "no profile yet: the first mapping that is added makes one".to_owned()))
 }
 
 fn lines<'a, R>(rows: impl Iterator<Item = &'a R>, world: &'a World) -> Vec<Line<'a, R>> {

@@ -21,7 +21,7 @@ use crate::model::request::{Reply, RequestError};
 
 pub use changes::{Add, Edit, Fields, Which, add, edit, kill, open, remove, save_as, start, stop, undo};
 pub use in_place::Size;
-pub use lists::{Connections, Mappings, connections, mappings, profiles, say_profiles};
+pub use lists::{Connections, Mappings, Profiles, connections, mappings, profiles, say_profiles};
 pub use watch::{Watch, watch};
 
 /// What a command has to say beside its answer, such as that a list is empty.

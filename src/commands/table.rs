@@ -4,6 +4,7 @@
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
+use super::Profiles;
 use crate::model::format;
 use crate::model::untrusted::one_line;
 use crate::model::update::{ConnectionRow, MappingRow, Owner};
@@ -92,11 +93,16 @@ pub(super) fn connections(lines: &[Line<'_, ConnectionRow>], rates: Rates) -> St
 }
 
 /// The table of profiles.
-pub(super) fn profiles(names: &[String], open: Option<&str>) -> String {
-    let lines: Vec<(&str, bool)> = names.iter().map(|name| (name.as_str(), open == Some(name))).collect();
+pub(super) fn profiles(profiles: &Profiles) -> String {
+    let state = |name: &String| match profiles {
+        Profiles { open: Some(open), .. } if open == name => "open",
+        Profiles { running, .. } if running.contains(name) => "running",
+        _ => "",
+    };
+    let lines: Vec<(&str, &str)> = profiles.names.iter().map(|name| (name.as_str(), state(name))).collect();
     let columns = [
-        text("PROFILE", |line: &(&str, bool)| line.0.to_owned()),
-        text("STATE", |line: &(&str, bool)| if line.1 { "open".to_owned() } else { String::new() }),
+        text("PROFILE", |line: &(&str, &str)| line.0.to_owned()),
+        text("STATE", |line: &(&str, &str)| line.1.to_owned()),
     ];
     table(&columns, &lines, Rates::Unknown)
 }

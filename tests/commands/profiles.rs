@@ -7,12 +7,15 @@ use crate::story::engine;
 use crate::{json, text};
 
 #[tokio::test]
-async fn profiles_are_listed_with_the_open_one() {
+async fn profiles_are_listed_with_the_open_one_and_those_that_others_run() {
     let handle = engine();
-    assert_snapshot!("profiles", text(async |out| profiles(&handle, out).await).await.well());
-    let listed = json(async |out| profiles(&handle, out).await).await.json();
-    assert_eq!(listed["names"], serde_json::json!(["dev", "empty", "staging"]));
-    assert_eq!(listed["open"], "dev");
+    let running = async |_: &[String]| vec!["staging".to_owned()];
+    assert_snapshot!("profiles", text(async |out| profiles(&handle, running, out).await).await.well());
+    let listed = json(async |out| profiles(&handle, running, out).await).await.json();
+    let wanted = serde_json::json!({
+        "reply": "profiles", "names": ["dev", "empty", "staging"], "open": "dev", "running": ["dev", "staging"]
+    });
+    assert_eq!(listed, wanted);
 }
 
 #[tokio::test]

@@ -1,6 +1,10 @@
 //! The commands as they are typed: whom they ask, what they refuse, and their exit status.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
+
+use nix::sys::signal::Signal;
 
 use crate::common::program::Home;
 
@@ -85,9 +89,62 @@ fn profiles_are_known_without_an_engine() {
     let output = portolan(&home, &["profiles", "--json"]);
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "{\"reply\":\"profiles\",\"names\":[\"dev\",\"staging\"],\"open\":null}\n"
+        "{\"reply\":\"profiles\",\"names\":[\"dev\",\"staging\"],\"open\":null,\"running\":[]}\n"
     );
     assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn profiles_that_engines_run_are_marked_whichever_engine_is_asked() {
+    let home = Home::new();
+    for name in ["dev", "idle", "prod"] {
+        home.write_profile(name, r#"{"version": 1, "mappings": []}"#);
+    }
+    let mut engines = ["dev", "prod"].map(|name| home.run(None, ["--profile", name]));
+    for engine in &mut engines {
+        engine.ready();
+    }
+    let table = |arguments: &[&str]| {
+        let output = portolan(&home, arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("it is text")
+    };
+    assert_eq!(table(&["profiles"]), "PROFILE  STATE\ndev      running\nidle     -\nprod     running\n");
+    assert_eq!(
+        table(&["profiles", "--profile", "dev"]),
+        "PROFILE  STATE\ndev      open\nidle     -\nprod     running\n"
+    );
+    let socket = home.path().join("run/portolan/prod.sock").display().to_string();
+    let by_socket = table(&["profiles", "--socket", &socket]);
+    assert_eq!(by_socket, "PROFILE  STATE\ndev      -\nidle     -\nprod     open\n", "whose it is is not known");
+    // One that was killed leaves its socket, on which nobody listens.
+    engines[0].signal(Signal::SIGKILL);
+    let [dev, prod] = engines;
+    dev.wait();
+    assert_eq!(table(&["profiles"]), "PROFILE  STATE\ndev      -\nidle     -\nprod     running\n");
+    let listed: serde_json::Value = serde_json::from_str(&table(&["profiles", "--json"])).expect("it is JSON");
+    assert_eq!((&listed["open"], &listed["running"]), (&serde_json::Value::Null, &serde_json::json!(["prod"])));
+    assert!(prod.stop().status.success());
+}
+
+#[test]
+fn profiles_of_an_engine_that_is_named_or_cannot_be_looked_for_are_not_made_up() {
+    let home = Home::new();
+    home.write_profile("dev", r#"{"version": 1, "mappings": []}"#);
+    for (arguments, told) in [
+        (&["profiles", "--socket", "/no/such"][..], "portolan: no engine listens at /no/such: "),
+        (&["profiles", "--profile", "dev"], "portolan: no engine runs profile dev: start one with "),
+        (&["--profile", "dev", "profiles", "--json"], "portolan: no engine runs profile dev: start one with "),
+        (&["profiles", "--file", "x.json"], "portolan: no engine runs x.json: start one with "),
+        (&["profiles", "--profile", "a/b"], "portolan: --profile: \"a/b\" is no name"),
+    ] {
+        let said = failed(&home, arguments, 1);
+        assert!(said.starts_with(told), "{arguments:?}: {said}");
+    }
+    let folder = home.path().join("run/portolan");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let said = failed(&home, &["profiles"], 1);
+    assert!(said.contains("chmod 700"), "{said}");
 }
 
 #[test]
