@@ -124,11 +124,15 @@ impl Cli {
             if subcommand.get_name() == "try" {
                 return subcommand;
             }
-            subcommand.mut_args(
-                |arg| {
-                    if ["ascii", "light"].contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg }
-                },
-            )
+            // Who speaks to a running engine names it, and brings no mappings.
+            let is_client = ["attach", "shutdown"].contains(&subcommand.get_name());
+            subcommand.mut_args(|arg| match arg.get_id().as_str() {
+                "ascii" | "light" => arg.hide(true),
+                "mappings" if is_client => arg.hide(true),
+                "profile" if is_client => arg.help(engine::PROFILE),
+                "file" if is_client => arg.help(engine::FILE),
+                _ => arg,
+            })
         })
     }
 }

@@ -10,14 +10,18 @@ use super::interval;
 /// The grammar of a mapping.
 const MAPPING: &str = "[ADDRESS:]PORT[-PORT]:TARGET:PORT[-PORT][/tcp|/udp|/sctp]";
 
+/// How an engine is named.
+pub(super) const PROFILE: &str = "The engine that runs this profile [default: default]";
+pub(super) const FILE: &str = "The engine that runs this profile file";
+
 /// Which engine, and how it answers.
 #[derive(Clone, Debug, Default, Args)]
 pub struct To {
-    /// The engine that runs this profile [default: default]
-    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    /// Of the engine.
+    #[arg(long, help = PROFILE, value_name = "NAME", conflicts_with = "file")]
     pub profile: Option<String>,
-    /// The engine that runs this profile file
-    #[arg(long, value_name = "PATH")]
+    /// Of the engine.
+    #[arg(long, help = FILE, value_name = "PATH")]
     pub file: Option<PathBuf>,
     /// The engine with this control socket
     #[arg(long, value_name = "PATH", conflicts_with_all = ["profile", "file"])]
