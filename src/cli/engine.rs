@@ -177,7 +177,7 @@ portolan edit web --name shop --idle-timeout default
     /// List the connections of the running engine
     #[command(after_help = "\
 portolan connections web fam:6
-portolan connections --json state:half | jq '.[].id' | xargs portolan kill")]
+portolan connections --json state:half | jq '.[].id' | xargs -r portolan kill")]
     Connections {
         /// Which.
         #[command(flatten)]

@@ -136,7 +136,7 @@ pub async fn remove(handle: &Handle, which: &[String], out: &mut Output<impl Wri
 /// # Errors
 /// When one of them is not there, or the profile cannot be saved.
 pub async fn start(handle: &Handle, which: &Which, out: &mut Output<impl Write>) -> Result<Remark, Failure> {
-    let Some(ids) = ids(handle, which).await? else { return Ok(Some(NOTHING_THERE.to_owned())) };
+    let Some(ids) = ids(handle, which).await? else { return nothing_there(out) };
     listening(handle, &handle.request(Request::Start { ids }).await?, out).await
 }
 
@@ -145,7 +145,7 @@ pub async fn start(handle: &Handle, which: &Which, out: &mut Output<impl Write>)
 /// # Errors
 /// When one of them is not there, or the profile cannot be saved.
 pub async fn stop(handle: &Handle, which: &Which, out: &mut Output<impl Write>) -> Result<Remark, Failure> {
-    let Some(ids) = ids(handle, which).await? else { return Ok(Some(NOTHING_THERE.to_owned())) };
+    let Some(ids) = ids(handle, which).await? else { return nothing_there(out) };
     out.reply(&handle.request(Request::Stop { ids }).await?)?;
     Ok(None)
 }
@@ -210,7 +210,14 @@ pub async fn save_as(handle: &Handle, name: &str, out: &mut Output<impl Write>) 
     Ok(None)
 }
 
-const NOTHING_THERE: &str = "there is no mapping";
+/// There is no mapping that `--all` could mean. That is a remark; in JSON it is an answer, too, since each command has one.
+fn nothing_there(out: &mut Output<impl Write>) -> Result<Remark, Failure> {
+    const NOTHING_THERE: &str = "there is no mapping";
+    if out.json {
+        out.reply(&Reply::Done { ids: Vec::new(), message: SafeText::new(NOTHING_THERE), keys: None })?;
+    }
+    Ok(Some(NOTHING_THERE.to_owned()))
+}
 
 /// The ids of mappings; `None`: there is not one.
 async fn ids(handle: &Handle, which: &Which) -> Result<Option<Vec<MappingId>>, Failure> {

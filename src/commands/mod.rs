@@ -108,6 +108,10 @@ impl<W: Write> Output<W> {
     fn reply(&mut self, reply: &Reply) -> Result<(), Failure> {
         match reply {
             Reply::Done { message, .. } if !self.json => self.text(&format!("{message}\n")),
+            // Which key of the screen takes it back is nothing to a script.
+            Reply::Done { ids, message, keys: Some(_) } => {
+                self.value(&Reply::Done { ids: ids.clone(), message: message.clone(), keys: None })
+            }
             _ => self.value(reply),
         }
     }

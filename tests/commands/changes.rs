@@ -194,6 +194,13 @@ async fn a_mapping_that_is_not_there_is_answered_with_those_that_are() {
     assert_eq!(said, "there is no mapping \"web\" (there is none yet)");
     let said = text(async |out| start(handle, &Which::All, out).await).await.remark();
     assert_eq!(said, "there is no mapping");
+    for said in [
+        json(async |out| start(handle, &Which::All, out).await).await,
+        json(async |out| stop(handle, &Which::All, out).await).await,
+    ] {
+        assert_eq!(said.text, "{\"reply\":\"done\",\"ids\":[],\"message\":\"there is no mapping\"}\n");
+        assert_eq!(said.remark(), "there is no mapping");
+    }
     for name in ["web", "dns"] {
         text(async |out| add(handle, &named("auto:127.0.0.1:9", name), out).await).await.well();
     }
@@ -233,6 +240,28 @@ async fn one_that_is_named_twice_is_meant_once() {
     text(async |out| undo(&world.handle, out).await).await.well();
     let said = text(async |out| undo(&world.handle, out).await).await.failed(1);
     assert_eq!(said, "nothing to undo");
+    world.end().await;
+}
+
+/// The README writes them down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_in_json_has_no_word_for_people_at_a_screen() {
+    let world = World::new().await;
+    let handle = &world.handle;
+    let web = || names(&["web"]);
+    let which = || Which::These(web());
+    let rename = Edit { which: "web".into(), mapping: Some("auto:127.0.0.1:10".into()), ..Edit::default() };
+    let mut said = vec![json(async |out| add(handle, &named("auto:127.0.0.1:9", "web"), out).await).await.json()];
+    said.push(json(async |out| edit(handle, &rename, out).await).await.json());
+    said.push(json(async |out| stop(handle, &which(), out).await).await.json());
+    said.push(json(async |out| start(handle, &which(), out).await).await.json());
+    said.push(json(async |out| remove(handle, &web(), out).await).await.json());
+    said.push(json(async |out| undo(handle, out).await).await.json());
+    for said in said {
+        let fields: Vec<&String> = said.as_object().expect("it is an object").keys().collect();
+        assert_eq!(fields, ["ids", "message", "reply"], "{said}");
+        assert_eq!((&said["reply"], &said["ids"]), (&"done".into(), &serde_json::json!([1])), "{said}");
+    }
     world.end().await;
 }
 
