@@ -2,10 +2,15 @@
 //!
 //! It lives on a thread of its own, so that a reader that stops reading stops this thread alone; the service
 //! then counts what it drops and says `lost`.
+//!
+//! A filter is the screen's: of events it takes those whose line of text it would take there, and `traffic` tells of
+//! the mappings and connections that it would take in their lists. `lost` is told whatever the filter: what was lost
+//! may have been what is waited for.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Write};
+use std::mem;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -13,9 +18,10 @@ use tokio::time::MissedTickBehavior;
 
 use crate::model::count::count;
 use crate::model::event::{Event, EventKind, MappingState};
+use crate::model::filter::Filter;
 use crate::model::id::MappingId;
 use crate::model::narrator::Narrator;
-use crate::model::update::{Interest, MappingRow};
+use crate::model::update::{Interest, MappingRow, Update};
 use crate::service::Subscription;
 
 /// How often rows are read, or as often as `traffic` is printed if that is more often.
@@ -24,8 +30,8 @@ const SAMPLE: Duration = Duration::from_millis(250);
 /// Mappings that are named when too little listens; the events have named them all.
 const MOST_NAMED: usize = 10;
 
-/// How `run` speaks.
-#[derive(Clone, Copy, Debug)]
+/// How `run` and `events` speak.
+#[derive(Clone, Debug)]
 pub struct Options {
     /// JSON objects instead of text.
     pub json: bool,
@@ -33,6 +39,8 @@ pub struct Options {
     pub interval: Duration,
     /// When to give up.
     pub demand: Demand,
+    /// What is told; the rest is left out.
+    pub filter: Filter,
 }
 
 /// What must listen once all mappings are bound or failed, or it gives up.
@@ -71,7 +79,8 @@ impl Options {
 /// # Errors
 /// When writing fails for another reason than a closed reader.
 pub async fn run(mut subscription: Subscription, options: Options, out: impl Write) -> io::Result<Ended> {
-    let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new() };
+    let filter = Sieve { filter: options.filter, ..Sieve::default() };
+    let mut printer = Printer { out: io::BufWriter::new(out), json: options.json, text: String::new(), filter };
     // Who only looks on comes to connections that are open already.
     let mut narrator = Narrator::new(options.json, options.demand == Demand::Nothing);
     let mut rows: HashMap<MappingId, MappingRow> = HashMap::new();
@@ -87,7 +96,7 @@ pub async fn run(mut subscription: Subscription, options: Options, out: impl Wri
                 Err(error) => return output_failed(error),
             },
         };
-        let Some(update) = update else { break };
+        let Some(mut update) = update else { break };
         if !is_judged {
             for id in &update.mappings_removed {
                 rows.remove(id);
@@ -102,6 +111,7 @@ pub async fn run(mut subscription: Subscription, options: Options, out: impl Wri
         }
         // What failed is said before it ends; unless that was lost, because the reader was too slow.
         is_said |= update.lost > 0 || update.events.iter().any(|event| matches!(event.kind, EventKind::Ready { .. }));
+        printer.filter.rows(&mut update);
         match printer.print(&narrator.hear(update, Timestamp::now())) {
             Ok(()) => {}
             Err(error) => return output_failed(error),
@@ -164,18 +174,63 @@ struct Printer<W: Write> {
     json: bool,
     /// The last line of text: pieces are put together here for less than in `out`.
     text: String,
+    filter: Sieve,
+}
+
+/// What is told.
+#[derive(Debug, Default)]
+struct Sieve {
+    filter: Filter,
+    /// Connections whose `opened` and `closed` were told since the last `traffic`, which counts those.
+    opened: u64,
+    closed: u64,
+}
+
+impl Sieve {
+    /// Leaves the rows of which `traffic` is to tell.
+    fn rows(&self, update: &mut Update) {
+        if !self.filter.is_empty() {
+            update.mappings.retain(|row| self.filter.takes_mapping(row));
+            update.connections.retain(|row| self.filter.takes_connection(row));
+        }
+    }
+
+    fn takes(&mut self, event: &Event) -> bool {
+        if self.filter.is_empty() || matches!(event.kind, EventKind::Lost { .. }) {
+            return true;
+        }
+        let is_taken = self.filter.takes_event(event, &event.kind.to_string());
+        match event.kind {
+            EventKind::Opened { .. } => self.opened += u64::from(is_taken),
+            EventKind::Closed { .. } => self.closed += u64::from(is_taken),
+            _ => {}
+        }
+        is_taken
+    }
+
+    /// `traffic` of what is told alone.
+    fn counts(&mut self, event: &mut Event) {
+        if let EventKind::Traffic { opened, closed, .. } = &mut event.kind
+            && !self.filter.is_empty()
+        {
+            (*opened, *closed) = (mem::take(&mut self.opened), mem::take(&mut self.closed));
+        }
+    }
 }
 
 impl<W: Write> Printer<W> {
     fn print(&mut self, events: &[Event]) -> io::Result<()> {
         for event in events {
-            self.line(event)?;
+            if self.filter.takes(event) {
+                self.line(event)?;
+            }
         }
         self.out.flush()
     }
 
     fn traffic(&mut self, narrator: &mut Narrator) -> io::Result<()> {
-        let Some(event) = narrator.traffic(Timestamp::now()) else { return Ok(()) };
+        let Some(mut event) = narrator.traffic(Timestamp::now()) else { return Ok(()) };
+        self.filter.counts(&mut event);
         self.line(&event)?;
         self.out.flush()
     }

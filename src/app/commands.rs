@@ -18,7 +18,7 @@ use crate::cli::{Engine, Fields, Filter, Source, To, Which};
 use crate::commands::{self, Failure, Output, Remark};
 use crate::control::{Folder, attach};
 use crate::headless::{self, Demand, Ended};
-use crate::model::request::RequestError;
+use crate::model::{self, request::RequestError};
 use crate::service::{Handle, OpenError, OpenedProfile};
 use crate::store::ProfileSource;
 
@@ -47,8 +47,9 @@ pub(super) fn run(source: &Source, command: &Engine) -> anyhow::Result<ExitCode>
             };
             watch(&runtime, handle, what, json)
         }
-        (Ok(handle), Engine::Events { interval, .. }) => {
-            let speak = headless::Options { json, interval: *interval, demand: Demand::Nothing };
+        (Ok(handle), Engine::Events { filter, interval, .. }) => {
+            let filter = model::filter::Filter::parse(&filter.join(" "));
+            let speak = headless::Options { json, interval: *interval, demand: Demand::Nothing, filter };
             events(&runtime, &handle, speak)
         }
         (Ok(handle), command) => Ok(runtime.block_on(answer(&handle, command, &mut Output::new(io::stdout(), json)))),

@@ -23,6 +23,7 @@ use super::systemd::Manager;
 use crate::cli::Run;
 use crate::headless::{self, Demand, Ended};
 use crate::logging::Log;
+use crate::model::filter::Filter;
 use crate::service::Running;
 
 /// How long a printer that nobody reads may hold up the end.
@@ -59,7 +60,7 @@ pub(super) fn run(
     let mut engine = start_service(&runtime, sources, warnings, false, metrics)?;
     let sample = engine.sample.take();
     let demand = if options.strict { Demand::Every } else { Demand::Any };
-    let speak = headless::Options { json: options.json, interval: options.interval, demand };
+    let speak = headless::Options { json: options.json, interval: options.interval, demand, filter: Filter::default() };
     let output = Output::default();
     let written = Arc::clone(&output.written);
     let handle = engine.running.handle();

@@ -217,7 +217,16 @@ IN/s and OUT/s are means over the interval. The filter holds for both tables.")]
         to: To,
     },
     /// Print events of the running engine as they happen, as `portolan run` does
+    #[command(after_help = "\
+portolan events web              what has to do with web
+portolan events --json closed port:8080 | jq -r '.connection.reason'
+
+The filter looks into the line of text of an event, with --json, too. `traffic` is of the mappings and connections that
+pass; `lost` is told whatever the filter, since the event that is waited for may be among those.")]
     Events {
+        /// Words, and port:8080 fam:6; all of them must hold
+        #[arg(value_name = "FILTER")]
+        filter: Vec<String>,
         /// Time between two traffic events, such as 1s
         #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
         interval: Duration,

@@ -37,6 +37,7 @@ fn without_an_engine_each_command_says_which_one_is_meant_and_how_to_start_it() 
         &["kill", "17", "18"],
         &["watch", "--interval", "10s", "web"],
         &["events", "--json", "--interval", "200ms"],
+        &["events", "web", "port:8080", "fam:6"],
         &["open", "dev", "--new"],
         &["saveas", "dev"],
     ] {
