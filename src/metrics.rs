@@ -1,4 +1,5 @@
-//! What is counted, in the text that Prometheus reads (`OpenMetrics` 1.0).
+//! What is counted, in the texts that Prometheus reads: `OpenMetrics` 1.0 for who knows it, else the older format, which
+//! everybody does.
 //!
 //! The only labels are names of mappings and words of ours, so there are never more series than mappings allow, and a
 //! mapping that is gone takes its own along. Reasons and outcomes stand there from the start, since a counter that
@@ -7,27 +8,66 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::event::{CloseReason, MappingState};
 use crate::model::metrics::{ConnectTimes, MappingMetrics, Metrics};
 
-/// Media type of [`text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Stands before every name.
 const PREFIX: &str = "portolan";
 
-/// The metrics as text, to its `# EOF`.
-pub fn text(metrics: &Metrics) -> Result<String, fmt::Error> {
+/// How metrics are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `OpenMetrics` 1.0.
+    OpenMetrics,
+    /// Prometheus' own format, 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    /// The one that is wanted by `Accept` headers: `OpenMetrics` where they name it, unless they would rather have
+    /// plain text. Anybody else may never have heard of it.
+    pub fn accepted<'h>(headers: impl IntoIterator<Item = &'h str>) -> Self {
+        let (mut open_metrics, mut plain) = (0.0_f32, 0.0_f32);
+        for range in headers.into_iter().flat_map(|header| header.split(',')) {
+            let mut parts = range.split(';').map(str::trim);
+            let media_type = parts.next().unwrap_or_default();
+            let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+            let weight = weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0));
+            if media_type.eq_ignore_ascii_case("application/openmetrics-text") {
+                open_metrics = open_metrics.max(weight);
+            } else if media_type.eq_ignore_ascii_case("text/plain") {
+                plain = plain.max(weight);
+            }
+        }
+        if open_metrics > 0.0 && open_metrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// Its media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => prometheus_text::CONTENT_TYPE,
+        }
+    }
+}
+
+/// The metrics as text.
+///
+/// # Errors
+/// As of the library, which has none of its own.
+pub fn text(metrics: &Metrics, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix(PREFIX);
     // The library keeps whom it asks.
     registry.register_collector(Box::new(Exposition(metrics.clone())));
     let mut text = String::new();
-    encode(&mut text, &registry)?;
+    match format {
+        Format::OpenMetrics => text::encode(&mut text, &registry)?,
+        Format::Prometheus => prometheus_text::encode(&mut text, &registry)?,
+    }
     Ok(text)
 }
 
@@ -230,6 +270,8 @@ fn seconds(micros: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::model::id::MappingId;
     use crate::model::mapping::Protocol;
@@ -292,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_busy_mapping_is_told_by_the_conventions() {
-        let text = text(&busy_and_idle()).unwrap();
+        let text = text(&busy_and_idle(), Format::OpenMetrics).unwrap();
         for line in [
             concat!("portolan_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "# TYPE portolan_uptime_seconds gauge",
@@ -342,20 +384,86 @@ mod tests {
 
     #[test]
     fn every_family_says_what_it_is_and_stands_once() {
-        let text = text(&busy_and_idle()).unwrap();
+        let text = text(&busy_and_idle(), Format::OpenMetrics).unwrap();
         let said = |what: &str| -> Vec<&str> {
             text.lines().filter_map(|line| line.strip_prefix(what)?.split(' ').next()).collect()
         };
         let (helps, types) = (said("# HELP "), said("# TYPE "));
         assert_eq!(helps, types);
-        let once: std::collections::BTreeSet<_> = helps.iter().collect();
+        let once: BTreeSet<_> = helps.iter().collect();
         assert_eq!(once.len(), helps.len(), "{helps:?}");
         assert!(helps.iter().all(|name| name.starts_with("portolan_")), "{helps:?}");
     }
 
+    /// Its checkers and older scrapers refuse what only `OpenMetrics` has.
+    #[test]
+    fn the_older_format_has_the_same_series_and_its_own_types() {
+        let both = [Format::OpenMetrics, Format::Prometheus].map(|format| text(&busy_and_idle(), format).unwrap());
+        // In another order, and a bound that is a whole number is written otherwise.
+        let [open_metrics, older] = both.each_ref().map(|text| -> BTreeSet<(Vec<&str>, String)> {
+            let series = text.lines().filter(|line| !line.starts_with('#'));
+            let parts = series.map(|line| line.rsplit_once(' ').expect("the value stands last"));
+            parts
+                .map(|(series, value)| {
+                    let mut words: Vec<&str> = series.split(['{', ',', '}']).collect();
+                    for word in &mut words {
+                        *word = word.trim_end_matches('"').trim_end_matches(".0");
+                    }
+                    // The name stands first.
+                    words[1..].sort_unstable();
+                    (words, value.to_owned())
+                })
+                .collect()
+        });
+        assert_eq!(open_metrics, older);
+        let [_, older] = both;
+        for line in [
+            "# TYPE portolan_build_info gauge",
+            "# HELP portolan_connections_total Connections and UDP flows accepted, those of mappings that are gone \
+             included.",
+            "# TYPE portolan_connections_total counter",
+            "# TYPE portolan_mapping_bytes_total counter",
+            "# TYPE portolan_uptime_seconds gauge",
+            "# TYPE portolan_mapping_connect_seconds histogram",
+        ] {
+            assert!(older.lines().any(|told| told == line), "no {line} in\n{older}");
+        }
+        assert!(!["# UNIT", "# EOF", " info\n", " unknown\n"].iter().any(|alien| older.contains(alien)), "{older}");
+    }
+
+    #[test]
+    fn the_format_is_the_one_that_is_asked_for() {
+        use Format::{OpenMetrics, Prometheus};
+        for (accept, format) in [
+            (&[][..], Prometheus),
+            (&["*/*"], Prometheus),
+            (&["text/plain"], Prometheus),
+            (&["application/openmetrics-text"], OpenMetrics),
+            (&["Application/OpenMetrics-Text; version=0.0.1"], OpenMetrics),
+            (&["text/html", "application/openmetrics-text"], OpenMetrics),
+            (&["application/openmetrics-text;q=0,*/*;q=0.1"], Prometheus),
+            // As Prometheus asks, and as it does where its file wants the older format.
+            (
+                &["application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                   application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
+                   text/plain;version=0.0.4;q=0.3,*/*;q=0.2"],
+                OpenMetrics,
+            ),
+            (
+                &["text/plain;version=0.0.4;q=0.4,application/openmetrics-text;version=1.0.0;q=0.3,*/*;q=0.2"],
+                Prometheus,
+            ),
+            (&["application/openmetrics-text;q=x"], Prometheus),
+            (&["", ";;,,;q=,"], Prometheus),
+        ] {
+            assert_eq!(Format::accepted(accept.iter().copied()), format, "{accept:?}");
+        }
+        assert_eq!(Prometheus.content_type(), "text/plain; version=0.0.4; charset=utf-8");
+    }
+
     #[test]
     fn an_engine_that_has_ended_has_no_descriptors() {
-        let text = text(&Metrics::default()).unwrap();
+        let text = text(&Metrics::default(), Format::OpenMetrics).unwrap();
         assert!(!text.contains("descriptors"), "{text}");
         assert!(text.contains("\nportolan_ready 0\n"), "{text}");
     }
@@ -364,9 +472,12 @@ mod tests {
     #[test]
     fn a_hostile_name_stays_inside_its_label() {
         let name = "a\\b\"} 1\nportolan_ready 7";
-        let text = text(&Metrics { mappings: vec![mapping(name, Protocol::Tcp)], ..Metrics::default() }).unwrap();
+        let metrics = Metrics { mappings: vec![mapping(name, Protocol::Tcp)], ..Metrics::default() };
         let line = r#"portolan_mapping_up{mapping="a\\b\"} 1\nportolan_ready 7"} 1"#;
-        assert!(text.lines().any(|told| told == line), "{text}");
-        assert!(!text.lines().any(|line| line.starts_with("portolan_ready 7")), "{text}");
+        for format in [Format::OpenMetrics, Format::Prometheus] {
+            let text = text(&metrics, format).unwrap();
+            assert!(text.lines().any(|told| told == line), "{text}");
+            assert!(!text.lines().any(|line| line.starts_with("portolan_ready 7")), "{text}");
+        }
     }
 }

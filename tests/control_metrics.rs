@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
-use common::control::Control;
+use common::control::{Control, curl};
 use common::echo::{echo_server, echoes, exchange};
-use common::metrics::Samples;
+use common::metrics::{ACCEPT_OPEN_METRICS, OLDER, OPEN_METRICS, Samples};
 use common::ports::closed_port;
 use common::program::{Home, Run};
 use common::{Need, SOON, require, wait_for};
@@ -49,9 +49,21 @@ impl Engine {
     }
 
     fn text(&self) -> String {
-        let answer = self.control.ask("GET", "/metrics", None);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        self.text_for(&[ACCEPT_OPEN_METRICS], OPEN_METRICS)
+    }
+
+    /// What is answered to who sends these headers.
+    #[track_caller]
+    fn text_for(&self, headers: &[&str], content_type: &str) -> String {
+        let socket = self.control.socket().expect("it runs");
+        let answer = curl(|command| {
+            command.arg("--unix-socket").arg(socket).arg("http://portolan/metrics");
+            for header in headers {
+                command.args(["--header", header]);
+            }
+        });
+        let answer = answer.expect("it runs");
+        assert_eq!((answer.status, answer.content_type.as_str()), (200, content_type), "{answer:?}");
         answer.body
     }
 
@@ -142,6 +154,35 @@ fn what_was_done_is_what_is_counted() {
 }
 
 #[test]
+fn who_does_not_know_openmetrics_gets_the_same_series_in_the_older_format() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let mut engine = Engine::start(&[("web", "tcp", echo_server()), ("dns", "udp", udp_echo())]);
+    let web = engine.port_of("web");
+    exchange(web, b"hello");
+    engine.samples(1.0);
+    // curl itself asks for anything.
+    let older = engine.text_for(&[], OLDER);
+    for header in ["Accept:", "Accept: text/plain", "Accept: application/openmetrics-text;q=0.2,text/plain;q=0.9"] {
+        engine.text_for(&[header], OLDER);
+    }
+    let series = |samples: Samples| -> BTreeSet<String> {
+        let timeless = samples.0.into_iter().filter(|sample| sample.name != "portolan_uptime_seconds");
+        let series = timeless.map(|sample| {
+            let le = sample.labels.get("le").map(|le| le.parse::<f64>().expect("a bound is a number"));
+            let labels: Vec<_> = sample.labels.iter().filter(|(label, _)| *label != "le").collect();
+            format!("{} {labels:?} {le:?} {}", sample.name, sample.value)
+        });
+        series.collect()
+    };
+    let new = series(Samples::read(&engine.text()).expect("a scraper takes it"));
+    assert_eq!(series(Samples::read_older(&older).expect("an older scraper takes it")), new);
+    assert!(Samples::read_older(&engine.text()).is_err() && Samples::read(&older).is_err(), "they are told apart");
+    println!("{} series by either parser", new.len());
+}
+
+#[test]
 fn there_are_no_more_series_than_mappings_allow() {
     const MAPPINGS: usize = 200;
     if !require(&NEEDS) {
@@ -213,5 +254,16 @@ fn a_spoilt_text_is_refused_by_the_check() {
     ] {
         assert_ne!(spoilt, text, "{what}: is not spoilt");
         assert!(Samples::read(&spoilt).is_err(), "{what} is let pass");
+    }
+    let older = engine.text_for(&[], OLDER);
+    Samples::read_older(&older).expect("a scraper takes it");
+    for (what, spoilt) in [
+        ("an end", format!("{older}# EOF\n")),
+        ("a type of the other format", older.replace("portolan_build_info gauge", "portolan_build_info info")),
+        ("a counter without its name", older.replace("connections_total counter", "connections counter")),
+        ("no types", older.replace("# TYPE ", "# HELP ")),
+    ] {
+        assert_ne!(spoilt, older, "{what}: is not spoilt");
+        assert!(Samples::read_older(&spoilt).is_err(), "{what} is let pass");
     }
 }

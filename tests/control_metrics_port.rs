@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::control::{Answer, curl};
 use common::echo::{echo_server, exchange};
-use common::metrics::Samples;
+use common::metrics::{ACCEPT_OPEN_METRICS, OLDER, OPEN_METRICS, Samples};
 use common::ports::{closed_port, free_port};
 use common::program::{Home, Run};
 use common::terminal::Terminal;
@@ -46,12 +46,19 @@ fn a_scraper_gets_the_metrics_at_an_address_of_either_family() {
         let (mut run, web) = run(&home, metrics);
         exchange(web, b"hello");
         run.event("it has closed", SOON, |event| event["event"] == "closed");
-        let answer = get(metrics);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(answer.content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
-        let samples = Samples::read(&answer.body).expect("a scraper takes it");
-        let of_it = [("mapping", "auto-tcp"), ("direction", "in")];
-        assert_eq!(samples.find("mapping_bytes_total", &of_it), Some(5.0), "{samples:#?}");
+        let older = get(metrics);
+        let new = curl(|command| {
+            command.args(["--header", ACCEPT_OPEN_METRICS, &format!("http://{metrics}/metrics")]);
+        });
+        let new = new.expect("it listens");
+        for (answer, content_type, samples) in
+            [(&older, OLDER, Samples::read_older(&older.body)), (&new, OPEN_METRICS, Samples::read(&new.body))]
+        {
+            assert_eq!((answer.status, answer.content_type.as_str()), (200, content_type), "{answer:?}");
+            let samples = samples.expect("a scraper takes it");
+            let of_it = [("mapping", "auto-tcp"), ("direction", "in")];
+            assert_eq!(samples.find("mapping_bytes_total", &of_it), Some(5.0), "{samples:#?}");
+        }
         let ended = run.stop();
         assert!(ended.status.success(), "{ended:?}");
         assert!(TcpStream::connect(metrics).is_err(), "the port is given back");

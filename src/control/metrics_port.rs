@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener as Bound};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, HOST};
+use axum::http::header::{ACCEPT, ALLOW, CONTENT_TYPE, HOST, HeaderMap};
 use axum::http::uri::Authority;
 use axum::http::{Method, Request, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::refused::Refused;
-use crate::metrics;
+use crate::metrics::{self, Format};
 use crate::model::request::{Reply, Request as Asked, RequestError};
 use crate::service::Handle;
 
@@ -92,17 +92,23 @@ async fn answer(request: Request<Incoming>, handle: Handle) -> Result<Response<B
     } else if request.method() != Method::GET {
         (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")], "metrics can only be read\n").into_response()
     } else {
-        match text(&handle).await {
-            Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        let format = format(request.headers());
+        match text(&handle, format).await {
+            Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
             Err(refused) => refused.into_response(),
         }
     })
 }
 
+/// The format that a client wants.
+pub(super) fn format(headers: &HeaderMap) -> Format {
+    Format::accepted(headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok()))
+}
+
 /// What is counted, as text.
-pub(super) async fn text(handle: &Handle) -> Result<String, Refused> {
+pub(super) async fn text(handle: &Handle, format: Format) -> Result<String, Refused> {
     match handle.request(Asked::Metrics).await? {
-        Reply::Metrics(counted) => metrics::text(&counted)
+        Reply::Metrics(counted) => metrics::text(&counted, format)
             .map_err(|_| Refused::with(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written")),
         other => {
             tracing::error!(reply = ?other, "an answer to another question");

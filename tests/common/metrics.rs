@@ -6,6 +6,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Stdio;
 
+/// What a scraper says that knows `OpenMetrics`.
+pub const ACCEPT_OPEN_METRICS: &str = "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3";
+/// Media types of both formats.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const OLDER: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// One series and its value.
 #[derive(Debug)]
 pub struct Sample {
@@ -19,10 +25,19 @@ pub struct Sample {
 pub struct Samples(pub Vec<Sample>);
 
 impl Samples {
-    /// Reads a text by `metrics_check.py`, which refuses what is wrong with it.
+    /// Reads a text of `OpenMetrics` by `metrics_check.py`, which refuses what is wrong with it.
     pub fn read(text: &str) -> Result<Self, String> {
+        Self::read_as("openmetrics", text)
+    }
+
+    /// As [`Self::read`], of the older format.
+    pub fn read_older(text: &str) -> Result<Self, String> {
+        Self::read_as("0.0.4", text)
+    }
+
+    fn read_as(format: &str, text: &str) -> Result<Self, String> {
         let mut command = super::python();
-        command.arg("-c").arg(include_str!("metrics_check.py"));
+        command.arg("-c").arg(include_str!("metrics_check.py")).arg(format);
         let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut check = piped.spawn().expect("Python starts");
         // One that has seen enough does not take the rest.

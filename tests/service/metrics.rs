@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use portolan::metrics::text;
+use portolan::metrics::{Format, text};
 use portolan::model::event::{CloseReason, MappingState};
 use portolan::model::metrics::Metrics;
 use portolan::model::profile::WrittenMapping;
@@ -63,7 +63,7 @@ async fn what_was_counted_follows_a_mapping_through_a_rename_and_goes_with_it() 
     let told = metrics(&world).await;
     assert_eq!(told.mappings.iter().map(|one| one.id).collect::<Vec<_>>(), [idle]);
     assert_eq!(told.connections_total, 1, "what is gone was there");
-    let text = text(&told).expect("it is text");
+    let text = text(&told, Format::OpenMetrics).expect("it is text");
     assert!(text.contains("mapping=\"dns\"") && !text.contains("page") && !text.contains("web"), "{text}");
     world.end().await;
 }

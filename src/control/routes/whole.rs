@@ -7,6 +7,7 @@ use aide::generate::GenContext;
 use aide::openapi::{Operation, Response as Described};
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use schemars::{JsonSchema, json_schema};
@@ -18,7 +19,7 @@ use crate::control::extract::Params;
 use crate::control::metrics_port;
 use crate::control::refused::Refused;
 use crate::control::rows;
-use crate::metrics;
+use crate::metrics::Format;
 use crate::model::request::Request;
 use crate::model::update::{Interest, Overview};
 
@@ -66,17 +67,18 @@ async fn shutdown(State(desk): State<Desk>, Params(ending): Params<Ending>) -> A
     desk.change(None, Request::Shutdown { drain_ms: ending.drain_ms }).await
 }
 
-async fn exposition(State(desk): State<Desk>) -> Result<Exposition, Refused> {
-    Ok(Exposition(metrics_port::text(&desk.handle).await?))
+async fn exposition(State(desk): State<Desk>, headers: HeaderMap) -> Result<Exposition, Refused> {
+    let format = metrics_port::format(&headers);
+    Ok(Exposition(metrics_port::text(&desk.handle, format).await?, format))
 }
 
 /// What is counted, as text.
 #[derive(Debug)]
-struct Exposition(String);
+struct Exposition(String, Format);
 
 impl IntoResponse for Exposition {
     fn into_response(self) -> Response {
-        ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], self.0).into_response()
+        ([(CONTENT_TYPE, self.1.content_type())], self.0).into_response()
     }
 }
 
@@ -84,7 +86,11 @@ impl OperationOutput for Exposition {
     type Inner = Self;
 
     fn operation_response(_: &mut GenContext, _: &mut Operation) -> Option<Described> {
-        Some(described("OpenMetrics 1.0.", metrics::CONTENT_TYPE, json_schema!({ "type": "string" })))
+        let text = "OpenMetrics 1.0 if `Accept` names it (and does not prefer plain text), else Prometheus' text format 0.0.4.";
+        let [mut both, older] = [Format::OpenMetrics, Format::Prometheus]
+            .map(|format| described(text, format.content_type(), json_schema!({ "type": "string" })));
+        both.content.extend(older.content);
+        Some(both)
     }
 
     fn inferred_responses(ctx: &mut GenContext, operation: &mut Operation) -> Vec<(Option<u16>, Described)> {
