@@ -2,11 +2,12 @@
 //!
 //! Everybody on this machine can connect, and a browser does so for any page that it shows; so there is nothing here
 //! but `GET /metrics`, and it is answered to whoever asks this machine by a name of its own: a page whose own name has
-//! been made to lead here (DNS rebinding) asks by that. A request has 10 s to come and to take its answer, and ends its
-//! connection; 16 are served at once, and more wait in the kernel's queue.
+//! been made to lead here (DNS rebinding) asks by that. A request has 1 s to come and 10 s to be answered, and ends its
+//! connection. There are 16 places; who makes way for whom is said by [`super::scrapers`].
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener as Bound};
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,18 +20,22 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::refused::Refused;
+use super::scrapers::{Noted, Scrapers};
+use super::stage::{Progress, Stage};
 use crate::metrics::{self, Format};
 use crate::model::request::{Reply, Request as Asked, RequestError};
 use crate::service::Handle;
 
 /// Clients served at once.
 pub const SCRAPERS: usize = 16;
-/// How long one request may take.
+/// How long the head of a request may take.
+const HEAD_PATIENCE: Duration = Duration::from_secs(1);
+/// How long one request may take in all.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after an error of the listening socket, such as no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -53,39 +58,73 @@ pub async fn serve_metrics(listener: Bound, handle: Handle, stop: CancellationTo
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "metrics cannot be served"),
     };
+    let mut scrapers = Scrapers::new(SCRAPERS);
     // Dropped at the end, with whoever is in the middle of a request.
-    let mut scrapers = JoinSet::new();
+    let mut connections = JoinSet::new();
+    let mut fails = false;
     loop {
+        let opens = scrapers.opens();
+        let is_open = opens <= Instant::now();
         tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept(), if scrapers.len() < SCRAPERS => match accepted {
-                Ok((stream, _)) => drop(scrapers.spawn(serve(stream, handle.clone()))),
+            accepted = listener.accept(), if is_open => match accepted {
+                Ok((stream, _)) => {
+                    fails = false;
+                    let progress = Progress::new();
+                    let noted = Noted { stream, progress: progress.clone() };
+                    scrapers.take(connections.spawn(serve(noted, handle.clone())), progress);
+                    // Whoever has come in is heard before the next one.
+                    yield_now().await;
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "the metrics port takes no client in");
+                    // Once for as long as it lasts, and not ten times a second.
+                    if !std::mem::replace(&mut fails, true) {
+                        tracing::warn!(%error, "the metrics port takes no client in");
+                    }
                     sleep(PAUSE).await;
                 }
             },
-            Some(ended) = scrapers.join_next(), if !scrapers.is_empty() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a client of the metrics port has met a defect");
+            () = sleep_until(opens), if !is_open => {}
+            Some(ended) = connections.join_next_with_id(), if !connections.is_empty() => match ended {
+                Ok((id, ())) => scrapers.leave(id),
+                Err(error) => {
+                    if error.is_panic() {
+                        tracing::error!(%error, "a client of the metrics port has met a defect");
+                    }
+                    scrapers.leave(error.id());
                 }
-            }
+            },
         }
     }
 }
 
 /// One request.
-async fn serve(stream: TcpStream, handle: Handle) {
-    let answer = service_fn(|request| answer(request, handle.clone()));
+async fn serve(noted: Noted<TcpStream>, handle: Handle) {
+    let progress = noted.progress.clone();
+    let answer = service_fn(|request| answer(request, handle.clone(), progress.clone()));
     let mut http = http1::Builder::new();
-    let served = http.keep_alive(false).max_buf_size(HEAD).serve_connection(TokioIo::new(stream), answer);
-    if let Ok(Err(error)) = timeout(PATIENCE, served).await {
+    let served = http.keep_alive(false).max_buf_size(HEAD).serve_connection(TokioIo::new(noted), answer);
+    let mut served = pin!(timeout(PATIENCE, served));
+    let ended = match timeout(HEAD_PATIENCE, &mut served).await {
+        Ok(ended) => ended,
+        // It has asked for nothing so far.
+        Err(_) if matches!(progress.stage(), Stage::Silent(_) | Stage::Asking(_)) => return,
+        Err(_) => served.await,
+    };
+    if let Ok(Err(error)) = ended {
         tracing::debug!(%error, "a client of the metrics port");
     }
 }
 
-async fn answer(request: Request<Incoming>, handle: Handle) -> Result<Response<Body>, Infallible> {
-    Ok(if !is_to_us(&request) {
+async fn answer(request: Request<Incoming>, handle: Handle, progress: Progress) -> Result<Response<Body>, Infallible> {
+    progress.set(Stage::Waiting);
+    let answer = answer_to(&request, &handle).await;
+    progress.set(Stage::Taking { since: Instant::now(), is_list: false });
+    Ok(answer)
+}
+
+async fn answer_to(request: &Request<Incoming>, handle: &Handle) -> Response<Body> {
+    if !is_to_us(request) {
         (StatusCode::FORBIDDEN, "ask by 127.0.0.1, [::1] or localhost\n").into_response()
     } else if request.uri().path() != "/metrics" {
         (StatusCode::NOT_FOUND, "there is only /metrics\n").into_response()
@@ -93,11 +132,11 @@ async fn answer(request: Request<Incoming>, handle: Handle) -> Result<Response<B
         (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")], "metrics can only be read\n").into_response()
     } else {
         let format = format(request.headers());
-        match text(&handle, format).await {
+        match text(handle, format).await {
             Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
             Err(refused) => refused.into_response(),
         }
-    })
+    }
 }
 
 /// The format that a client wants.

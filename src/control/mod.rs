@@ -19,6 +19,7 @@ pub mod place;
 mod refused;
 mod routes;
 mod rows;
+mod scrapers;
 mod seats;
 pub mod server;
 mod stage;
