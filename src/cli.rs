@@ -250,6 +250,8 @@ pub enum Command {
         options: Run,
     },
     /// Open a window on a running engine; leaving it leaves the engine running
+    #[command(after_help = "\
+Where none is named, and no engine runs the profile default, it is the only engine that runs.")]
     Attach {
         /// Which engine: the one that runs this profile.
         #[command(flatten)]

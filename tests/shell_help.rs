@@ -94,6 +94,9 @@ fn the_manual_page_has_every_subcommand_with_every_option_of_it() {
     for option in long_options(&printed(&["--help"])) {
         assert!(page.contains(&option), "{option} in {page}");
     }
+    for said in ["XDG_RUNTIME_DIR", "/portolan/NAME.sock", "session@PID.sock"] {
+        assert!(page.contains(said), "where the control socket lies: {page}");
+    }
     let sections: Vec<&str> = page.split(".SS ").collect();
     for name in subcommands() {
         let heading = format!("\"portolan {name}\"\n");

@@ -33,6 +33,10 @@ const MORE: [(&str, &[(&str, &str)]); 3] = [
                  listens where such a socket is bound takes it, and needs no right to a port below 1024.",
             ),
             ("XDG_CONFIG_HOME, XDG_STATE_HOME", "Where profiles and the log are kept."),
+            (
+                "XDG_RUNTIME_DIR",
+                "Where control sockets lie. They lie in the state folder where it is unset or another user's.",
+            ),
         ],
     ),
     (
@@ -43,6 +47,12 @@ const MORE: [(&str, &[(&str, &str)]); 3] = [
                 "The profile NAME. It may be edited by hand while the program runs.",
             ),
             ("~/.local/state/portolan/", "The log."),
+            (
+                "$XDG_RUNTIME_DIR/portolan/NAME.sock, ~/.local/state/portolan/run/NAME.sock",
+                "The control socket of the engine that runs the profile NAME, for --socket and for HTTP; FILE@KEY.sock is \
+                 that of a profile file, session@PID.sock that of an engine without a profile. Its user and root may \
+                 use it: sudo portolan ls --socket PATH.",
+            ),
         ],
     ),
 ];

@@ -58,7 +58,8 @@ async fn engine(State(desk): State<Desk>) -> Answer<Engine> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Ending {
-    /// How long connections may finish, in milliseconds.
+    /// How long connections may finish, in milliseconds. Without it they are reset at once; `portolan shutdown` lets
+    /// them finish for 5 s.
     #[serde(default)]
     drain_ms: u64,
 }
