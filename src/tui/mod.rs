@@ -516,10 +516,8 @@ mod tests {
         session.state.standing = Standing::Attached;
         let refusing = async {
             for _ in 0..3 {
-                let Some(ServiceCall::Subscribe { begun, .. }) = incoming.recv().await else { panic!("a lease") };
-                begun
-                    .send(Err(RequestError::Failed { message: "48 streams are open".into() }))
-                    .expect("it is waited for");
+                let error = RequestError::Failed { message: "48 streams are open".into() };
+                incoming.recv().await.expect("it asks again").begin(Err(error));
             }
         };
         let mut paper = Paper::default();
