@@ -74,11 +74,13 @@ pub async fn mappings(handle: &Handle, what: &Mappings, out: &mut Output<impl Wr
     } else if !rows.is_empty() {
         out.text(&table::mappings(&lines(rows.iter().copied(), &world), Rates::Unknown))?;
     }
-    let none = match world.mappings().next() {
-        None => "no mapping yet: `portolan add 8080:web:80` adds one",
-        Some(_) => "no mapping passes the filter",
+    let said = match world.mappings().next() {
+        _ if world.overview.is_ending => Some("the engine is ending: nothing listens, and connections may finish"),
+        None => Some("no mapping yet: `portolan add 8080:web:80` adds one"),
+        Some(_) if rows.is_empty() => Some("no mapping passes the filter"),
+        Some(_) => None,
     };
-    Ok(remark(rows.is_empty().then_some(none), &world, what.published))
+    Ok(remark(said, &world, what.published))
 }
 
 /// `connections`: those that are open, the oldest first.
