@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use common::ports::free_port;
 use common::program::Home;
 use common::screen::Screen;
+use common::soak::amount;
 use common::terminal::Terminal;
 use common::{Need, SOON, require, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
@@ -230,7 +231,7 @@ async fn a_window_that_closes_leaves_a_profile_running_and_takes_a_session_with_
         again.terminal.wait_for_text("for every window");
         again.keys(&["e"]);
         wait_until("the engine ends", SOON, || !is_alive(engine));
-        again.terminal.wait_for_text("ENGINE LOST");
+        again.terminal.wait_for_text("ENGINE ENDED");
         again.quit();
     }
 
@@ -275,8 +276,8 @@ async fn each_window_sees_the_changes_of_the_others_within_250_ms_and_undo_is_th
     }
     times.sort_unstable();
     println!("of 100 changes, half were seen in the other window after {:?}, all after {:?}", times[50], times[99]);
-    // The two longest are a matter of who else has the processor.
-    assert!(times[97] < Duration::from_millis(250), "{times:?}");
+    // For a debug build beside other tests, the longest are a matter of who else has the processor.
+    assert!(times[amount(94, 99)] < Duration::from_millis(250), "{times:?}");
     assert!(run.stop().status.success());
 }
 
@@ -330,13 +331,16 @@ fn an_engine_that_is_stopped_is_said_to_be_silent_until_it_goes_on() {
         signal(window.terminal.pid(), Signal::SIGCONT);
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(2) {
-            assert!(!window.text().contains("ENGINE"), "{}", window.text());
+            assert!(window.text().contains("LIVE"), "{}", window.text());
             std::thread::sleep(Duration::from_millis(50));
         }
         run.signal(Signal::SIGSTOP);
-        window.terminal.wait_for_text("ENGINE DOES NOT ANSWER: is it stopped?");
+        window.terminal.wait_for_text("!! NO ANSWER");
+        // What is asked now is not done later, when nobody thinks of it any more.
+        window.keys(&["t"]);
+        window.terminal.wait_for_text("not done: the engine does not answer");
         run.signal(Signal::SIGCONT);
-        window.terminal.wait_for("the engine is back", SOON, |text| !text.contains("ENGINE") && text.contains("LIVE"));
+        window.terminal.wait_for("the engine is back", SOON, |text| text.contains("LIVE"));
         window.keys(&["t"]);
         window.wait_for_row("MAPPINGS", &[&format!("localhost:{listen}"), "stop"]);
         window.keys(&["u"]);

@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(5);
 /// How long an engine may take to answer; the longest of its questions, to a target that is silent, takes less.
 const ANSWER: Duration = Duration::from_secs(30);
+/// How long it may take to begin with updates.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// An engine that says nothing for so long, so many times, does not run (it says something each
 /// [`SIGN_OF_LIFE`](super::stream::SIGN_OF_LIFE)).
 const SILENCE: Duration = Duration::from_millis(1_500);
@@ -146,7 +148,7 @@ impl Engine {
     }
 
     async fn ask(&self, call: &Call) -> io::Result<Result<Reply, RequestError>> {
-        let answer = self.post("/v1/call", call).await?;
+        let answer = self.post("/v1/call", call, ANSWER).await?;
         let status = answer.status;
         let body = answer.whole().await?;
         Ok(if status.is_success() { Ok(parse(&body)?) } else { Err(parse(&body)?) })
@@ -189,7 +191,7 @@ impl Engine {
     }
 
     async fn subscribe(&self, interest: &Interest) -> Result<Lines, RequestError> {
-        let answer = self.post("/v1/updates", interest).await.map_err(|error| self.says(&error))?;
+        let answer = self.post("/v1/updates", interest, BEGINNING).await.map_err(|error| self.says(&error))?;
         if answer.status == StatusCode::OK {
             return Ok(Lines { answer, text: Vec::new() });
         }
@@ -206,7 +208,7 @@ impl Engine {
             },
             io::ErrorKind::TimedOut => {
                 let who = self.last_pid().map(|pid| format!(" (process {pid})")).unwrap_or_default();
-                let text = format!("the engine{who} has not answered for {} s: is it stopped?", ANSWER.as_secs());
+                let text = format!("the engine{who} does not answer: is it stopped (SIGCONT lets it go on)?");
                 RequestError::Failed { message: SafeText::new(&text) }
             }
             _ => {
@@ -216,7 +218,7 @@ impl Engine {
         }
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize) -> io::Result<Answer> {
+    async fn post(&self, path: &str, body: &impl Serialize, patience: Duration) -> io::Result<Answer> {
         let stream = self.connect().await?;
         let body = serde_json::to_vec(body).map_err(io::Error::other)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
@@ -230,7 +232,7 @@ impl Engine {
             // Its end is met by whoever reads the body.
             let _ = connection.await;
         });
-        let response = timeout(ANSWER, sender.send_request(request)).await?.map_err(io::Error::other)?;
+        let response = timeout(patience, sender.send_request(request)).await?.map_err(io::Error::other)?;
         let (head, body) = response.into_parts();
         Ok(Answer { status: head.status, body, _driver: driver })
     }

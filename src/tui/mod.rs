@@ -469,12 +469,12 @@ mod tests {
         Box::pin(stream::iter(events).chain(stream::pending()))
     }
 
-    /// `begins`: what begins its subscription.
-    async fn session(handle: Handle, begins: impl Future) -> Session {
+    /// `begins`: what begins its subscription, and gives what keeps that up.
+    async fn session<T>(handle: Handle, begins: impl Future<Output = T>) -> (Session, T) {
         let interest = Interest { mappings: true, ..Interest::default() };
-        let (subscription, _) = tokio::join!(handle.subscribe(interest), begins);
+        let (subscription, lease) = tokio::join!(handle.subscribe(interest), begins);
         let subscription = subscription.expect("leased");
-        Session {
+        let session = Session {
             state: State::new(Look::default(), (80, 24)),
             runner: effects::Runner::new(handle.clone()),
             subscription,
@@ -482,13 +482,15 @@ mod tests {
             started: Instant::now(),
             expected_stops: 0,
             is_left: false,
-        }
+        };
+        (session, lease)
     }
 
     #[tokio::test]
     async fn keys_are_obeyed_and_the_service_is_asked() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
+        let (mut session, _lease) =
+            session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         let mut paper = Paper::default();
         let asked = async { format!("{:?}", incoming.recv().await) };
         let driven = session.drive(&mut paper, keys("o"), CancellationToken::new());
@@ -502,8 +504,9 @@ mod tests {
     #[tokio::test]
     async fn a_service_that_ends_is_said_and_the_screen_can_still_be_left() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
-        drop(incoming);
+        let (mut session, lease) =
+            session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
+        drop((incoming, lease));
         let mut paper = Paper::default();
         session.drive(&mut paper, keys("q"), CancellationToken::new()).await.expect("left by q");
         assert!(session.state.is_gone);
@@ -512,8 +515,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_engine_that_refuses_a_window_is_said_to_and_asked_again() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
+        let (mut session, lease) =
+            session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         session.state.standing = Standing::Attached;
+        drop(lease);
         let refusing = async {
             for _ in 0..3 {
                 let error = RequestError::Failed { message: "48 streams are open".into() };
@@ -533,7 +538,8 @@ mod tests {
     #[tokio::test]
     async fn a_terminal_that_does_not_read_gets_no_frame_and_the_end_is_obeyed() {
         let (handle, mut incoming) = Handle::channel();
-        let mut session = session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
+        let (mut session, _lease) =
+            session(handle, async { incoming.recv().await.map(|call| call.begin(Ok(()))) }).await;
         let mut paper = Paper { is_stuck: true, ..Paper::default() };
         let shutdown = CancellationToken::new();
         shutdown.cancel();

@@ -1,13 +1,14 @@
 //! What is counted is told by the mapping's name as it is now, and goes with the mapping.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use portolan::metrics::{Format, text};
 use portolan::model::event::{CloseReason, MappingState};
 use portolan::model::metrics::Metrics;
 use portolan::model::profile::WrittenMapping;
 use portolan::model::request::{Reply, Request};
+use portolan::model::update::Interest;
 
 use crate::echo::echo_server;
 use crate::world::{World, is_up, through_json, written};
@@ -20,6 +21,44 @@ async fn metrics(world: &World) -> Metrics {
         },
         Err(error) => panic!("no answer: {error}"),
     }
+}
+
+/// Sends without end to whoever comes, and hears nothing.
+fn flood_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || while stream.write_all(&[7; 8 << 10]).is_ok() {});
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counted_bytes_never_become_fewer_though_a_reset_takes_some_back() {
+    let world = World::new().await;
+    let mut rows = world.rows().await;
+    world.add(written("127.0.0.1:auto", &flood_server().to_string())).await;
+    let listener = rows.wait("up", |rows| rows.len() == 1 && is_up(&rows[0])).await[0].listeners[0].bound;
+    // It does not read, so that what the kernel has taken for it is much.
+    let client = TcpStream::connect(listener.expect("it is bound")).expect("connected");
+    let told = loop {
+        let told = metrics(&world).await.mappings[0].bytes_out;
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        if told > 0 && metrics(&world).await.mappings[0].bytes_out == told {
+            break told;
+        }
+    };
+    let connections = world.handle.subscribe(Interest { connections: true, ..Interest::default() }).await;
+    let update = connections.expect("it runs").next().await.expect("rows");
+    let id = update.connections[0].connection.id;
+    world.handle.request(Request::Kill { id }).await.expect("it is there");
+    let row = &rows.wait("the end of it", |rows| rows[0].connections == 0).await[0];
+    assert!(row.bytes_out < told, "{} of {told} bytes had been delivered", row.bytes_out);
+    assert_eq!(metrics(&world).await.mappings[0].bytes_out, told);
+    drop(client);
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

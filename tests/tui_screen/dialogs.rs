@@ -3,6 +3,7 @@
 use portolan::model::mapping::Family;
 use portolan::model::request::{PortConflict, PortReport, Request, RequestError};
 use portolan::model::untrusted::SafeText;
+use portolan::model::update::Update;
 use portolan::tui::keymap::Key;
 use portolan::tui::state::Overlay;
 use portolan::tui::update::{Asked, Effect, Msg};
@@ -386,6 +387,37 @@ fn edit_starts_from_what_there_is_and_keeps_connections_where_nothing_moved() {
     player.press(Key::Enter);
     assert!(matches!(player.state.overlay, Overlay::None));
     assert_eq!(player.state.live.open_of(portolan::model::id::MappingId(1)), 5);
+}
+
+#[test]
+fn a_form_saves_over_no_change_of_another_window_that_was_not_seen() {
+    let mut player = Player::new(80, 24);
+    player.types("e");
+    // Another window edits the mapping meanwhile, also what the form does not show.
+    let mut row = player.state.live.mappings[&portolan::model::id::MappingId(1)].row.clone();
+    row.written.max_connections = Some(7);
+    row.written.listen = "9090".to_owned();
+    let update = Update { seq: 9, at_ms: 9, mappings: vec![row.clone()], ..Update::default() };
+    player.tell(Msg::Update(Box::new(update)));
+    player.press(Key::Enter);
+    assert!(player.asked.iter().all(|(_, call)| !matches!(call.request, Request::Edit { .. })), "nothing is saved");
+    assert!(player.picture().contains("changed elsewhere meanwhile (9090"), "{}", player.picture());
+    // Said once, it is known; and what is not shown is theirs.
+    player.press(Key::Enter);
+    let saved = player.asked.iter().find_map(|(_, call)| match &call.request {
+        Request::Edit { mapping, .. } => Some(mapping.clone()),
+        _ => None,
+    });
+    let saved = saved.expect("saved");
+    assert_eq!((saved.listen.as_str(), saved.max_connections), ("any:8080", Some(7)));
+
+    // One that is gone cannot be saved.
+    let mut player = Player::new(80, 24);
+    player.types("e");
+    let gone = Update { seq: 9, at_ms: 9, mappings_removed: vec![row.id], ..Update::default() };
+    player.tell(Msg::Update(Box::new(gone)));
+    player.press(Key::Enter);
+    assert!(player.picture().contains("it was removed in the meantime"), "{}", player.picture());
 }
 
 #[test]
