@@ -291,7 +291,11 @@ async fn listening(handle: &Handle, reply: &Reply, out: &mut Output<impl Write>)
         return Ok(None);
     }
     let interest = Interest { mappings: true, sample_ms: 20, ..Interest::default() };
-    let (mut world, mut subscription) = World::follow(handle, interest).await?;
+    let (mut world, mut subscription) = match World::follow(handle, interest).await {
+        Ok(followed) => followed,
+        // The change is made all the same.
+        Err(failure) => return Ok(Some(format!("it is not known whether it listens: {failure}"))),
+    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         let left: Vec<&MappingRow> =

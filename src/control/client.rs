@@ -209,7 +209,7 @@ impl Engine {
             io::ErrorKind::TimedOut => {
                 let who = self.last_pid().map(|pid| format!(" (process {pid})")).unwrap_or_default();
                 let text = format!("the engine{who} does not answer: is it stopped (SIGCONT lets it go on)?");
-                RequestError::Failed { message: SafeText::new(&text) }
+                RequestError::Silent { message: SafeText::new(&text) }
             }
             _ => {
                 tracing::debug!(%error, "the engine does not answer");

@@ -11,6 +11,8 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
+use crate::model::update::Interest;
+
 /// Lists at once, from their making until they are taken.
 const LISTS: usize = 4;
 /// Clients that may wait for one.
@@ -52,9 +54,12 @@ impl Lists {
     }
 
     /// Whether the answer to a request is one, or begins with one.
-    pub(super) fn is_one<T>(request: &Request<T>) -> bool {
+    pub(super) fn is_one(request: &Request<Bytes>) -> bool {
         match request.uri().path() {
-            "/v1/updates" | "/v1/events" => true,
+            "/v1/events" => true,
+            "/v1/updates" => {
+                serde_json::from_slice(request.body()).is_ok_and(|interest: Interest| interest.connections)
+            }
             path => path.starts_with("/v1/connections") && matches!(*request.method(), Method::GET | Method::HEAD),
         }
     }

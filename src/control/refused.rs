@@ -101,7 +101,7 @@ impl From<RequestError> for Refused {
                 StatusCode::CONFLICT
             }
             RequestError::NotFound { .. } => StatusCode::NOT_FOUND,
-            RequestError::Gone => StatusCode::SERVICE_UNAVAILABLE,
+            RequestError::Silent { .. } | RequestError::Gone => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self { status, error }
     }

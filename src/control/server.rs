@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
 use axum::response::IntoResponse;
@@ -271,7 +271,7 @@ struct Answers {
 
 impl Answers {
     /// What is answered to a request, a list when it is its turn.
-    async fn to(&self, request: Request<Body>) -> Response<Body> {
+    async fn to(&self, request: Request<Bytes>) -> Response<Body> {
         if !Lists::is_one(&request) {
             return self.route(request).await;
         }
@@ -289,13 +289,13 @@ impl Answers {
         turn.keep(response).await
     }
 
-    async fn route(&self, request: Request<Body>) -> Response<Body> {
-        self.router.call(request).await.unwrap_or_else(|never| match never {})
+    async fn route(&self, request: Request<Bytes>) -> Response<Body> {
+        self.router.call(request.map(Body::from)).await.unwrap_or_else(|never| match never {})
     }
 }
 
 /// The request with all of its body, if that comes in time and is not too long.
-async fn whole(request: Request<Incoming>, until: Instant) -> Result<Request<Body>, Refused> {
+async fn whole(request: Request<Incoming>, until: Instant) -> Result<Request<Bytes>, Refused> {
     let too_long = || Refused::with(StatusCode::PAYLOAD_TOO_LARGE, "a message may have 1 MiB");
     let (head, body) = request.into_parts();
     // What is announced as too long need not be sent first.
@@ -303,7 +303,7 @@ async fn whole(request: Request<Incoming>, until: Instant) -> Result<Request<Bod
         return Err(too_long());
     }
     match timeout_at(until, Limited::new(body, MESSAGE).collect()).await {
-        Ok(Ok(body)) => Ok(Request::from_parts(head, Body::from(body.to_bytes()))),
+        Ok(Ok(body)) => Ok(Request::from_parts(head, body.to_bytes())),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
         Ok(Err(_)) => Err(Refused::with(StatusCode::BAD_REQUEST, "the message has ended before its end")),
         Err(_) => Err(Refused::with(StatusCode::REQUEST_TIMEOUT, "a request is sent within 10 s")),

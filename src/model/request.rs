@@ -278,6 +278,12 @@ pub enum RequestError {
         /// The text.
         message: SafeText,
     },
+    /// The engine is there and does not answer; who, and what may be the matter.
+    #[error("{message}")]
+    Silent {
+        /// The text.
+        message: SafeText,
+    },
     /// The service has ended.
     #[error("the engine has ended")]
     Gone,

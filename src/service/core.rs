@@ -46,6 +46,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const JOBS: usize = 128;
 /// Of these, questions that are looked into; the rest is for the service's own.
 pub(super) const QUESTIONS: usize = 32;
+/// How often what is open is reset when an end is wanted sooner.
+const RESET_AGAIN: Duration = Duration::from_millis(20);
 /// How long a change under way, and then the last events to a client that reads slowly, may hold up the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -178,12 +180,12 @@ impl Running {
     }
 
     /// Closes the listeners, lets connections finish for `drain`, resets what is left, sends the last events. Until
-    /// then clients are answered, though nothing can be changed; one that asks for the end once more says how long
-    /// connections have from then on.
+    /// then clients are answered, though nothing can be changed; one that asks for the end once more can have it sooner.
     pub async fn shutdown(mut self, drain: Duration) {
-        self.drain.send_replace(Some(drain));
         let mut asked = self.asked.clone();
-        asked.mark_unchanged();
+        // Somebody may have asked again since.
+        let drain = asked.borrow_and_update().map_or(drain, |asked| asked.min(drain));
+        self.drain.send_replace(Some(drain));
         let drains = self.drain.clone();
         let again = async {
             while asked.changed().await.is_ok() {
@@ -305,7 +307,8 @@ async fn run(
                 }
             }
             () = async { sleep_until(reset_at.unwrap_or_else(Instant::now)).await }, if reset_at.is_some() => {
-                reset_at = None;
+                // Again, until all has ended: a mapping that was busy may not have stopped listening yet.
+                reset_at = Some(Instant::now() + RESET_AGAIN);
                 service.registry.kill_where(CloseReason::Shutdown, |_| true);
             }
             Some(_) = stopping.join_next() => break,
@@ -477,7 +480,8 @@ impl Service {
         let _ = tokio::time::timeout(LAST_WORDS, changes).await;
         let deadline = Instant::now() + LAST_WORDS;
         let snapshot = self.snapshot(true);
-        for mut subscriber in std::mem::take(&mut self.subscribers) {
+        let (registry, processes) = (&self.registry, &self.lookups.processes);
+        let last = std::mem::take(&mut self.subscribers).into_iter().map(async |mut subscriber| {
             while subscriber.has_events() && !subscriber.is_gone() {
                 if !subscriber.flush_events(snapshot.at_ms)
                     && tokio::time::timeout_at(deadline, subscriber.room()).await.is_err()
@@ -487,9 +491,11 @@ impl Service {
             }
             // The totals as they stand at the end, which come last.
             if tokio::time::timeout_at(deadline, subscriber.room()).await.is_ok() {
-                subscriber.sample(Instant::now(), &snapshot, &self.registry, &self.lookups.processes);
+                subscriber.sample(Instant::now(), &snapshot, registry, processes);
             }
-        }
+        });
+        // Side by side: one that is stopped takes nobody else's time.
+        futures_util::future::join_all(last).await;
         self.docker.stop().await;
         self.jobs.shutdown().await;
     }

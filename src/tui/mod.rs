@@ -116,7 +116,11 @@ pub async fn run(handle: Handle, options: Options, shutdown: CancellationToken) 
         published: true,
         sample_ms: 0,
     };
-    let subscription = handle.subscribe(interest.clone()).await?;
+    let subscription = tokio::select! {
+        subscription = handle.subscribe(interest.clone()) => subscription?,
+        // An engine that is stopped does not answer for long.
+        () = shutdown.cancelled() => return Ok(Outcome::Quit { message: String::new() }),
+    };
     let size = crossterm::terminal::size()?;
     let look = Look { ascii: options.ascii, color: options.color, can_browse: effects::can_browse() };
     let mut state = State::new(look, size);

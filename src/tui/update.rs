@@ -145,6 +145,7 @@ pub fn update(state: &mut State, msg: Msg) -> Vec<Effect> {
         Msg::ServiceRefused(error) => {
             let absence = match error {
                 RequestError::Gone if state.absence == Absence::Ended => Absence::Ended,
+                RequestError::Silent { .. } => Absence::Silent,
                 RequestError::Gone => Absence::Lost,
                 error => Absence::Refuses(SafeText::new(&error.to_string())),
             };

@@ -122,6 +122,7 @@ pub(crate) fn refusals() -> Vec<RequestError> {
         RequestError::Stale { current: Revision(8) },
         RequestError::NotFound { what: "mapping 9".into() },
         RequestError::Failed { message: "there is nothing to undo".into() },
+        RequestError::Silent { message: "the engine does not answer".into() },
         RequestError::Gone,
     ]
 }

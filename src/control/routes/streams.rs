@@ -28,7 +28,12 @@ const SHORTEST: Duration = Duration::from_millis(20);
 
 pub(super) fn resources() -> ApiRouter<Desk> {
     let says_events = says("events", Tag::Engine, "What happens, and traffic between it, as it comes", &[Invalid]);
-    let says_updates = says("updates", Tag::Screens, "Rows and events as they change, for screens", &[]);
+    let says_updates = says(
+        "updates",
+        Tag::Screens,
+        "Rows and events as they change, for screens; an empty line now and then, and long ones in pieces",
+        &[],
+    );
     let says_call = says("call", Tag::Screens, "A request as it is, for screens", &[Missing, Clash, Invalid]);
     ApiRouter::new()
         .api_route("/v1/events", get_with(events, says_events))
