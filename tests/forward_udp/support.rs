@@ -242,9 +242,16 @@ fn raise_descriptor_limit() {
 pub(crate) fn dropped_by_kernel(at: SocketAddr) -> u64 {
     let table = if at.is_ipv4() { "/proc/net/udp" } else { "/proc/net/udp6" };
     let port = format!(":{:04X}", at.port());
-    let table = std::fs::read_to_string(table).unwrap();
-    let mut rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
-    rows.find(|row| row[1].ends_with(&port)).and_then(|row| row.last()?.parse().ok()).unwrap()
+    let mut found = None;
+    // The kernel counts on from page to page of the table, so a row is passed over when others close meanwhile.
+    wait_until("its row in the table of sockets", || {
+        let table = std::fs::read_to_string(table).unwrap();
+        let mut rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row.len() > 1 && row[1].ends_with(&port));
+        found = row.and_then(|row| row.last()?.parse().ok());
+        found.is_some()
+    });
+    found.unwrap()
 }
 
 /// Waits until `condition` holds.
