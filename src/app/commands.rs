@@ -16,7 +16,7 @@ use super::parts::{Signals, on_own_thread, runtime};
 use super::{complain, refuse};
 use crate::cli::{Engine, Fields, Filter, Source, To, Which};
 use crate::commands::{self, Failure, Output, Remark};
-use crate::control::{Folder, attach};
+use crate::control::Folder;
 use crate::headless::{self, Demand, Ended};
 use crate::model::{self, request::RequestError};
 use crate::service::{Handle, OpenError, OpenedProfile};
@@ -138,17 +138,10 @@ async fn profiles_without_engine(out: &mut Output<impl Write>) -> anyhow::Result
 async fn running(names: &[String], folder: Option<&Folder>) -> Vec<String> {
     let mut running = Vec::new();
     let Some(folder) = folder else { return running };
-    let living = folder.sockets().unwrap_or_default();
     for name in names {
         let Ok((engine, last_runner)) = OpenedProfile::engine_of(ProfileSource::Named(name.clone())) else { continue };
-        for socket in folder.candidates(&engine).into_iter().filter(|socket| living.contains(socket)) {
-            // A socket of that name may be of another config folder's engine.
-            if let Ok(attached) = attach(socket).await
-                && attached.pid().and_then(|pid| u32::try_from(pid).ok()) == last_runner
-            {
-                running.push(name.clone());
-                break;
-            }
+        if control::runner(folder, &engine, last_runner).await.is_some() {
+            running.push(name.clone());
         }
     }
     running

@@ -132,19 +132,27 @@ pub(super) async fn find(source: &Source, socket: Option<&Path>, or_only: bool) 
     let from = profile_source(source).unwrap_or_default();
     let (name, last_runner) = OpenedProfile::engine_of(from).map_err(|problem| anyhow::anyhow!("{problem}"))?;
     let folder = Folder::of_this_user()?;
-    for path in folder.candidates(&name) {
-        // A socket of that name may be of another config folder's engine.
-        if let Ok(attached) = control::attach(path).await
-            && attached.pid().and_then(|pid| u32::try_from(pid).ok()) == last_runner
-        {
-            return Ok(attached);
-        }
+    if let Some(attached) = runner(&folder, &name, last_runner).await {
+        return Ok(attached);
     }
     let others = folder.sockets()?;
     if let ([only], true, None, None) = (&others[..], or_only, &source.profile, &source.file) {
         return at(only).await;
     }
     anyhow::bail!("{}", nobody(source, &name, &others))
+}
+
+/// The engine in the folder that is called so, if it is the process that ran the profile last: a socket of that name may
+/// be of another config folder's engine.
+pub(super) async fn runner(folder: &Folder, name: &EngineName, last_runner: Option<u32>) -> Option<Attached> {
+    for path in folder.candidates(name) {
+        if let Ok(attached) = control::attach(path).await
+            && attached.pid().and_then(|pid| u32::try_from(pid).ok()) == last_runner
+        {
+            return Some(attached);
+        }
+    }
+    None
 }
 
 async fn at(path: &Path) -> anyhow::Result<Attached> {
@@ -177,16 +185,19 @@ fn nobody(source: &Source, name: &EngineName, others: &[PathBuf]) -> String {
     };
     let mut text = format!("no engine runs {what}: start one with `portolan{how}` or `portolan run{how}`");
     if !others.is_empty() {
-        let listed: Vec<String> = others.iter().map(|path| named(path)).collect();
+        let meant = if let EngineName::Profile { name, .. } = name { name.as_deref() } else { None };
+        let listed: Vec<String> = others.iter().map(|path| named(path, meant)).collect();
         let verb = if others.len() == 1 { "another is" } else { "others are" };
         text = format!("{text}; {verb} running: {}", listed.join(", "));
     }
     text
 }
 
-/// How commands name the engine of a socket of the folder: by its profile, if that is one of the config folder.
-fn named(path: &Path) -> String {
-    let profile = path.file_stem().and_then(|name| name.to_str()).filter(|name| !name.contains('@'));
+/// How commands name the engine of a socket of the folder: by its profile, unless that is a file or the one that was
+/// `meant` and is another config folder's.
+fn named(path: &Path, meant: Option<&str>) -> String {
+    let profile = path.file_stem().and_then(|name| name.to_str());
+    let profile = profile.filter(|name| !name.contains('@') && Some(*name) != meant);
     profile.map_or_else(|| format!("--socket {}", shown(path)), |name| format!("--profile {name}"))
 }
 

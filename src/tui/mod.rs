@@ -58,7 +58,7 @@ pub struct Options {
     pub hint: Option<SafeText>,
     /// How the window stands to the engine.
     pub standing: Standing,
-    /// The control socket by which the engine was named, if it was.
+    /// The control socket of an engine in another process.
     pub socket: Option<SafeText>,
 }
 
@@ -404,9 +404,9 @@ fn farewell(state: &State) -> String {
                 .profile
                 .as_ref()
                 .map(|profile| how_to_open(profile.name.as_str(), profile.path.as_str()));
-            let by_socket = state.socket.as_ref().map(|path| format!("--socket {path}"));
-            let named = named.filter(|named| named != "--profile default" || by_socket.is_some());
-            let named = named.or(by_socket).map(|named| format!(" {named}")).unwrap_or_default();
+            let by_socket = || state.socket.as_ref().map(|path| format!("--socket {path}"));
+            let named = named.or_else(by_socket).filter(|named| named != "--profile default");
+            let named = named.map(|named| format!(" {named}")).unwrap_or_default();
             format!(
                 "{going} on without this window.\nportolan attach{named} comes back; portolan shutdown{named} ends it all."
             )

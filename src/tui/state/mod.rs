@@ -101,7 +101,7 @@ pub struct State {
     pub absence: Absence,
     /// How this window stands to the engine.
     pub standing: Standing,
-    /// The control socket by which the engine was named, if it was.
+    /// The control socket of an engine in another process, by which one without a profile is named.
     pub socket: Option<SafeText>,
     /// A mapping to select as soon as its row is there.
     pub select_when_told: Option<MappingId>,
