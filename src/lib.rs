@@ -20,7 +20,8 @@
 //! | room | what | knows |
 //! |---|---|---|
 //! | [`model`] | plain data and pure decisions: the mapping grammar, profiles, requests, updates, events | nothing of ours, no I/O, no clock |
-//! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model` |
+//! | [`wire`] | what stands on the wire as types: bytes in, a verdict out | `model` |
+//! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model`, `wire` |
 //! | [`store`] | profile files: found, read, locked, written, watched | `model` |
 //! | [`docker`] | the Docker API as model types | `model` |
 //! | [`host`] | what this machine says of itself: who holds a port, its addresses, rules, routes | `model` |
@@ -57,3 +58,4 @@ mod sample;
 pub mod service;
 pub mod store;
 pub mod tui;
+pub mod wire;

@@ -67,7 +67,7 @@ const LAYERS: &[Layer] = &[
         crates: &["std", "ipnet", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
         without: WORLD,
     },
-    Layer { module: "wire", ours: &["model"], crates: &["std", "thiserror"], without: WORLD },
+    Layer { module: "wire", ours: &["model"], crates: &["std", "httparse", "thiserror"], without: WORLD },
     Layer {
         module: "forward",
         ours: &["model", "wire"],

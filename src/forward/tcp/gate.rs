@@ -6,12 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::dial::Caller;
+use super::http::Wanted;
 use super::{Admitted, Errand, ListenerEvent, MappingLinks};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::own::Chain;
 use crate::forward::pressure::Limit;
 use crate::forward::relay::Timeouts;
 use crate::model::event::CloseReason;
+use crate::model::identity::Identity;
 
 /// Descriptors of one connection: its two sockets.
 const DESCRIPTORS: u64 = 2;
@@ -41,7 +43,10 @@ pub(super) fn admit(
         protocol: config.mapping.protocol,
         connect_within: config.connect_timeout,
     };
+    let http = (config.identity == Identity::Http)
+        .then(|| Box::new(Wanted { config: Arc::clone(config), drain: context.drain.clone() }));
     let admitted = Admitted {
+        http,
         links: Arc::clone(links),
         timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },
         _place: place,

@@ -1,11 +1,12 @@
 //! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
 //!
 //! accept ([`listener`]) → read identity (none yet) → gate ([`gate`]) → address ([`gate`]) → dial ([`dial`])
-//! → prelude (none yet) → relay ([`super::relay`]).
+//! → prelude (none yet) → relay ([`super::relay`]), or HTTP ([`super::http`]).
 //!
 //! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
 
 mod gate;
+mod http;
 pub(crate) mod listener;
 
 pub mod dial;
@@ -72,12 +73,14 @@ pub(crate) enum ListenerEvent {
 struct Admitted {
     links: Arc<MappingLinks>,
     timeouts: Timeouts,
+    /// Where each request is to say who the client is. Apart, since few do.
+    http: Option<Box<http::Wanted>>,
     _place: Place,
     _descriptors: DescriptorPermit,
 }
 
-/// What it takes to reach the target; of no use once the target is reached.
-#[derive(Debug)]
+/// What it takes to reach the target; of no use once the target is reached, but for HTTP.
+#[derive(Clone, Debug)]
 struct Errand {
     caller: Caller,
     targets: Vec<Endpoint>,
@@ -99,7 +102,7 @@ struct Place(Arc<MappingLinks>);
 fn serve(
     connection: OpenConnection,
     client: Leg,
-    admitted: Admitted,
+    mut admitted: Admitted,
     errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -107,6 +110,8 @@ fn serve(
         if let Some(hook) = admitted.links.hook {
             hook(connection.record());
         }
+        let http =
+            admitted.http.take().map(|wanted| http::plan(*wanted, &errand, &route, &admitted.links, &connection));
         let reached = match start_reaching(connection.record(), &client, &admitted.links, errand, route) {
             Reaching::Over(reached) => reached,
             Reaching::Underway(reaching) => reaching.await,
@@ -115,12 +120,17 @@ fn serve(
             Ok(standing) => standing,
             Err(outcome) => return end(connection, admitted, outcome),
         };
+        if let Some(plan) = http {
+            let outcome = Box::pin(http::run(standing, plan, &connection, &admitted)).await;
+            return end(connection, admitted, outcome);
+        }
         let outcome = relay::run(&standing.legs, &connection, &admitted.timeouts, &admitted.links.pipes).await;
         let Standing { legs, own } = standing;
         if outcome.reason == CloseReason::Finished {
             relay::finish(legs);
         } else {
-            Box::pin(relay::reset(legs, &connection)).await;
+            let [client, target] = legs;
+            Box::pin(relay::reset(client, Some(target), &connection)).await;
         }
         drop(own);
         end(connection, admitted, outcome);
