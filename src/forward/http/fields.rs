@@ -50,9 +50,9 @@ impl Teller {
     }
 
     /// Makes the fields of a request of the client those of one of ours. `authority` is the host where it stands outside
-    /// of the fields (HTTP/2).
-    pub(super) fn tell(&mut self, fields: &mut HeaderMap, authority: Option<&str>) -> Wishes {
-        let wishes = strip_hop_of_request(fields);
+    /// of the fields, as it does in HTTP/2.
+    pub(super) fn tell(&mut self, fields: &mut HeaderMap, is_2: bool, authority: Option<&str>) -> Wishes {
+        let wishes = strip_hop_of_request(fields, is_2);
         let theirs = self.strip_identity(fields);
         let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
         let host = host.or_else(|| fields.get(HOST).cloned());
@@ -184,7 +184,7 @@ fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
 }
 
 /// Takes away what was for us alone. `Transfer-Encoding` is the library's matter: what it sends says how it is framed.
-fn strip_hop_of_request(fields: &mut HeaderMap) -> Wishes {
+fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool) -> Wishes {
     let takes_trailers = fields.contains_key(TE)
         && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")));
     let named = named_by_connection(fields);
@@ -198,7 +198,9 @@ fn strip_hop_of_request(fields: &mut HeaderMap) -> Wishes {
     }
     if takes_trailers {
         fields.insert(TE, HeaderValue::from_static("trailers"));
-        fields.append(CONNECTION, HeaderValue::from_static("te"));
+        if !is_2 {
+            fields.append(CONNECTION, HeaderValue::from_static("te"));
+        }
     }
     Wishes { upgrade }
 }
@@ -271,7 +273,7 @@ mod tests {
 
     fn told(client: &str, is_trusted: bool, lines: &[(&'static str, &str)]) -> Vec<String> {
         let mut fields = fields(lines);
-        Teller::new(client.parse().unwrap(), is_trusted).tell(&mut fields, None);
+        Teller::new(client.parse().unwrap(), is_trusted).tell(&mut fields, false, None);
         let mut lines: Vec<_> =
             fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
@@ -376,7 +378,7 @@ mod tests {
     fn another_protocol_is_asked_for_as_the_client_does() {
         let mut asks = fields(&[("host", "a"), ("connection", "Upgrade"), ("upgrade", "websocket")]);
         let mut teller = Teller::new("192.0.2.7:99".parse().unwrap(), false);
-        assert!(teller.tell(&mut asks, None).upgrade);
+        assert!(teller.tell(&mut asks, false, None).upgrade);
         assert_eq!(
             (&asks[CONNECTION], &asks[UPGRADE]),
             (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
@@ -387,7 +389,7 @@ mod tests {
             &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
         ] {
             let mut asks = fields(lines);
-            assert!(!teller.tell(&mut asks, None).upgrade && !asks.contains_key(UPGRADE), "{lines:?}");
+            assert!(!teller.tell(&mut asks, false, None).upgrade && !asks.contains_key(UPGRADE), "{lines:?}");
         }
     }
 }

@@ -26,6 +26,7 @@ mod channel;
 mod common;
 mod exchange;
 mod fields;
+mod inspect;
 mod parting;
 mod serve;
 mod target;
@@ -41,6 +42,7 @@ use std::sync::{Arc, Mutex};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::inspect::Inspector;
 pub(crate) use self::target::{Redial, Redialled};
 
 use self::channel::{Channel, Spoken};

@@ -13,7 +13,7 @@ use crate::forward::own::Chain;
 use crate::forward::pressure::Limit;
 use crate::forward::relay::Timeouts;
 use crate::model::event::CloseReason;
-use crate::model::identity::Identity;
+use crate::model::identity::{Identity, Inspect};
 
 /// Descriptors of one connection: its two sockets.
 const DESCRIPTORS: u64 = 2;
@@ -46,6 +46,7 @@ pub(super) fn admit(
     let http = (config.identity == Identity::Http)
         .then(|| Box::new(Wanted { config: Arc::clone(config), drain: context.drain.clone() }));
     let admitted = Admitted {
+        is_inspected: config.inspect == Some(Inspect::Http) && http.is_none(),
         http,
         links: Arc::clone(links),
         timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },

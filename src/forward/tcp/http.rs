@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::dial::{self, Dialed};
 use super::{Admitted, Errand, MappingLinks, Standing};
 use crate::forward::context::Route;
+pub(super) use crate::forward::http::Inspector;
 use crate::forward::http::{self, Plan, Redialled};
 use crate::forward::registry::{OpenConnection, Record};
 use crate::forward::relay::{Leg, Outcome};

@@ -75,6 +75,8 @@ struct Admitted {
     timeouts: Timeouts,
     /// Where each request is to say who the client is. Apart, since few do.
     http: Option<Box<http::Wanted>>,
+    /// Its requests are listed, and nothing else is done with them.
+    is_inspected: bool,
     _place: Place,
     _descriptors: DescriptorPermit,
 }
@@ -120,6 +122,9 @@ fn serve(
             Ok(standing) => standing,
             Err(outcome) => return end(connection, admitted, outcome),
         };
+        if admitted.is_inspected {
+            http::Inspector::watch(connection.record());
+        }
         if let Some(plan) = http {
             let outcome = Box::pin(http::run(standing, plan, &connection, &admitted)).await;
             return end(connection, admitted, outcome);

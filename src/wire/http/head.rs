@@ -49,13 +49,14 @@ pub(super) fn request(bytes: &[u8], strictness: Strictness, see: &mut impl FnMut
         return Err(Refusal::Malformed(httparse::Error::Token));
     };
     let fields = Fields::of(head.headers, version, strictness)?;
+    if method == "CONNECT" {
+        // What follows is not HTTP, or is: that is the server's to say.
+        return Err(Refusal::Connect);
+    }
     if strictness == Strictness::Gate {
-        if method == "CONNECT" {
-            return Err(Refusal::Connect);
-        }
         fields.check_host(version, authority(method, target)?)?;
     }
-    let is_upgrade = version == 1 && fields.has_upgrade && fields.is_connection_upgrade || method == "CONNECT";
+    let is_upgrade = version == 1 && fields.has_upgrade && fields.is_connection_upgrade;
     see(Seen::Request { method, target, asked: Asked { is_head: method == "HEAD", is_upgrade } });
     let body = if fields.is_chunked { Body::Chunked } else { Body::Length(fields.length.unwrap_or(0)) };
     Ok(Head { body, is_upgrade })
