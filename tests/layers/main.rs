@@ -64,14 +64,14 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "model",
         ours: &[],
-        crates: &["std", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
+        crates: &["std", "ipnet", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
         without: WORLD,
     },
     Layer { module: "wire", ours: &["model"], crates: &["std", "crc32c", "proxy_header", "thiserror"], without: WORLD },
     Layer {
         module: "forward",
         ours: &["model", "wire"],
-        crates: &["std", "futures_util", "jiff", "nix", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &["std", "futures_util", "hyper", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
         without: &["std::fs", "std::process", "std::env", "tokio::fs", "tokio::process"],
     },
     Layer {
@@ -102,19 +102,19 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "host",
         ours: &["model"],
-        crates: &["std", "nix", "procfs", "serde_json", "socket2", "thiserror", "tokio", "tracing"],
+        crates: &["std", "ipnet", "nix", "procfs", "serde_json", "socket2", "thiserror", "tokio", "tracing"],
         without: &[],
     },
     Layer {
         module: "doctor",
         ours: &["model", "docker", "host"],
-        crates: &["std", "nix", "procfs", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &["std", "ipnet", "nix", "procfs", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
         without: &[],
     },
     Layer {
         module: "service",
         ours: &["model", "wire", "forward", "store", "docker", "host", "doctor"],
-        crates: &["std", "futures_util", "jiff", "nix", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &["std", "futures_util", "ipnet", "jiff", "nix", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing"],
         without: &["std::fs", "std::process", "tokio::fs", "tokio::process"],
     },
     Layer {
