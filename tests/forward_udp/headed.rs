@@ -102,7 +102,7 @@ fn a_datagram_too_long_with_its_header_is_dropped_and_counted() {
     let mut forwarder = Forwarder::new(target.local_addr().unwrap(), change);
     let bound = forwarder.listen("127.0.0.1:0");
     let client = client("127.0.0.1:0");
-    client.send_to(&[7; 65_507], bound).unwrap();
+    client.send_to(&vec![7; 65_507], bound).unwrap();
     client.send_to(b"fits", bound).unwrap();
     let mut buffer = vec![0; 1 << 16];
     let (length, _) = target.recv_from(&mut buffer).unwrap();

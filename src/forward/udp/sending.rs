@@ -93,12 +93,12 @@ impl Flow {
         for some in datagrams.chunks(at_once) {
             let bytes = some.iter().map(|datagram| datagram.len()).sum();
             let part = Run { slots: 0..0, bytes, datagrams: some.len(), segment: run.segment };
-            let headed = Run { segment: header.len() + run.segment, ..part.clone() };
-            if self.takes_run(Direction::In, &headed) {
+            let with_headers = Run { segment: header.len() + run.segment, ..part.clone() };
+            if self.takes_run(Direction::In, &with_headers) {
                 let pairs: Vec<_> =
                     some.iter().flat_map(|datagram| [IoSlice::new(header), IoSlice::new(datagram)]).collect();
-                let all = Outgoing { parts: &pairs, to: None, from: None, segment: segment_of(&headed) };
-                if self.send_together(&all, &headed, outbox, meter, now) {
+                let all = Outgoing { parts: &pairs, to: None, from: None, segment: segment_of(&with_headers) };
+                if self.send_together(&all, &with_headers, outbox, meter, now) {
                     continue;
                 }
             }

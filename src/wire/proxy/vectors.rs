@@ -27,14 +27,14 @@ fn field(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind], &length[..], value].concat()
 }
 
-/// 192.0.2.1:56324 to 198.51.100.7:443.
+/// `192.0.2.1:56324` to `198.51.100.7:443`.
 const INET: &[u8] = &[192, 0, 2, 1, 198, 51, 100, 7, 0xDC, 0x04, 0x01, 0xBB];
-/// [2001:db8::1]:56324 to [2001:db8::7]:443.
+/// `[2001:db8::1]:56324` to `[2001:db8::7]:443`.
 const INET6: &[u8] = &[
     0x20, 1, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0x20, 1, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7,
     0xDC, 0x04, 0x01, 0xBB,
 ];
-/// ::ffff:192.0.2.1 and ::ffff:198.51.100.7.
+/// `::ffff:192.0.2.1` and `::ffff:198.51.100.7`.
 const MAPPED: &[u8] = &[
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 198, 51, 100, 7,
     0xDC, 0x04, 0x01, 0xBB,
@@ -126,7 +126,7 @@ fn of_version_1() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("CR alone", line("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\rGET"), Refused(Malformed::LineEnd)),
         ("two CR", line("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\r\n"), Refused(Malformed::LineEnd)),
         ("LF in an UNKNOWN", line("PROXY UNKNOWN\nx\r\n"), Refused(Malformed::LineEnd)),
-        ("a NUL", line("PROXY TCP4 192.0.2.1\0198.51.100.7 56324 443\r\n"), fields()),
+        ("a NUL", line("PROXY TCP4 192.0.2.1\x00198.51.100.7 56324 443\r\n"), fields()),
         ("addresses without end", line(&format!("PROXY TCP4 {}", "1".repeat(200))), Refused(Malformed::Endless)),
         ("nothing yet", Vec::new(), Unfinished),
         ("its first byte", line("P"), Unfinished),
