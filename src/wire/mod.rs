@@ -1,3 +1,5 @@
-//! What stands on the wire, as types: bytes in, a verdict out. No sockets, no clock.
+//! Bytes as others send and expect them, to types and back. Pure: it knows no socket, no clock and no engine.
 
+pub(crate) mod fuzzing;
 pub mod http;
+pub mod proxy;
