@@ -203,7 +203,7 @@ const PASSED: &[(&str, &str, Passed)] = &[
     ("length 0", "POST /v HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", Passed { method: "POST", path: "/v", body: Body::Length(0) }),
     ("a length", "POST /v HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", Passed { method: "POST", path: "/v", body: Body::Length(5) }),
     ("a length on a GET", "GET /v HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", Passed { method: "GET", path: "/v", body: Body::Length(5) }),
-    ("a request in a body", "POST /v HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\nGET /evil HTTP/1.1\r\nHost: a\r\n\r\n", Passed { method: "POST", path: "/v", body: Body::Length(30) }),
+    ("a request in a body", "POST /v HTTP/1.1\r\nHost: a\r\nContent-Length: 31\r\n\r\nGET /evil HTTP/1.1\r\nHost: a\r\n\r\n", Passed { method: "POST", path: "/v", body: Body::Length(31) }),
     ("Connection that names the length", "POST /v HTTP/1.1\r\nHost: a\r\nConnection: content-length\r\nContent-Length: 5\r\n\r\nhello", Passed { method: "POST", path: "/v", body: Body::Length(5) }),
     ("Connection that names the coding", "POST /v HTTP/1.1\r\nHost: a\r\nConnection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Passed { method: "POST", path: "/v", body: Body::Chunked(0) }),
     ("Connection that names the host", "GET /v HTTP/1.1\r\nHost: a\r\nConnection: host\r\n\r\n", get("/v")),

@@ -26,6 +26,7 @@ pub(super) struct Common {
     is_upgraded: AtomicBool,
     has_heard: AtomicBool,
     takes_interim: AtomicBool,
+    has_interim: AtomicBool,
     notes: Mutex<Notes>,
 }
 
@@ -92,6 +93,7 @@ impl Common {
             is_upgraded: AtomicBool::new(false),
             has_heard: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
+            has_interim: AtomicBool::new(false),
             notes: Mutex::default(),
         })
     }
@@ -180,21 +182,25 @@ impl Common {
                 expectation.grant();
             }
         } else {
-            notes.interim.extend_from_slice(head);
+            if self.takes_interim.load(Relaxed) {
+                notes.interim.extend_from_slice(head);
+                self.has_interim.store(true, Relaxed);
+            }
         }
     }
 
-    /// Whether the client understands interim responses, which HTTP/1.0 has not and our HTTP/2 does not pass on.
-    pub(super) fn takes_interim(&self) -> bool {
-        self.takes_interim.load(Relaxed)
+    /// Whether interim responses wait for the client.
+    pub(super) fn has_interim(&self) -> bool {
+        self.has_interim.load(Relaxed)
     }
 
-    /// The request that is being answered understands interim responses.
+    /// Whether the client understands interim responses, which HTTP/1.0 has not and our HTTP/2 does not pass on.
     pub(super) fn take_to_interim(&self, does: bool) {
         self.takes_interim.store(does, Relaxed);
     }
 
     pub(super) fn take_interim(&self) -> Vec<u8> {
+        self.has_interim.store(false, Relaxed);
         std::mem::take(&mut self.notes().interim)
     }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::channel::{Spoken, Wire};
 use super::exchange::{Proxy, exchange};
 use super::tasks::Tasks;
-use super::turn::Turns;
+use super::turn::{Part, Turns};
 use super::watch::{Sight, Watch};
 use super::{MAX_BUFFER, MAX_FIELDS_LIST};
 use crate::forward::registry::OpenConnection;
@@ -80,17 +80,37 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
         if record.kill.poll_heard(cx).is_ready() {
             return Poll::Ready(End::Killed);
         }
-        if !is_draining && draining.as_mut().poll(cx).is_ready() {
-            is_draining = true;
-            shut_down(server.as_mut());
-        }
         loop {
-            let served = turns.poll(cx, |cx| turn(server.as_mut(), proxy, tasks, cx));
+            let served = turns.poll(cx, |part, cx| {
+                let mut served = Poll::Pending;
+                match part {
+                    Part::Client => served = server.as_mut().poll(cx),
+                    Part::Target => {
+                        proxy.target.poll(cx);
+                        if proxy.common.has_interim() {
+                            let mut cx = Context::from_waker(turns.waker(Part::Client));
+                            proxy.client.send_interim(&mut cx, &proxy.common.take_interim());
+                        }
+                    }
+                    Part::Streams => tasks.poll(cx),
+                    Part::Drain if !is_draining && draining.as_mut().poll(cx).is_ready() => {
+                        is_draining = true;
+                        shut_down(server.as_mut());
+                        turns.wake(Part::Client);
+                    }
+                    Part::Drain => {}
+                }
+                if proxy.spoken == Spoken::Http2 && tasks.have_begun() {
+                    turns.wake(Part::Streams);
+                }
+                served
+            });
             if let Poll::Ready(result) = served {
                 return Poll::Ready(End::Served(result));
             }
-            match watch.poll(cx) {
-                Poll::Ready(Sight::Stir) => {}
+            match watch.poll(cx, turns.waker(Part::Client)) {
+                // What it has done is seen by who reads.
+                Poll::Ready(Sight::Stir) => turns.wake(Part::Client),
                 Poll::Ready(Sight::Silence(reason)) => return Poll::Ready(End::Silence(reason)),
                 Poll::Ready(Sight::Gone) => return Poll::Ready(End::Gone),
                 Poll::Pending => return Poll::Pending,
@@ -98,23 +118,4 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
         }
     })
     .await
-}
-
-/// Lets everybody do what they can: the client's side, the target's, and the streams.
-fn turn<S: Future<Output = hyper::Result<()>>>(
-    server: Pin<&mut S>,
-    proxy: &Proxy,
-    tasks: &Tasks,
-    cx: &mut Context<'_>,
-) -> Poll<hyper::Result<()>> {
-    let served = server.poll(cx);
-    proxy.target.poll(cx);
-    if proxy.spoken == Spoken::Http2 {
-        tasks.poll(cx);
-    }
-    let interim = proxy.common.take_interim();
-    if !interim.is_empty() && proxy.common.takes_interim() {
-        proxy.client.send_interim(cx, &interim);
-    }
-    served
 }

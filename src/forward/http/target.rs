@@ -149,7 +149,7 @@ impl Target {
         for attempt in 1.. {
             let idle = self.ready().await?;
             let may_repeat = attempt < ATTEMPTS && idle.is_some_and(|idle| idle >= IDLE) && is_harmless(&request);
-            let copy = may_repeat.then(|| again(&request));
+            let copy = may_repeat.then(|| Box::new(again(&request)));
             // The lock is not held while it is waited for, nor is the channel, which may be parted from meanwhile.
             let sending = {
                 let mut state = self.state();
@@ -165,7 +165,7 @@ impl Target {
             let has_heard = self.common.has_heard();
             match (error.take_message(), copy) {
                 (Some(unsent), _) if attempt < ATTEMPTS => request = unsent,
-                (None, Some(copy)) if !has_heard => request = copy,
+                (None, Some(copy)) if !has_heard => request = *copy,
                 _ => {
                     return Err(self.common.malformation().map_or(Trouble::Broken, Trouble::Malformed));
                 }
@@ -196,9 +196,13 @@ impl Target {
         if is_ready.await {
             return Ok(self.state().standing.as_ref().and_then(|standing| standing.last_used).map(|at| at.elapsed()));
         }
-        let Redialled { leg, source, target, own } = (self.redial)().await.map_err(Trouble::NotReached)?;
-        self.common.record.redialled(source, target);
-        self.stand(leg, own).await.map_err(|_| Trouble::Broken)?;
+        // Seldom, so it has room of its own.
+        Box::pin(async {
+            let Redialled { leg, source, target, own } = (self.redial)().await.map_err(Trouble::NotReached)?;
+            self.common.record.redialled(source, target);
+            self.stand(leg, own).await.map_err(|_| Trouble::Broken)
+        })
+        .await?;
         Ok(None)
     }
 

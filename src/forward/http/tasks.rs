@@ -43,6 +43,11 @@ impl Tasks {
         }
     }
 
+    /// Whether some were begun that have not run yet.
+    pub(super) fn have_begun(&self) -> bool {
+        !self.begun.lock().unwrap_or_else(PoisonError::into_inner).0.is_empty()
+    }
+
     /// Ends all of them.
     pub(super) fn clear(&self) {
         // Dropped without the locks: what they hold may look here.

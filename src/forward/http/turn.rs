@@ -1,10 +1,11 @@
-//! Polls futures that wake each other in one task, again and again until none of them has more to do.
+//! Polls what belongs to one connection in one task, each part only when it was woken, again and again until none of them
+//! has more to do.
 //!
 //! The two halves of a proxied connection hand each other messages through channels. Each of these would wake the task
-//! anew, which then would wait for its turn at the runtime; here it is a flag.
+//! anew, which would wait for its turn at the runtime and then look at everything; here it is a bit that is set.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -12,60 +13,105 @@ use futures_util::task::AtomicWaker;
 /// Turns before others get theirs.
 const TURNS: usize = 32;
 
+/// A part of a connection, which is woken by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The client's side.
+    Client,
+    /// The target's side.
+    Target,
+    /// Streams of HTTP/2.
+    Streams,
+    /// The word that the connection is to end after its request.
+    Drain,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Client, Self::Target, Self::Streams, Self::Drain];
+}
+
 /// Runs turns of one task.
 #[derive(Debug)]
 pub(super) struct Turns {
-    flag: Arc<Flag>,
-    waker: Waker,
+    shared: Arc<Shared>,
+    wakers: [Waker; Part::ALL.len()],
 }
 
-#[derive(Debug, Default)]
-struct Flag {
-    /// Somebody has more to do.
-    is_raised: AtomicBool,
-    /// A turn is being taken, which looks at the flag when it is over.
+#[derive(Debug)]
+struct Shared {
+    /// A bit for each part that has more to do.
+    raised: AtomicU8,
+    /// A turn is being taken, which looks at the bits when it is over.
     is_turning: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Wake for Flag {
+#[derive(Debug)]
+struct Bell {
+    shared: Arc<Shared>,
+    bit: u8,
+}
+
+impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         Self::wake_by_ref(&self);
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.is_raised.store(true, SeqCst);
-        if !self.is_turning.load(SeqCst) {
-            self.task.wake();
+        self.shared.raised.fetch_or(self.bit, SeqCst);
+        if !self.shared.is_turning.load(SeqCst) {
+            self.shared.task.wake();
         }
     }
 }
 
 impl Turns {
     pub(super) fn new() -> Self {
-        let flag = Arc::new(Flag::default());
-        Self { waker: Arc::clone(&flag).into(), flag }
+        let all = (1 << Part::ALL.len()) - 1;
+        let shared =
+            Shared { raised: AtomicU8::new(all), is_turning: AtomicBool::new(false), task: AtomicWaker::new() };
+        let shared = Arc::new(shared);
+        let bell = |part| Waker::from(Arc::new(Bell { shared: Arc::clone(&shared), bit: 1 << part as u8 }));
+        Self { wakers: Part::ALL.map(bell), shared }
     }
 
-    /// Calls `turn` until it is ready, or nobody has more to do: then it has arranged for a wake-up.
-    pub(super) fn poll<R>(&self, cx: &mut Context<'_>, mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>) -> Poll<R> {
-        let flag = &*self.flag;
-        flag.task.register(cx.waker());
-        flag.is_turning.store(true, SeqCst);
-        let mut inner = Context::from_waker(&self.waker);
+    /// Has a part look again.
+    pub(super) fn wake(&self, part: Part) {
+        self.wakers[part as usize].wake_by_ref();
+    }
+
+    /// By which a part is woken.
+    pub(super) fn waker(&self, part: Part) -> &Waker {
+        &self.wakers[part as usize]
+    }
+
+    /// Calls `turn` for each part that was woken, until one is ready or none has more to do: then a wake-up is arranged
+    /// for.
+    pub(super) fn poll<R>(
+        &self,
+        cx: &mut Context<'_>,
+        mut turn: impl FnMut(Part, &mut Context<'_>) -> Poll<R>,
+    ) -> Poll<R> {
+        let Shared { raised, is_turning, task } = &*self.shared;
+        task.register(cx.waker());
+        is_turning.store(true, SeqCst);
         for _ in 0..TURNS {
-            flag.is_raised.store(false, SeqCst);
-            if let Poll::Ready(result) = turn(&mut inner) {
-                flag.is_turning.store(false, SeqCst);
-                return Poll::Ready(result);
-            }
-            if !flag.is_raised.load(SeqCst) {
+            let woken = raised.swap(0, SeqCst);
+            if woken == 0 {
                 break;
             }
+            for (part, waker) in Part::ALL.into_iter().zip(&self.wakers) {
+                if woken & (1 << part as u8) != 0
+                    && let Poll::Ready(result) = turn(part, &mut Context::from_waker(waker))
+                {
+                    is_turning.store(false, SeqCst);
+                    return Poll::Ready(result);
+                }
+            }
         }
-        flag.is_turning.store(false, SeqCst);
+        is_turning.store(false, SeqCst);
         // Raised in the last turn, or by another thread that took it to be still turning.
-        if flag.is_raised.load(SeqCst) {
+        if raised.load(SeqCst) != 0 {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -79,22 +125,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wake_up_within_a_turn_is_another_turn_of_the_same_poll() {
+    async fn a_part_that_is_woken_within_a_turn_has_another_in_the_same_poll_and_others_have_none() {
         let turns = Turns::new();
-        let (mut polls, mut taken) = (0, 0);
+        let (mut polls, mut taken) = (0, Vec::new());
         poll_fn(|cx| {
             polls += 1;
-            turns.poll(cx, |cx| {
-                taken += 1;
-                if taken == 10 {
-                    return Poll::Ready(());
+            turns.poll(cx, |part, _| {
+                taken.push(part);
+                match (part, taken.len()) {
+                    (Part::Client, 1..5) => turns.wake(Part::Target),
+                    (Part::Target, 1..7) => turns.wake(Part::Client),
+                    (Part::Client, _) => return Poll::Ready(()),
+                    _ => {}
                 }
-                cx.waker().wake_by_ref();
                 Poll::Pending
             })
         })
         .await;
-        assert_eq!((polls, taken), (1, 10));
+        assert_eq!(polls, 1);
+        assert_eq!(taken, [Part::ALL.as_slice(), &[Part::Client, Part::Target, Part::Client]].concat());
     }
 
     #[tokio::test]
@@ -103,9 +152,11 @@ mod tests {
         let (mut polls, mut taken) = (0, 0);
         poll_fn(|cx| {
             polls += 1;
-            turns.poll(cx, |cx| {
-                taken += 1;
-                cx.waker().wake_by_ref();
+            turns.poll(cx, |part, cx| {
+                if part == Part::Client {
+                    taken += 1;
+                    cx.waker().wake_by_ref();
+                }
                 if taken == 2 * TURNS { Poll::Ready(()) } else { Poll::Pending }
             })
         })

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -25,7 +25,6 @@ pub(super) struct Watch<'a> {
     proxy: &'a Proxy,
     connection: &'a OpenConnection,
     timeouts: &'a Timeouts,
-    failed: Option<Pin<Box<dyn Future<Output = std::io::Error> + Send + 'a>>>,
     last_stir: Instant,
     queued: u64,
     timer: Option<Pin<Box<Sleep>>>,
@@ -50,7 +49,6 @@ impl<'a> Watch<'a> {
             proxy,
             connection,
             timeouts,
-            failed: None,
             last_stir: Instant::now(),
             queued: 0,
             timer: None,
@@ -60,24 +58,24 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Looks around while nothing else is to be done. Pending means that a wake-up is arranged for.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Sight> {
+    /// Looks around while nothing else is to be done. Pending means that a wake-up is arranged for: of `reader` by what
+    /// comes from the client, since who reads it next is woken by the same event.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, reader: &Waker) -> Poll<Sight> {
         let client = &self.proxy.client.leg;
         if !self.is_kept_alive && self.connection.record().is_lasting() {
             self.is_kept_alive = true;
             client.start_keepalive();
             self.proxy.target.with_leg(|target| target.leg.start_keepalive());
         }
-        if self.proxy.common.in_flight.load(Relaxed) > 0 {
-            // Between requests the library reads, and reading tells.
-            let failed = self.failed.get_or_insert_with(|| Box::pin(client.failed()));
-            if let Poll::Ready(error) = failed.as_mut().poll(cx) {
+        // Between requests the library reads, and reading tells.
+        if self.proxy.common.in_flight.load(Relaxed) > 0 && client.poll_closing(&mut Context::from_waker(reader)) {
+            if let Some(error) = client.take_error() {
                 self.proxy.common.fail(Side::Client, &error);
                 return Poll::Ready(Sight::Gone);
             }
             // HTTP/2 has ends of its own, and its library always reads.
             if self.proxy.spoken == Spoken::Http1 {
-                self.pass_end(cx);
+                self.pass_end();
             }
         }
         self.poll_timer(cx)
@@ -85,9 +83,9 @@ impl<'a> Watch<'a> {
 
     /// Passes on the end of a client that has asked its last request: as it would come without us, a target may answer
     /// nevertheless, or be glad to know that nobody waits any more.
-    fn pass_end(&mut self, cx: &mut Context<'_>) {
+    fn pass_end(&mut self) {
         let Proxy { client, target, common, .. } = self.proxy;
-        if !self.is_half_closed && client.leg.poll_ended(cx) {
+        if !self.is_half_closed && client.leg.has_ended() {
             self.is_half_closed = true;
             self.connection.set_state(ConnectionState::HalfClosed, Some(Side::Client));
         }

@@ -217,12 +217,15 @@ impl Leg {
         matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
     }
 
-    /// Whether the peer has ended and nothing of it is unread. Where it may yet, the task is woken; not so while something
-    /// waits to be read.
-    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> bool {
-        // The kernel's event says that an end has come, wherever it stands; looking says whether it is next.
-        let has_come = matches!(self.fd.poll_read_ready(cx), Poll::Ready(Ok(guard)) if guard.ready().is_read_closed());
-        has_come && self.peek() == Ok(0)
+    /// Whether an end or a reset of the peer has come, though what came before it may not have been received yet. Where
+    /// it may yet come, the task is woken; not so while something waits to be read.
+    pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> bool {
+        matches!(self.fd.poll_read_ready(cx), Poll::Ready(Ok(guard)) if guard.ready().is_read_closed())
+    }
+
+    /// Whether the peer has ended and nothing of it is unread.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.peek() == Ok(0)
     }
 
     /// Probes a silent peer from now on.
