@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
@@ -69,6 +69,8 @@ pub(super) struct Target {
 #[derive(Default)]
 struct State {
     standing: Option<Standing>,
+    /// Who drives it, always the same.
+    driver: Option<Waker>,
     /// After another protocol was agreed on: what the library has read of it.
     read_ahead: Option<Vec<u8>>,
 }
@@ -115,13 +117,18 @@ impl Target {
             }
         };
         let standing = Standing { connection: Some(connection), sender, channel, own, last_used: None };
-        self.state().standing = Some(standing);
+        let mut state = self.state();
+        state.standing = Some(standing);
+        if let Some(driver) = &state.driver {
+            driver.wake_by_ref();
+        }
         Ok(())
     }
 
     /// Drives the connection, and lets go of one that has ended.
     pub(super) fn poll(&self, cx: &mut Context<'_>) {
         let mut state = self.state();
+        state.driver.get_or_insert_with(|| cx.waker().clone());
         let Some(standing) = &mut state.standing else { return };
         let ended = match &mut standing.connection {
             Some(Connection::Http1(connection)) => connection.poll_without_shutdown(cx),
@@ -229,7 +236,7 @@ impl Target {
 
     /// The leg, what was read of it beyond HTTP, and what else is to be held as long as it stands.
     pub(super) fn into_leg(self) -> Option<(Leg, Vec<u8>, Option<OwnSource>)> {
-        let State { standing, read_ahead } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let State { standing, read_ahead, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Standing { connection, sender, channel, own, .. } = standing?;
         drop((connection, sender));
         let (leg, rest) = Arc::into_inner(channel)?.into_parts();
