@@ -6,6 +6,7 @@
 //! writing a new file beside the old one and renaming it, the second by comparing, under a lock, what lies on
 //! the disk with what was last read or written.
 
+pub mod aliases;
 mod claim;
 mod disk;
 mod error;

@@ -64,21 +64,24 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "model",
         ours: &[],
-        crates: &["std", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
+        crates: &["std", "ipnet", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
         without: WORLD,
     },
     Layer { module: "wire", ours: &["model"], crates: &["std", "thiserror"], without: WORLD },
     Layer {
         module: "forward",
         ours: &["model", "wire"],
-        crates: &["std", "futures_util", "jiff", "nix", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &[
+            "std", "futures_util", "hashbrown", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror", "tokio",
+            "tokio_util", "tracing",
+        ],
         without: &["std::fs", "std::process", "std::env", "tokio::fs", "tokio::process"],
     },
     Layer {
         module: "store",
         ours: &["model"],
         crates: &[
-            "std", "directories", "jiff", "jsonc_parser", "nix", "notify", "serde", "serde_json", "tempfile", "thiserror",
+            "std", "directories", "ipnet", "jiff", "jsonc_parser", "nix", "notify", "serde", "serde_json", "tempfile", "thiserror",
             "tokio", "tokio_util", "tracing",
         ],
         without: &["std::net::TcpListener", "std::net::TcpStream", "std::net::UdpSocket", "tokio::net"],
