@@ -86,7 +86,7 @@ async fn keepalive_destroys_nothing_of_what_waits_for_a_slow_reader() {
         let record = until("it is connected", || {
             let open = bench.registry.open_connections();
             open.into_iter()
-                .find(|record| record.client.port() == client.local_addr().unwrap().port())
+                .find(|record| record.peer.port() == client.local_addr().unwrap().port())
                 .filter(|record| record.counters.read().bytes_out > 0)
         })
         .await;

@@ -203,7 +203,7 @@ async fn client(bench: &Bench, listener: SocketAddr, payload: &[u8], number: u64
             let (mut read, mut write) = stream.split();
             let writing = async { while write.write_all(request).await.is_ok() && !request.is_empty() {} };
             let killing = async {
-                let find = || bench.registry.open_connections().into_iter().find(|record| record.client == local);
+                let find = || bench.registry.open_connections().into_iter().find(|record| record.peer == local);
                 let record = until("the record", find).await;
                 // Most of them while bytes flow, some while the target is still being dialled.
                 sleep(Duration::from_millis(number / 10 % 30)).await;

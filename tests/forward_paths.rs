@@ -257,7 +257,7 @@ async fn transfer(bench: &Bench, listener: SocketAddr, number: u64) {
     match cut {
         Cut::ByClient => reset(stream),
         Cut::ByUs => {
-            let find = || bench.registry.open_connections().into_iter().find(|record| record.client == local);
+            let find = || bench.registry.open_connections().into_iter().find(|record| record.peer == local);
             assert!(bench.engine.kill(until("its record", find).await.id));
             let end = loop {
                 match timeout(PATIENCE, stream.read(&mut some)).await.expect("an end") {

@@ -145,6 +145,7 @@ fn connection(at: usize, session: &Session, now_ms: u64) -> ConnectionRow {
                 SafeText::new(if session.target.is_some() { session.state } else { "??" }),
             ],
         }),
+        exchanges: Vec::new(),
         connection: Connection {
             id: ConnectionId(ID + at as u64),
             mapping: NAME.to_owned(),
@@ -162,6 +163,9 @@ fn connection(at: usize, session: &Session, now_ms: u64) -> ConnectionRow {
             bytes_out: bytes.1 + so_far(session.rates.1),
             datagrams_in: None,
             datagrams_out: None,
+            peer: None,
+            alias: None,
+            requests: None,
             reason: None,
             error: None,
         },

@@ -242,6 +242,9 @@ impl Story {
             bytes_out: 0,
             datagrams_in: None,
             datagrams_out: None,
+            peer: None,
+            alias: None,
+            requests: None,
             reason: None,
             error: None,
         };
@@ -252,6 +255,7 @@ impl Story {
             closed_at_ms: None,
             process: process.map(SafeText::new),
             observed: None,
+            exchanges: Vec::new(),
             connection,
         };
         self.connections.insert(id, row);

@@ -12,6 +12,7 @@ pub mod tap;
 pub mod tcp;
 pub mod udp;
 
+pub mod exchanges;
 mod kill;
 mod listen;
 mod outcomes;

@@ -4,7 +4,7 @@
 //! task panics or is dropped, as a `fault`. Its events are made only while somebody listens.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 
+use super::exchanges::Exchanges;
 use super::kill::Kill;
 use super::meter::{Counters, Counts, Direction, MappingMeter};
 use super::relay::Allowed;
@@ -61,9 +62,9 @@ pub struct Record {
     pub id: ConnectionId,
     /// Its mapping.
     pub mapping: Arc<MappingMeter>,
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The address that the client dialled.
+    /// The other end of the client's socket: the client, or a proxy in front of us.
+    pub peer: SocketAddr,
+    /// The address of ours that it dialled.
     pub listener: SocketAddr,
     /// The target as written, with this connection's port.
     pub target: Arc<str>,
@@ -82,6 +83,12 @@ pub struct Record {
     state: AtomicU8,
     /// What the client and the target have said first.
     said: [OnceLock<Said>; 2],
+    /// Who the client is and what it dialled, where a PROXY header told it. Apart, since few have one.
+    told: OnceLock<Box<(SocketAddr, SocketAddr)>>,
+    /// As which address the client appears to the target.
+    alias: OnceLock<IpAddr>,
+    /// Its HTTP requests, where they are looked for.
+    exchanges: OnceLock<Box<Exchanges>>,
     /// Apart, since those that stand have none.
     end: OnceLock<Box<End>>,
 }
@@ -135,7 +142,7 @@ impl Registry {
         let record = Arc::new(Record {
             id: ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed)),
             mapping: Arc::clone(mapping),
-            client,
+            peer: client,
             listener,
             target,
             counters: Counters::default(),
@@ -149,6 +156,9 @@ impl Registry {
             target_leg: OnceLock::new(),
             state: AtomicU8::new(0),
             said: Default::default(),
+            told: OnceLock::new(),
+            alias: OnceLock::new(),
+            exchanges: OnceLock::new(),
             end: OnceLock::new(),
         });
         mapping.tally(|tally| {
@@ -288,6 +298,7 @@ impl Registry {
             closed_at_ms: record.end.get().map(|end| self.since_start(end.at)),
             process: None,
             observed: None,
+            exchanges: record.exchanges.get().map(|exchanges| exchanges.latest()).unwrap_or_default(),
             connection: record.connection(),
         }
     }
@@ -371,6 +382,41 @@ const COPY_ONLY: u8 = 1;
 const TAPPED: u8 = 2;
 
 impl Record {
+    /// A PROXY header has told who the client is, and what it dialled at whoever sent the header.
+    pub fn tell_client(&self, client: SocketAddr, dialled: SocketAddr) {
+        let _ = self.told.set(Box::new((client, dialled)));
+    }
+
+    /// The client: as it was told, else the peer.
+    pub fn client(&self) -> SocketAddr {
+        self.told.get().map_or(self.peer, |told| told.0)
+    }
+
+    /// What the client dialled: as it was told, else our address.
+    pub fn dialled(&self) -> SocketAddr {
+        self.told.get().map_or(self.listener, |told| told.1)
+    }
+
+    /// As which address the client appears to the target from now on.
+    pub fn set_alias(&self, alias: IpAddr) {
+        let _ = self.alias.set(alias);
+    }
+
+    /// As which address the client appears to the target, if not as this host.
+    pub fn alias(&self) -> Option<IpAddr> {
+        self.alias.get().copied()
+    }
+
+    /// Its HTTP requests; from the first call on, they are listed.
+    pub fn exchanges(&self) -> &Exchanges {
+        self.exchanges.get_or_init(Box::default)
+    }
+
+    /// A figure that is another when its HTTP requests have changed.
+    pub fn exchanges_version(&self) -> u64 {
+        self.exchanges.get().map_or(0, |exchanges| exchanges.version())
+    }
+
     /// Asks its task to reset it; the first reason stays.
     pub fn kill(&self, reason: CloseReason) {
         self.kill.say(reason);
@@ -462,7 +508,9 @@ impl Record {
             id: self.id,
             mapping: self.mapping.config().name.clone(),
             protocol: self.protocol,
-            client: self.client,
+            client: self.client(),
+            peer: self.told.get().map(|_| self.peer),
+            alias: self.alias(),
             listener: self.listener,
             source: self.target_leg.get().map(|leg| leg.0),
             target: self.target.to_string(),
@@ -475,6 +523,7 @@ impl Record {
             bytes_out: counts.bytes_out,
             datagrams_in: udp.then_some(counts.datagrams_in),
             datagrams_out: udp.then_some(counts.datagrams_out),
+            requests: self.exchanges.get().map(|exchanges| exchanges.total()),
             reason: end.map(|end| end.reason),
             error: end.and_then(|end| end.error.clone()),
         }

@@ -3,6 +3,8 @@
 //! Every client's wish passes through here, be it a line of a file, `-p`, the form or the palette, so they
 //! are judged alike. What several mappings do to each other is judged in [`super::assemble`].
 
+mod identity;
+
 use std::time::Duration;
 
 use super::assemble::Usable;
@@ -41,6 +43,12 @@ impl MappingConfig {
             idle_timeout: self.idle_timeout.filter(|_| self.idle_timeout != default.idle_timeout).map(show_timeout),
             half_close_timeout: unless(self.half_close_timeout, default.half_close_timeout),
             max_connections: self.max_connections.filter(|_| self.max_connections != default.max_connections),
+            identity: (self.identity != default.identity).then_some(self.identity),
+            alias_pool: (self.alias_pool != default.alias_pool).then(|| self.alias_pool.to_string()),
+            accept_proxy: self.accept_proxy.then_some(true),
+            trusted_cidrs: (!self.trusted_cidrs.is_empty())
+                .then(|| self.trusted_cidrs.iter().map(ToString::to_string).collect()),
+            inspect: self.inspect,
             ..WrittenMapping::from(self.mapping.clone())
         }
     }
@@ -100,6 +108,7 @@ pub(super) fn convert(
         let problem = Problem::new("max_connections", "expected a whole number from 1, found 0");
         problems.push(problem.with_hint("\"enabled\": false stops a mapping"));
     }
+    let networks = identity::check(written, protocol, &usable, problems);
 
     let is_whole = usable("protocol");
     let usable = Usable {
@@ -121,6 +130,11 @@ pub(super) fn convert(
             idle_timeout: idle_timeout.or(default.idle_timeout),
             half_close_timeout: half_close_timeout.unwrap_or(default.half_close_timeout),
             max_connections: written.max_connections.or(default.max_connections),
+            identity: written.identity.unwrap_or_default(),
+            alias_pool: networks.pool.unwrap_or(default.alias_pool),
+            accept_proxy: written.accept_proxy.unwrap_or_default(),
+            trusted_cidrs: networks.trusted,
+            inspect: written.inspect,
             mapping: default.mapping,
         }
     });

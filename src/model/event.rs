@@ -1,6 +1,6 @@
 //! The event stream (contract §5): what `run --json` prints, one object a line, and the Events view lists.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -167,9 +167,15 @@ pub struct Connection {
     pub mapping: String,
     /// Its protocol.
     pub protocol: Protocol,
-    /// The client's address, as the kernel gives it.
+    /// The client's address, as the kernel gives it, or as its PROXY header told it: then `peer` is the kernel's.
     pub client: SocketAddr,
-    /// The address that the client dialled.
+    /// With a PROXY header: who has sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<SocketAddr>,
+    /// As which address the client appears to the target, with the identity `alias`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<IpAddr>,
+    /// The address that the client dialled, at this host.
     pub listener: SocketAddr,
     /// Our address towards the target; null until known.
     pub source: Option<SocketAddr>,
@@ -198,10 +204,13 @@ pub struct Connection {
     /// UDP: datagrams towards the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagrams_out: Option<u64>,
+    /// HTTP requests so far, where they are looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
     /// With `closed`: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<CloseReason>,
-    /// With the reason `error` or `fault`: what happened.
+    /// Where there is more to say than the reason: what happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<SafeText>,
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::cidr::check_cidr;
+use super::cidr::parse_cidr;
 use super::duration::{parse_timeout, show_timeout};
 use super::event::Event;
 use super::grammar::GrammarError;
@@ -196,10 +196,10 @@ pub(crate) fn words(bytes: &[u8]) {
         }
         Err(problem) => assert_refusal(&problem.to_string()),
     }
-    if let Err(said) = check_cidr(text) {
+    if let Err(said) = parse_cidr(text) {
         assert_refusal(&said);
         if let Some((_, meant)) = said.split_once("did you mean ") {
-            assert_eq!(check_cidr(meant.trim_end_matches('?')), Ok(()), "{said}");
+            assert!(parse_cidr(meant.trim_end_matches('?')).is_ok(), "{said}");
         }
     }
     match check_name(text) {

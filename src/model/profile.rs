@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::identity::{DEFAULT_ALIAS_POOL, Identity, Inspect};
 use super::mapping::{Mapping, Protocol};
 use super::problem::Problem;
 
@@ -14,6 +16,8 @@ pub const VERSION: u32 = 1;
 pub const MAX_NETWORK_NAME: usize = 255;
 /// Most mappings of one profile.
 pub const MAX_MAPPINGS: usize = 10_000;
+/// Most networks that a mapping trusts.
+pub const MAX_TRUSTED: usize = 64;
 
 /// The file as written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +79,28 @@ pub struct WrittenMapping {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "u32", range(min = 1, max = u32::MAX))]
     pub max_connections: Option<u32>,
+    /// How the target learns who its client is; `none` by default: every client has this host's address.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Identity")]
+    pub identity: Option<Identity>,
+    /// With the identity `alias`: the network out of which clients get their addresses; 198.18.0.0/15 by default.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", regex(pattern = super::cidr::PATTERN))]
+    pub alias_pool: Option<String>,
+    /// Whether each connection, or datagram, comes with a PROXY header (version 1 or 2) that names its client; only from
+    /// `trusted_cidrs`, all others are refused.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub accept_proxy: Option<bool>,
+    /// Networks of the proxies in front of this one, whose word about a client is taken: by `accept_proxy`, and with the
+    /// identity `http` in the fields that they have set.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<String>", length(min = 1, max = MAX_TRUSTED), inner(regex(pattern = super::cidr::PATTERN)))]
+    pub trusted_cidrs: Option<Vec<String>>,
+    /// `http`: list the requests of each connection, without changing a byte.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Inspect")]
+    pub inspect: Option<Inspect>,
 }
 
 fn example(listen: &str, target: &str) -> WrittenMapping {
@@ -107,6 +133,16 @@ pub struct MappingConfig {
     pub half_close_timeout: Duration,
     /// Most connections or flows at once; `None`: no cap.
     pub max_connections: Option<u32>,
+    /// How the target learns who its client is.
+    pub identity: Identity,
+    /// Where alias addresses come from.
+    pub alias_pool: IpNet,
+    /// Whether clients come with a PROXY header.
+    pub accept_proxy: bool,
+    /// Whose word about a client is taken.
+    pub trusted_cidrs: Vec<IpNet>,
+    /// What is looked for in the traffic.
+    pub inspect: Option<Inspect>,
 }
 
 /// The desired state, as usable.
@@ -129,6 +165,11 @@ impl MappingConfig {
             idle_timeout: udp.then_some(Duration::from_secs(90)),
             half_close_timeout: Duration::from_hours(1),
             max_connections: udp.then_some(4096),
+            identity: Identity::None,
+            alias_pool: DEFAULT_ALIAS_POOL,
+            accept_proxy: false,
+            trusted_cidrs: Vec::new(),
+            inspect: None,
             mapping,
         }
     }

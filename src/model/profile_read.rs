@@ -7,11 +7,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use jsonc_parser::ast::{Object, Value};
+use jsonc_parser::ast::{Array, Object, Value};
 use jsonc_parser::common::Ranged;
 
 use super::assemble::{Origin, Usable, find_problems, name_the_nameless};
-use super::cidr::check_cidr;
 use super::config::convert;
 use super::count::count;
 use super::problem::{Position, Problem};
@@ -29,7 +28,7 @@ const MAX_PROBLEMS: usize = 1000;
 const MAX_WORDED: usize = 10 * MAX_PROBLEMS;
 
 /// Fields that later releases bring: refused, since a mapping without what they ask for is another mapping.
-const LATER: &[&str] = &["identity", "probe", "accept_proxy", "trusted_cidrs", "inspect"];
+const LATER: &[&str] = &["probe"];
 
 /// Farthest that a misspelt field may be from the one it is taken for, in edits.
 const NEAR: usize = 2;
@@ -157,7 +156,7 @@ impl<'a> Reader<'a> {
             match known_fields.get_key_value(name) {
                 Some((known, schema)) => fields.known.push((known, &property.value, schema::resolve(schema))),
                 None if !is_worded => self.unworded += 1,
-                None => self.unknown(name, at, &property.value, here(), known_fields, !path.is_empty()),
+                None => self.unknown(name, at, here(), known_fields, !path.is_empty()),
             }
         }
         for required in schema["required"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
@@ -178,7 +177,6 @@ impl<'a> Reader<'a> {
         &mut self,
         name: &str,
         at: usize,
-        value: &Value<'_>,
         path: String,
         known: &'static serde_json::Map<String, serde_json::Value>,
         in_mapping: bool,
@@ -187,15 +185,6 @@ impl<'a> Reader<'a> {
         if in_mapping && LATER.contains(&name) {
             let problem = Problem::new(path.as_str(), format!("this release does not have \"{quoted}\" yet"));
             self.report(at, problem.with_hint("remove the field: nothing is silently ignored"));
-            if let ("trusted_cidrs", Value::Array(list)) = (name, value) {
-                for (index, element) in list.elements.iter().enumerate() {
-                    if let Value::StringLit(text) = element
-                        && let Err(said) = check_cidr(&text.value)
-                    {
-                        self.report(text.range.start, Problem::new(format!("{path}[{index}]"), said));
-                    }
-                }
-            }
             return;
         }
         let near = known
@@ -291,6 +280,7 @@ impl<'a> Reader<'a> {
             (Some("string"), Value::NumberLit(number)) if field == "listen" && !is_port(number.value) => {
                 "a whole number 1-65535".into()
             }
+            (Some("array"), Value::Array(list)) => return self.texts(list, &join(parent, field)),
             (Some("string"), _) => "text".into(),
             (Some("boolean"), _) => "true or false".into(),
             _ => "a list".into(),
@@ -305,6 +295,24 @@ impl<'a> Reader<'a> {
         };
         self.report(syntax::start(value), problem);
         None
+    }
+
+    /// A list of texts.
+    fn texts(&mut self, list: &Array<'_>, path: &str) -> Option<serde_json::Value> {
+        let before = self.problems.len();
+        let mut texts = Vec::new();
+        for (index, element) in list.elements.iter().enumerate() {
+            match element {
+                Value::StringLit(text) => texts.push(text.value.as_ref().into()),
+                _ if self.problems.len() < MAX_WORDED => {
+                    let text = format!("expected text, found {}", found(element));
+                    let problem = Problem::new(format!("{path}[{index}]"), text);
+                    self.report(syntax::start(element), problem.with_hint("text stands in quotes"));
+                }
+                _ => self.unworded += 1,
+            }
+        }
+        (self.problems.len() == before).then(|| serde_json::Value::Array(texts))
     }
 
     fn report(&mut self, offset: usize, problem: Problem) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::{Container, DockerState, EnginePlace};
 use super::event::{Connection, Event, MappingState};
+use super::exchange::Exchange;
 use super::id::{ConnectionId, MappingId, Revision};
 use super::mapping::{Family, Mapping};
 use super::profile::WrittenMapping;
@@ -270,4 +271,7 @@ pub struct ConnectionRow {
     pub observed: Option<Observed>,
     /// Both legs, counters, state.
     pub connection: Connection,
+    /// Its latest HTTP requests, the newest last ([`super::exchange::TOLD`] at most).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exchanges: Vec<Exchange>,
 }

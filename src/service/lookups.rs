@@ -74,9 +74,9 @@ impl Service {
         let new: Vec<_> = snapshot
             .open
             .iter()
-            .filter(|record| record.state().0 != ConnectionState::Closed && self.own.contains(record.client.ip()))
+            .filter(|record| record.state().0 != ConnectionState::Closed && self.own.contains(record.peer.ip()))
             .filter(|record| lookups.processes_asked.insert(record.id))
-            .map(|record| (record.id, record.client, record.listener, record.protocol()))
+            .map(|record| (record.id, record.peer, record.listener, record.protocol()))
             .collect();
         if new.is_empty() {
             return;

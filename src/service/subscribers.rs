@@ -5,6 +5,7 @@
 //! the registry's ring, and what falls out of that is counted as `lost`.
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::sync::broadcast::{self, error::TryRecvError};
@@ -64,6 +65,8 @@ struct Seen {
     counts: Counts,
     state: (ConnectionState, Option<Side>),
     has_process: bool,
+    /// Of its client, as it was told and as it appears to the target, and of its requests.
+    identity: (SocketAddr, Option<IpAddr>, u64),
     config: Arc<MappingConfig>,
 }
 
@@ -300,6 +303,7 @@ impl Seen {
             counts: record.counters.read(),
             state: record.state(),
             has_process: processes.contains_key(&record.id),
+            identity: (record.client(), record.alias(), record.exchanges_version()),
             config: record.mapping.config(),
         }
     }
@@ -308,6 +312,7 @@ impl Seen {
         self.counts == other.counts
             && self.state == other.state
             && self.has_process == other.has_process
+            && self.identity == other.identity
             && (Arc::ptr_eq(&self.config, &other.config) || self.config.name == other.config.name)
     }
 }

@@ -72,8 +72,8 @@ const LAYERS: &[Layer] = &[
         module: "forward",
         ours: &["model", "wire"],
         crates: &[
-            "std", "futures_util", "hashbrown", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror", "tokio",
-            "tokio_util", "tracing",
+            "std", "futures_util", "hashbrown", "hyper", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror",
+            "tokio", "tokio_util", "tracing",
         ],
         without: &["std::fs", "std::process", "std::env", "tokio::fs", "tokio::process"],
     },
@@ -105,19 +105,19 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "host",
         ours: &["model"],
-        crates: &["std", "nix", "procfs", "serde_json", "socket2", "thiserror", "tokio", "tracing"],
+        crates: &["std", "ipnet", "nix", "procfs", "serde_json", "socket2", "thiserror", "tokio", "tracing"],
         without: &[],
     },
     Layer {
         module: "doctor",
         ours: &["model", "docker", "host"],
-        crates: &["std", "nix", "procfs", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &["std", "ipnet", "nix", "procfs", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
         without: &[],
     },
     Layer {
         module: "service",
         ours: &["model", "wire", "forward", "store", "docker", "host", "doctor"],
-        crates: &["std", "futures_util", "jiff", "nix", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &["std", "futures_util", "ipnet", "jiff", "nix", "serde", "serde_json", "thiserror", "tokio", "tokio_util", "tracing"],
         without: &["std::fs", "std::process", "tokio::fs", "tokio::process"],
     },
     Layer {

@@ -109,7 +109,7 @@ impl Flow {
         record.connected(source, target);
         let entry = {
             let told = record.record();
-            record.flow_sources().enter(source, told.mapping.id(), told.listener.port(), told.client)
+            record.flow_sources().enter(source, told.mapping.id(), told.listener.port(), told.peer)
         };
         Self {
             socket,

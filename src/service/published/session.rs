@@ -197,6 +197,7 @@ impl Session {
                 is_older: self.is_older,
                 states: [word(&self.client), word(&self.target)],
             }),
+            exchanges: Vec::new(),
             connection: Connection {
                 id: self.id,
                 mapping: port.name.clone(),
@@ -214,6 +215,9 @@ impl Session {
                 bytes_out,
                 datagrams_in: None,
                 datagrams_out: None,
+                peer: None,
+                alias: None,
+                requests: None,
                 reason: None,
                 error: None,
             },

@@ -1,0 +1,150 @@
+//! A connection's HTTP requests: how many there were, and the latest of them.
+//!
+//! Its task writes here and anybody may read. Who sees the requests (the proxy that carries them, or one that only looks
+//! on) is not known here.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::model::exchange::{Exchange, TOLD};
+use crate::model::untrusted::SafeText;
+
+/// Requests kept of a connection; the oldest gives way, answered or not.
+pub const KEPT: usize = 64;
+
+/// The requests of one connection.
+#[derive(Debug, Default)]
+pub struct Exchanges {
+    log: Mutex<Log>,
+    /// Changes so far, for who has read it before.
+    changes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    total: u64,
+    latest: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    at: Timestamp,
+    begun: Instant,
+    method: SafeText,
+    path: SafeText,
+    status: Option<u16>,
+    took: Option<Duration>,
+}
+
+/// Names a request of its connection, from 0 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExchangeId(u64);
+
+impl Exchanges {
+    /// The head of a request has come.
+    pub fn begin(&self, method: &str, path: &str) -> ExchangeId {
+        let entry = Entry {
+            at: Timestamp::now(),
+            begun: Instant::now(),
+            method: SafeText::new(method),
+            path: SafeText::new(path),
+            status: None,
+            took: None,
+        };
+        let mut log = self.log();
+        if log.latest.len() == KEPT {
+            log.latest.pop_front();
+        }
+        log.latest.push_back(entry);
+        log.total += 1;
+        let id = ExchangeId(log.total - 1);
+        drop(log);
+        self.changes.fetch_add(1, Relaxed);
+        id
+    }
+
+    /// The head of its response has come; an interim one (1xx) is followed by another.
+    pub fn answered(&self, id: ExchangeId, status: u16) {
+        self.change(id, |entry| entry.status = Some(status));
+    }
+
+    /// It is over: the response has been passed on whole, or will not come.
+    pub fn ended(&self, id: ExchangeId) {
+        self.change(id, |entry| entry.took = Some(entry.begun.elapsed()));
+    }
+
+    /// How many there have been.
+    pub fn total(&self) -> u64 {
+        self.log().total
+    }
+
+    /// A figure that is another when something has changed.
+    pub fn version(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    /// The latest ones, the newest last.
+    pub fn latest(&self) -> Vec<Exchange> {
+        let log = self.log();
+        log.latest.iter().skip(log.latest.len().saturating_sub(TOLD)).map(Entry::told).collect()
+    }
+
+    fn change(&self, id: ExchangeId, change: impl FnOnce(&mut Entry)) {
+        let mut log = self.log();
+        let first = log.total - log.latest.len() as u64;
+        let at = id.0.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        if let Some(entry) = at.and_then(|at| log.latest.get_mut(at)) {
+            change(entry);
+        }
+        drop(log);
+        self.changes.fetch_add(1, Relaxed);
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn told(&self) -> Exchange {
+        Exchange {
+            at: self.at,
+            method: self.method.clone(),
+            path: self.path.clone(),
+            status: self.status,
+            duration_us: self.took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_gives_way_and_what_comes_for_it_later_changes_no_other() {
+        let exchanges = Exchanges::default();
+        let first = exchanges.begin("GET", "/first");
+        let ids: Vec<_> = (0..KEPT).map(|nth| exchanges.begin("GET", &format!("/{nth}"))).collect();
+        exchanges.answered(first, 500);
+        exchanges.answered(ids[KEPT - 1], 200);
+        exchanges.ended(ids[KEPT - 1]);
+        let latest = exchanges.latest();
+        assert_eq!((exchanges.total(), latest.len()), (KEPT as u64 + 1, TOLD));
+        let last = latest.last().unwrap();
+        assert_eq!((last.path.as_str(), last.status, last.duration_us.is_some()), ("/63", Some(200), true));
+        assert!(latest.iter().rev().skip(1).all(|exchange| exchange.status.is_none()));
+    }
+
+    #[test]
+    fn a_path_of_any_length_and_content_is_kept_short_and_safe() {
+        let exchanges = Exchanges::default();
+        exchanges.begin("GET", &format!("/\u{1b}[2J{}", "a".repeat(100_000)));
+        let exchange = exchanges.latest().pop().unwrap();
+        assert!(exchange.path.as_str().len() < 4_096 && !exchange.path.as_str().contains('\u{1b}'));
+    }
+}
