@@ -107,6 +107,8 @@ pub enum LimitView {
     Descriptors(SafeText),
     /// The mapping's own `max_connections`.
     Connections(SafeText),
+    /// Addresses of the alias pool.
+    Aliases(SafeText),
     /// Memory of the kernel.
     Memory(SafeText),
 }

@@ -11,6 +11,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::identity::DEFAULT_ALIAS_POOL;
+
 /// Most aliases of one pool, and so most clients that are remembered. A larger pool is used in part.
 pub const MOST_ALIASES: u32 = 131_072;
 /// Aliases that were handed on, of which the former client is remembered; the oldest gives way.
@@ -99,6 +101,13 @@ impl fmt::Display for Pool {
     }
 }
 
+/// What makes a pool local to its host, in words: the two commands, of which either will do.
+pub fn route_commands(pool: IpNet) -> [String; 2] {
+    let family = if pool.addr().is_ipv4() { "" } else { "-6 " };
+    let of_pool = if pool == DEFAULT_ALIAS_POOL { String::new() } else { format!(" --pool {pool}") };
+    [format!("sudo portolan alias-route --add{of_pool}"), format!("ip {family}route add local {pool} dev lo")]
+}
+
 /// A client as a table keeps it: its address, IPv4 as IPv4-mapped, without a zone. One that comes over IPv4 to a socket
 /// of either family is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -184,6 +193,11 @@ pub struct AliasClient {
 }
 
 impl SavedAliases {
+    /// Nobody's; `key` is random, and secret.
+    pub fn new(pool: Pool, key: [u8; 16]) -> Self {
+        Self { pool, key, entries: Vec::new(), former: Vec::new() }
+    }
+
     /// What it says of an address, be it an alias or a client's; no connection is open.
     pub fn who_is(&self, address: IpAddr) -> Option<WhoIs> {
         let key = ClientKey::from(address.to_canonical());

@@ -137,6 +137,7 @@ fn limit_view(limit: Limit) -> LimitView {
     match limit {
         Limit::Connections(_) => LimitView::Connections(text),
         Limit::Descriptors(_) | Limit::OutOfDescriptors => LimitView::Descriptors(text),
+        Limit::Aliases(_) => LimitView::Aliases(text),
         Limit::OutOfMemory => LimitView::Memory(text),
     }
 }

@@ -7,6 +7,7 @@
 //! The service hands in a table for each pool and saves what has changed in it ([`Aliases::open`]); a connection asks for
 //! its client's alias and holds it until it ends ([`AliasLease`]). Who gets which is decided by [`table`].
 
+mod bind;
 mod free;
 mod table;
 
@@ -18,10 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+pub(crate) use self::bind::bind;
 use self::table::{AliasTable, AllInUse, Place, Standing};
+use crate::forward::pressure::Limit;
 use crate::model::alias::{
     AliasClient, ClientKey, FormerAlias, MOST_FORMER, Pool, SavedAliases, Slot, WhoIs, seconds, time,
 };
+use crate::model::event::CloseReason;
 use crate::model::untrusted::SafeText;
 
 /// The tables of all pools that mappings use.
@@ -193,6 +197,11 @@ impl PoolAliases {
         (std::mem::take(&mut table.handed_on), std::mem::take(&mut table.untold))
     }
 
+    /// Whether a connection has an alias of it now.
+    pub fn is_in_use(&self) -> bool {
+        self.lock().aliases.is_in_use()
+    }
+
     /// How many clients have an alias, and what the table takes of memory.
     pub fn usage(&self) -> (usize, usize) {
         let table = self.lock();
@@ -209,6 +218,16 @@ impl Drop for AliasLease {
         let now = seconds(Timestamp::now());
         self.pool.lock().aliases.give_back(self.place, now);
         self.pool.was_used.store(true, Ordering::Relaxed);
+    }
+}
+
+impl NoAlias {
+    /// How a connection ends by it, and the limit that it has met.
+    pub(crate) fn ends_as(&self) -> (CloseReason, Option<Limit>) {
+        match self {
+            Self::Closed(_) => (CloseReason::Error, None),
+            Self::AllInUse { pool } => (CloseReason::Limit, Some(Limit::Aliases(pool.size()))),
+        }
     }
 }
 

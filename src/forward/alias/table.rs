@@ -33,6 +33,8 @@ pub(crate) struct AliasTable {
     /// Entries without a connection, by when that was given up.
     oldest: u32,
     newest: u32,
+    /// How many entries have one.
+    in_use: u32,
     former: VecDeque<FormerAlias>,
 }
 
@@ -89,6 +91,7 @@ impl AliasTable {
             free: FreeSlots::new(pool.size()),
             oldest: NONE,
             newest: NONE,
+            in_use: 0,
             former: VecDeque::new(),
         }
     }
@@ -127,6 +130,7 @@ impl AliasTable {
         if let Some(at) = self.find(client) {
             if self.entry(at).open == 0 {
                 self.unlink(at);
+                self.in_use += 1;
             }
             let entry = self.entry_mut(at);
             entry.open = entry.open.saturating_add(1);
@@ -137,6 +141,7 @@ impl AliasTable {
         if let Some(slot) = self.free.take(self.first_choice(client)) {
             entry.slot = Slot(slot);
             let at = self.enter(entry);
+            self.in_use += 1;
             return Ok(Taken { place: Place(at), slot: entry.slot, is_new: true, handed_on: None });
         }
         let at = self.oldest;
@@ -144,6 +149,7 @@ impl AliasTable {
             return Err(AllInUse);
         }
         self.unlink(at);
+        self.in_use += 1;
         let Entry { client: before, slot, last_seen, .. } = *self.entry(at);
         let hash = self.hash(before);
         // It has an entry, as every one in the list.
@@ -168,6 +174,7 @@ impl AliasTable {
         entry.last_seen = entry.last_seen.max(now);
         entry.open = entry.open.saturating_sub(1);
         if entry.open == 0 {
+            self.in_use = self.in_use.saturating_sub(1);
             self.make_idle(at);
         }
     }
@@ -188,9 +195,9 @@ impl AliasTable {
         self.former.iter().rev().filter(move |former| former.slot == slot)
     }
 
-    /// The pool.
-    pub(crate) fn pool(&self) -> Pool {
-        self.pool
+    /// Whether a client has a connection.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.in_use > 0
     }
 
     /// How many clients have an alias.

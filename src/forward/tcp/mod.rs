@@ -1,6 +1,6 @@
 //! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
 //!
-//! accept ([`listener`]) → read identity (none yet) → gate ([`gate`]) → address ([`gate`]) → dial ([`dial`])
+//! accept ([`listener`]) → read identity (none yet) → gate ([`gate`]) → address ([`gate`]) → dial ([`dial`]), perhaps as an alias ([`super::alias`])
 //! → prelude (none yet) → relay ([`super::relay`]).
 //!
 //! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
@@ -17,11 +17,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
+use super::alias::{AliasLease, Aliases};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
@@ -80,6 +82,9 @@ struct Admitted {
 #[derive(Debug)]
 struct Errand {
     caller: Caller,
+    /// Where the client's alias comes from, if it is to have one.
+    aliases: Option<(Arc<Aliases>, IpNet)>,
+    alias: Option<AliasLease>,
     targets: Vec<Endpoint>,
     /// Whether the target is a container, whose addresses come and go.
     is_container: bool,
@@ -116,13 +121,13 @@ fn serve(
             Err(outcome) => return end(connection, admitted, outcome),
         };
         let outcome = relay::run(&standing.legs, &connection, &admitted.timeouts, &admitted.links.pipes).await;
-        let Standing { legs, own } = standing;
+        let Standing { legs, own, alias } = standing;
         if outcome.reason == CloseReason::Finished {
             relay::finish(legs);
         } else {
             Box::pin(relay::reset(legs, &connection)).await;
         }
-        drop(own);
+        drop((own, alias));
         end(connection, admitted, outcome);
     }
 }
@@ -136,14 +141,15 @@ fn end(connection: OpenConnection, admitted: Admitted, outcome: Outcome) {
 struct Standing {
     legs: [Leg; 2],
     own: Option<OwnSource>,
+    alias: Option<AliasLease>,
 }
 
 impl Standing {
     fn new(reached: Result<Reached, Outcome>, client: Leg, connection: &OpenConnection) -> Result<Self, Outcome> {
-        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken } = reached?;
+        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken, alias } = reached?;
         connection.connected(source, target);
         let target = Leg::from_registered(fd, connection.record().protocol()).broken_by(broken);
-        Ok(Self { legs: [client.broken_by(client_broken), target], own })
+        Ok(Self { legs: [client.broken_by(client_broken), target], own, alias })
     }
 }
 
@@ -152,6 +158,7 @@ struct Reached {
     target: Dialed,
     /// By which error the client has reset meanwhile; what it had sent before is for the target.
     client_broken: Option<io::ErrorKind>,
+    alias: Option<AliasLease>,
 }
 
 /// The way to the target.
@@ -167,7 +174,7 @@ fn start_reaching<'a>(
     record: &'a Record,
     client: &'a Leg,
     links: &'a MappingLinks,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> Reaching<'a> {
     if record.kill_reason().is_some() {
@@ -176,12 +183,16 @@ fn start_reaching<'a>(
     if errand.has_lost_all(&route.borrow()) {
         return Reaching::Over(Err(CloseReason::TargetUnreachable.into()));
     }
+    if let Err(refused) = errand.take_alias(record, links) {
+        return Reaching::Over(Err(refused));
+    }
     let started = Instant::now();
     let first = match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
         Ok(attempt) if attempt.has_arrived() => match attempt.arrived() {
             Ok(dialed) => {
                 let settled = errand.settle(Ok(dialed), record, links, started, &route.borrow());
-                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None }));
+                let alias = errand.alias.take();
+                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None, alias }));
             }
             Err(error) => Err(error),
         },
@@ -195,11 +206,12 @@ async fn reach(
     record: &Record,
     client: &Leg,
     links: &MappingLinks,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     mut route: watch::Receiver<Arc<Route>>,
     first: Result<Underway, DialError>,
     started: Instant,
 ) -> Result<Reached, Outcome> {
+    let alias = errand.alias.take();
     let Errand { targets, protocol, connect_within, caller, .. } = &*errand;
     let mut dialing = pin!(dial::dial(first, targets, *protocol, *connect_within, caller));
     let mut client_broken = None;
@@ -223,10 +235,28 @@ async fn reach(
         }
     };
     let dialed = errand.settle(dialed, record, links, started, &route.borrow());
-    dialed.map(|target| Reached { target, client_broken })
+    dialed.map(|target| Reached { target, client_broken, alias })
 }
 
 impl Errand {
+    /// From here on the client has its alias, if it is to have one.
+    fn take_alias(&mut self, record: &Record, links: &MappingLinks) -> Result<(), Outcome> {
+        let Some((aliases, pool)) = self.aliases.take() else { return Ok(()) };
+        match aliases.lease(pool, record.client().ip()) {
+            Ok((alias, lease)) => {
+                record.set_alias(alias);
+                self.caller.source = Some(alias);
+                self.alias = Some(lease);
+                Ok(())
+            }
+            Err(none) => {
+                let (reason, limit) = none.ends_as();
+                limit.map(|limit| links.pressure.press(limit));
+                Err(Outcome { reason, error: Some(none.into()) })
+            }
+        }
+    }
+
     /// What came of dialling, noted for who asks how the target does.
     fn settle(
         &self,

@@ -6,7 +6,7 @@
 //! back the next moment, and the client sends again. When flows come and go is the listener's business.
 
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::held::{HeldPort, HeldPorts};
 use super::packet::{SEND_TRIES, is_full, is_too_much, merge_arrivals, segment_of};
 use super::runs::Run;
 use super::sources::SourceEntry;
+use crate::forward::alias::{self, AliasLease};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::meter::{Direction, MappingMeter};
 use crate::forward::registry::OpenConnection;
@@ -59,6 +60,8 @@ pub(super) struct Flow {
     singly: [usize; 2],
     entry: SourceEntry,
     permit: DescriptorPermit,
+    /// Its client's, until the end.
+    _alias: Option<AliasLease>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +81,8 @@ pub(super) struct Dialled {
     target: SocketAddr,
 }
 
-/// Connects a socket to `target`. Nothing is sent by this.
-pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
+/// Connects a socket to `target`, from the address `source` or one that the kernel chooses. Nothing is sent by this.
+pub(super) fn dial(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Dialled> {
     // A socket whose source is its own target would hear itself. Such a one is held until another is found,
     // so that the kernel picks a different port.
     let mut echoes = Vec::new();
@@ -87,6 +90,9 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM.nonblocking(), None)?;
         socket.set_recv_buffer_size(FLOW_BUFFER)?;
         merge_arrivals(&socket);
+        if let Some(source) = source {
+            alias::bind(&socket, source)?;
+        }
         socket.connect(&target.into())?;
         let socket = UdpSocket::from(socket);
         let source = socket.local_addr()?;
@@ -104,7 +110,13 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
 
 impl Flow {
     /// A flow over a dialled socket.
-    pub(super) fn new(dialled: Dialled, record: OpenConnection, route: u64, permit: DescriptorPermit) -> Self {
+    pub(super) fn new(
+        dialled: Dialled,
+        record: OpenConnection,
+        route: u64,
+        permit: DescriptorPermit,
+        alias: Option<AliasLease>,
+    ) -> Self {
         let Dialled { socket, source, target } = dialled;
         record.connected(source, target);
         let entry = {
@@ -122,6 +134,7 @@ impl Flow {
             singly: [usize::MAX; 2],
             entry,
             permit,
+            _alias: alias,
         }
     }
 
@@ -349,7 +362,7 @@ mod tests {
         let client = SocketAddr::from(([127, 0, 0, 1], 9));
         let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".into());
         let permit = DescriptorBudget::new(1).take(1).unwrap();
-        (target, Flow::new(dial(address).unwrap(), record, 0, permit), meter)
+        (target, Flow::new(dial(address, None).unwrap(), record, 0, permit, None), meter)
     }
 
     #[test]

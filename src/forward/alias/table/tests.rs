@@ -218,6 +218,7 @@ proptest! {
                 prop_assert_eq!((standing.client, standing.open), (*client, *count));
             }
             prop_assert_eq!(table.len(), plain.aliases.len());
+            prop_assert_eq!(table.is_in_use(), !open.is_empty());
         }
     }
 }
