@@ -108,6 +108,11 @@ pub fn route_commands(pool: IpNet) -> [String; 2] {
     [format!("sudo portolan alias-route --add{of_pool}"), format!("ip {family}route add local {pool} dev lo")]
 }
 
+/// Who is not found, for an error.
+pub fn nobody(address: IpAddr) -> String {
+    format!("a client behind {address}, or an alias of it,")
+}
+
 /// A client as a table keeps it: its address, IPv4 as IPv4-mapped, without a zone. One that comes over IPv4 to a socket
 /// of either family is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -13,14 +13,16 @@ use ipnet::IpNet;
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
 
+use super::changes::ReplyTo;
 use super::core::{Job, Service};
 use super::desired::Entry;
 use crate::forward::alias::{HandedOn, PoolAliases};
 use crate::forward::context::Addresses;
 use crate::host::alias_route::{self, PoolSight};
-use crate::model::alias::{Pool, SavedAliases, WhoIs, route_commands};
+use crate::model::alias::{Pool, SavedAliases, WhoIs, nobody, route_commands};
 use crate::model::event::EventKind;
 use crate::model::identity::Identity;
+use crate::model::request::{Reply, RequestError};
 use crate::model::untrusted::SafeText;
 use crate::store::{AliasFile, AliasFileError, Locations, OpenedAliases, saved_aliases};
 
@@ -233,9 +235,18 @@ impl Service {
         }
     }
 
-    /// Answers [`crate::model::request::Request::Whois`], if a table that is open knows.
-    pub(super) fn who_is(&self, address: IpAddr) -> Option<WhoIs> {
-        self.aliases.who_is(address)
+    /// Answers [`crate::model::request::Request::Whois`]: from the tables that are open here, or else from those that are
+    /// saved, which other engines may have.
+    pub(super) fn whois(&mut self, address: IpAddr, reply: ReplyTo) {
+        if let Some(found) = self.aliases.who_is(address) {
+            let _ = reply.send(Ok(Reply::Whois(Box::new(found))));
+            return;
+        }
+        self.look_up(reply, async move {
+            let found = spawn_blocking(move || who_is_saved(address)).await.unwrap_or_default();
+            let nobody = || RequestError::NotFound { what: SafeText::new(&nobody(address)) };
+            found.map(|found| Reply::Whois(Box::new(found))).ok_or_else(nobody)
+        });
     }
 
     /// Saves every table, at the end.
