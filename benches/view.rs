@@ -55,6 +55,7 @@ fn connection(id: u64, tick: u64) -> ConnectionRow {
         closed_at_ms: None,
         process: None,
         observed: None,
+        exchanges: Vec::new(),
         connection: Connection {
             id: ConnectionId(id),
             mapping: format!("web-{}", id % MAPPINGS),
@@ -72,6 +73,9 @@ fn connection(id: u64, tick: u64) -> ConnectionRow {
             bytes_out: tick * (id * 7_919 % 100_000),
             datagrams_in: None,
             datagrams_out: None,
+            peer: None,
+            alias: None,
+            requests: None,
             reason: None,
             error: None,
         },

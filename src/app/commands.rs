@@ -221,6 +221,30 @@ fn these(which: &Which) -> commands::Which {
 }
 
 fn as_usable(typed: &Fields) -> commands::Fields {
-    let Fields { name, network, connect_timeout, idle_timeout, half_close_timeout, max_connections } = typed.clone();
-    commands::Fields { name, network, connect_timeout, idle_timeout, half_close_timeout, max_connections }
+    let Fields {
+        name,
+        network,
+        connect_timeout,
+        idle_timeout,
+        half_close_timeout,
+        max_connections,
+        identity,
+        alias_pool,
+        accept_proxy,
+        trusted_cidrs,
+        inspect,
+    } = typed.clone();
+    commands::Fields {
+        name,
+        network,
+        connect_timeout,
+        idle_timeout,
+        half_close_timeout,
+        max_connections,
+        identity,
+        alias_pool,
+        accept_proxy,
+        trusted_cidrs,
+        inspect,
+    }
 }

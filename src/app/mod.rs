@@ -44,7 +44,10 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Completions { shell }) => print(&manual::completions(*shell)),
         Some(Command::Man) => print(&manual::page()?),
         Some(Command::Check { .. }) => match sources::check(&cli.source)? {
-            Ok(summary) => print(&summary),
+            Ok(checked) => {
+                checked.warnings.iter().for_each(complain);
+                print(&checked.text)
+            }
             Err(problems) => Ok(refuse(&problems)),
         },
         Some(Command::Doctor { which, json, .. }) => match sources::chosen(&cli.source, which.as_deref())? {

@@ -71,8 +71,16 @@ pub(super) fn open(source: &Source, must_exist: bool) -> anyhow::Result<Opened> 
     })
 }
 
+/// What `check` has to say of what is valid.
+pub(super) struct Checked {
+    /// That it is fine.
+    pub(super) text: String,
+    /// What its user should know all the same, a line each.
+    pub(super) warnings: Vec<String>,
+}
+
 /// Reads what `open` would open, and says that it is fine or every problem.
-pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>> {
+pub(super) fn check(source: &Source) -> anyhow::Result<Result<Checked, Problems>> {
     let (session, mut problems) = session(&source.mappings);
     let mut mappings = Vec::new();
     let mut place = String::from("the command line");
@@ -88,7 +96,13 @@ pub(super) fn check(source: &Source) -> anyhow::Result<Result<String, Problems>>
         }
     }
     let all = count((mappings.len() + session.len()) as u64, "mapping");
-    Ok(together(&mappings, session, problems).map(|_| format!("ok: {all} in {place}\n")))
+    let warnings: Vec<String> = mappings
+        .iter()
+        .chain(session.iter().map(|(_, config)| config))
+        .flat_map(|config| config.warnings().into_iter().map(|text| format!("warning: {}: {text}", config.name)))
+        .collect();
+    let checked = Checked { text: format!("ok: {all} in {place}\n"), warnings };
+    Ok(together(&mappings, session, problems).map(|_| checked))
 }
 
 /// Whether the user named a profile or a file.

@@ -64,6 +64,21 @@ pub struct Fields {
     /// Most connections at once; by default no limit for tcp, 4096 for udp
     #[arg(long, value_name = "NUMBER")]
     pub max_connections: Option<String>,
+    /// How the container learns who its client is
+    #[arg(long, value_name = "IDENTITY", value_parser = ["none", "proxy-v1", "proxy-v2", "http", "alias"])]
+    pub identity: Option<String>,
+    /// With the identity alias: the network of the addresses given to clients; 198.18.0.0/15 by default
+    #[arg(long, value_name = "CIDR")]
+    pub alias_pool: Option<String>,
+    /// Whether proxies in front name the client by a PROXY header (see --trusted-cidrs)
+    #[arg(long, value_name = "WHETHER", value_parser = ["true", "false"], num_args = 0..=1, default_missing_value = "true")]
+    pub accept_proxy: Option<String>,
+    /// Networks of the proxies in front whose word is taken, with commas between; or default
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub trusted_cidrs: Option<Vec<String>>,
+    /// Lists the requests of each connection, without changing a byte
+    #[arg(long, value_name = "WHAT", value_parser = ["http", "default"])]
+    pub inspect: Option<String>,
 }
 
 /// Mappings by name or id.

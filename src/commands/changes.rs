@@ -13,6 +13,7 @@ use super::{Failure, Output, Remark};
 use crate::model::count::there_are;
 use crate::model::event::MappingState;
 use crate::model::id::{ConnectionId, MappingId};
+use crate::model::identity::{Identity, Inspect};
 use crate::model::mapping::Mapping;
 use crate::model::problem::Problem;
 use crate::model::profile::WrittenMapping;
@@ -41,6 +42,16 @@ pub struct Fields {
     pub half_close_timeout: Option<String>,
     /// A number or `default`.
     pub max_connections: Option<String>,
+    /// The word of an identity.
+    pub identity: Option<String>,
+    /// A network or `default`.
+    pub alias_pool: Option<String>,
+    /// `true` or `false`.
+    pub accept_proxy: Option<String>,
+    /// Networks, or `default`.
+    pub trusted_cidrs: Option<Vec<String>>,
+    /// `http` or `default`.
+    pub inspect: Option<String>,
 }
 
 /// What `add` adds.
@@ -267,6 +278,22 @@ impl Fields {
         set(&mut mapping.connect_timeout, &self.connect_timeout, DEFAULT);
         set(&mut mapping.idle_timeout, &self.idle_timeout, DEFAULT);
         set(&mut mapping.half_close_timeout, &self.half_close_timeout, DEFAULT);
+        set(&mut mapping.alias_pool, &self.alias_pool, DEFAULT);
+        if let Some(word) = &self.identity {
+            let known = Identity::ALL.into_iter().find(|identity| identity.word() == word);
+            let unknown = || Problem::new("identity", format!("unknown identity \"{}\"", SafeText::quoted(word)));
+            let identity = known.ok_or_else(|| Failure::invalid(unknown()))?;
+            mapping.identity = (identity != Identity::None).then_some(identity);
+        }
+        if let Some(accepts) = &self.accept_proxy {
+            mapping.accept_proxy = (accepts == "true").then_some(true);
+        }
+        if let Some(networks) = &self.trusted_cidrs {
+            mapping.trusted_cidrs = (*networks != [DEFAULT]).then(|| networks.clone());
+        }
+        if let Some(what) = &self.inspect {
+            mapping.inspect = (what != DEFAULT).then_some(Inspect::Http);
+        }
         match self.max_connections.as_deref() {
             None => {}
             Some(DEFAULT) => mapping.max_connections = None,

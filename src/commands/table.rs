@@ -75,7 +75,8 @@ pub(super) fn mappings(lines: &[Line<'_, MappingRow>], rates: Rates) -> String {
 
 /// The table of connections.
 pub(super) fn connections(lines: &[Line<'_, ConnectionRow>], rates: Rates) -> String {
-    let columns: [Column<Line<'_, ConnectionRow>>; 12] = [
+    let is_told = |told: fn(&ConnectionRow) -> bool| lines.iter().any(|line| told(line.row));
+    let mut columns: Vec<Column<Line<'_, ConnectionRow>>> = vec![
         text("FAMILY", |line| line.row.families_text()),
         text("CLIENT", |line| format::endpoint(line.row.client())),
         text("PROCESS", |line| line.row.process.as_ref().map(ToString::to_string).unwrap_or_default()),
@@ -89,6 +90,17 @@ pub(super) fn connections(lines: &[Line<'_, ConnectionRow>], rates: Rates) -> St
         text("MAPPING", |line| line.row.connection.mapping.clone()),
         text("TARGET ADDRESS", |line| format::endpoint(line.row.connection.target_address)),
     ];
+    // What hardly a mapping has takes no room from the others.
+    if is_told(|row| !row.exchanges.is_empty()) {
+        columns.insert(2, text("LAST REQUEST", |line| line.row.request_text()));
+        columns.insert(2, figure("REQUESTS", |line| line.row.connection.requests.unwrap_or_default().to_string()));
+    }
+    if is_told(|row| row.connection.alias.is_some()) {
+        columns.insert(2, text("ALIAS", |line| line.row.alias_text()));
+    }
+    if is_told(|row| row.connection.peer.is_some()) {
+        columns.insert(2, text("PEER", |line| format::endpoint(line.row.connection.peer)));
+    }
     table(&columns, lines, rates)
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::assemble::Usable;
 use super::duration::{parse_timeout, show_timeout};
+use super::identity::Identity;
 use super::mapping::{HostPort, Listen, Mapping, Protocol, Target, TargetHost};
 use super::name::check_name;
 use super::problem::Problem;
@@ -29,6 +30,19 @@ impl MappingConfig {
             Ok(mapping) => Ok(Self { name_is_given: false, ..Self::new(made_up_name(&mapping), mapping) }),
             Err(error) => Err(Problem::new(format!("-p {}", SafeText::quoted(text)), error.to_string())),
         }
+    }
+
+    /// What its user should know before clients do.
+    pub fn warnings(&self) -> Vec<SafeText> {
+        let is_local = match &self.mapping.target.host {
+            TargetHost::Localhost => true,
+            TargetHost::Ip(target) => target.ip.to_canonical().is_loopback(),
+            _ => false,
+        };
+        let looks_local = self.mapping.is_exposed() && is_local && self.identity == Identity::None;
+        let text = "other machines can connect, and to the target, on this host's loopback, every remote client will look \
+                    local; an \"identity\" tells it who they are";
+        looks_local.then(|| SafeText::new(text)).into_iter().collect()
     }
 
     /// As it stands in the file: defaults and made-up names are left out.

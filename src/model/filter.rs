@@ -99,6 +99,9 @@ impl Filter {
                     || has(&connection.target, word)
                     || connection.target_address.is_some_and(|address| has(&address.to_string(), word))
                     || row.process.as_ref().is_some_and(|process| has(process.as_str(), word))
+                    || connection.alias.is_some_and(|alias| has(&alias.to_string(), word))
+                    || connection.peer.is_some_and(|peer| has(&peer.to_string(), word))
+                    || row.exchanges.iter().any(|exchange| has(&exchange.text(), word))
                     || connection.reason.is_some_and(|reason| has(format::close_reason(reason), word))
                     || has(format::connection_state(connection.state), word)
             }

@@ -87,13 +87,11 @@ pub struct WrittenMapping {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", regex(pattern = super::cidr::PATTERN))]
     pub alias_pool: Option<String>,
-    /// Whether each connection, or datagram, comes with a PROXY header (version 1 or 2) that names its client; only from
-    /// `trusted_cidrs`, all others are refused.
+    /// Whether clients come by proxies of `trusted_cidrs`, which name them by PROXY headers; all others are refused.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "bool")]
     pub accept_proxy: Option<bool>,
-    /// Networks of the proxies in front of this one, whose word about a client is taken: by `accept_proxy`, and with the
-    /// identity `http` in the fields that they have set.
+    /// Networks of proxies in front, whose word is taken by `accept_proxy` and in the fields of the identity `http`.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<String>", length(min = 1, max = MAX_TRUSTED), inner(regex(pattern = super::cidr::PATTERN)))]
     pub trusted_cidrs: Option<Vec<String>>,

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use super::event::{ConnectionState, MappingState};
+use super::exchange::Exchange;
 use super::format;
 use super::mapping::{Family, Protocol};
 use super::untrusted::SafeText;
@@ -181,6 +182,21 @@ impl ConnectionRow {
     /// Whether its bytes are counted.
     pub fn counts_bytes(&self) -> bool {
         self.observed.as_ref().is_none_or(|observed| observed.bytes)
+    }
+
+    /// ALIAS: as which address the client appears to the target.
+    pub fn alias_text(&self) -> String {
+        self.connection.alias.map(|ip| ip.to_string()).unwrap_or_default()
+    }
+
+    /// Its latest HTTP request.
+    pub fn last_exchange(&self) -> Option<&Exchange> {
+        self.exchanges.last()
+    }
+
+    /// LAST REQUEST: the latest one, and how many there have been.
+    pub fn request_text(&self) -> String {
+        self.last_exchange().map(Exchange::text).unwrap_or_default()
     }
 
     /// FAMILY: the client's and the target's, `v6-v4`.

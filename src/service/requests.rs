@@ -1,5 +1,6 @@
 //! Answers what clients ask, and plans the changes that they ask for.
 
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -303,7 +304,10 @@ impl Service {
         let will_be_at = self.own.will_be_at(&config.mapping.listen);
         Ok(Reply::Valid {
             name: config.name.clone(),
-            notes: vec![SafeText::new(&host::addresses::who_can_connect(&config.mapping.listen.address))],
+            notes: {
+                let who = SafeText::new(&host::addresses::who_can_connect(&config.mapping.listen.address));
+                iter::once(who).chain(config.warnings()).collect()
+            },
             places: will_be_at.iter().map(|address| self.own.shown(*address)).collect(),
             will_be_at,
         })

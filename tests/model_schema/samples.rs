@@ -10,7 +10,9 @@ use portolan::model::container::{
 use portolan::model::event::{
     CloseReason, Connection, ConnectionState, Event, EventKind, MappingState, MappingTraffic, Side,
 };
+use portolan::model::exchange::Exchange;
 use portolan::model::id::{ConnectionId, MappingId, Revision};
+use portolan::model::identity::{Identity, Inspect};
 use portolan::model::mapping::{Family, Protocol};
 use portolan::model::metrics::{
     CONNECT_BOUNDS_US, ClosedCount, ConnectBucket, ConnectFailures, ConnectTimes, ConnectionMetrics, DatagramMetrics,
@@ -45,6 +47,11 @@ fn written() -> WrittenMapping {
         idle_timeout: Some("1h30m".into()),
         half_close_timeout: Some("1h".into()),
         max_connections: Some(100),
+        identity: Some(Identity::Alias),
+        alias_pool: Some("10.200.0.0/16".into()),
+        accept_proxy: Some(true),
+        trusted_cidrs: Some(vec!["10.0.0.0/8".into(), "fd00::/8".into()]),
+        inspect: Some(Inspect::Http),
     }
 }
 
@@ -171,6 +178,7 @@ pub(crate) fn update() -> Update {
             opened_at_ms: 10,
             closed_at_ms: Some(20),
             process: Some("curl 4242".into()),
+            exchanges: exchanges(),
             observed: Some(Observed {
                 way: Way::Dnat,
                 client_leg: true,
@@ -239,6 +247,17 @@ fn time() -> Timestamp {
     "2026-01-31T10:00:00.123Z".parse().unwrap()
 }
 
+fn exchanges() -> Vec<Exchange> {
+    let answered = Exchange {
+        at: Timestamp::UNIX_EPOCH,
+        method: "GET".into(),
+        path: "/".into(),
+        status: Some(200),
+        duration_us: Some(1_200),
+    };
+    vec![answered.clone(), Exchange { status: None, duration_us: None, ..answered }]
+}
+
 /// A connection that has just been accepted: what is not known yet is null or left out.
 fn young() -> Connection {
     Connection {
@@ -248,6 +267,9 @@ fn young() -> Connection {
         closed_side: None,
         datagrams_in: None,
         datagrams_out: None,
+        peer: None,
+        alias: None,
+        requests: None,
         reason: None,
         error: None,
         ..connection(CloseReason::Finished)
@@ -272,6 +294,9 @@ fn connection(reason: CloseReason) -> Connection {
         bytes_out: u64::MAX,
         datagrams_in: Some(3),
         datagrams_out: Some(4),
+        peer: Some(address("10.0.0.1:40000")),
+        alias: Some(ip("198.18.3.7")),
+        requests: Some(2),
         reason: Some(reason),
         error: Some("its task panicked".into()),
     }

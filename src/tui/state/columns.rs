@@ -29,7 +29,9 @@ pub enum MappingColumn {
 pub enum ConnectionColumn {
     Family,
     Client,
+    Alias,
     Process,
+    Request,
     State,
     In,
     Out,
@@ -157,14 +159,33 @@ fn mapping_columns(wanted: Wanted) -> [Column<MappingColumn>; 15] {
     ]
 }
 
-fn connection_columns(width: u16) -> [Column<ConnectionColumn>; 12] {
+/// What connections have beside their ends, if one of the list has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// An alias, as which the target sees the client.
+    pub alias: bool,
+    /// HTTP requests.
+    pub requests: bool,
+}
+
+fn connection_columns(width: u16, beside: Beside) -> Vec<Column<ConnectionColumn>> {
     use ConnectionColumn as C;
+    // What a mapping was asked to show stands where there is room for one column; the process then has to wait.
+    let process = match (beside.alias, beside.requests) {
+        (false, false) => 80,
+        (true, true) => 180,
+        _ => WITH_PROFILE,
+    };
+    let request = if beside.alias { 120 } else { 80 };
+    let path = if width < WITH_PROFILE { 14 } else { 24 };
     // With a process column the reason of a closed connection runs over both; without, it needs the room itself.
     let state = if width < 80 { flexible(C::State, "STATE", 0, 10, 17, 17) } else { fixed(C::State, "STATE", 0, 7) };
-    [
+    let columns = [
         key(fixed(C::Family, "FAMILY", 0, 6)),
         key(flexible(C::Client, "CLIENT", 0, 14, 25, 47)),
-        flexible(C::Process, "PROCESS", 80, 10, 10, 24),
+        flexible(C::Alias, "ALIAS", 80, 15, 15, 39),
+        flexible(C::Process, "PROCESS", process, 10, 10, 24),
+        flexible(C::Request, "LAST REQUEST", request, path, path.max(20), 60),
         state,
         figure(C::In, "IN", 80, 5),
         figure(C::Out, "OUT", 80, 5),
@@ -174,7 +195,13 @@ fn connection_columns(width: u16) -> [Column<ConnectionColumn>; 12] {
         flexible(C::Listener, "LISTENER", 120, 15, 22, 47),
         flexible(C::Source, "SOURCE", 160, 15, 18, 47),
         flexible(C::TargetAddress, "TARGET ADDRESS", 160, 15, 18, 47),
-    ]
+    ];
+    let is_there = |column: &Column<ConnectionColumn>| match column.id {
+        C::Alias => beside.alias,
+        C::Request => beside.requests,
+        _ => true,
+    };
+    columns.into_iter().filter(is_there).collect()
 }
 
 fn container_columns(width: u16) -> [Column<ContainerColumn>; 10] {
@@ -205,8 +232,8 @@ pub fn mappings(width: u16, wanted: Wanted, skip: usize) -> (Vec<Placed<MappingC
 }
 
 /// The columns of a list of connections, and whether there are more to scroll to.
-pub fn connections(width: u16, skip: usize) -> (Vec<Placed<ConnectionColumn>>, bool) {
-    place(&connection_columns(width), width, CONNECTION_GUTTER, skip)
+pub fn connections(width: u16, beside: Beside, skip: usize) -> (Vec<Placed<ConnectionColumn>>, bool) {
+    place(&connection_columns(width, beside), width, CONNECTION_GUTTER, skip)
 }
 
 /// The columns of the list of containers, and whether there are more to scroll to.
@@ -279,8 +306,13 @@ mod tests {
 
     #[test]
     fn each_width_adds_columns_to_the_one_above() {
-        let count =
-            |width| (mappings(width, WANTED, 0).0.len(), connections(width, 0).0.len(), containers(width, 0).0.len());
+        let count = |width| {
+            (
+                mappings(width, WANTED, 0).0.len(),
+                connections(width, Beside::default(), 0).0.len(),
+                containers(width, 0).0.len(),
+            )
+        };
         assert_eq!(count(40), (3, 3, 2));
         assert_eq!(count(60), (5, 5, 3));
         assert_eq!(count(80), (8, 8, 5));
@@ -296,7 +328,17 @@ mod tests {
                 for (x, columns) in [
                     mappings(width, LONG, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
                     mappings(width, WANTED, skip).0.iter().map(|c| (c.x, c.width)).collect::<Vec<_>>(),
-                    connections(width, skip).0.iter().map(|c| (c.x, c.width)).collect(),
+                    connections(width, Beside::default(), skip).0.iter().map(|c| (c.x, c.width)).collect(),
+                    connections(width, Beside { alias: true, requests: false }, skip)
+                        .0
+                        .iter()
+                        .map(|c| (c.x, c.width))
+                        .collect(),
+                    connections(width, Beside { alias: true, requests: true }, skip)
+                        .0
+                        .iter()
+                        .map(|c| (c.x, c.width))
+                        .collect(),
                     containers(width, skip).0.iter().map(|c| (c.x, c.width)).collect(),
                 ]
                 .into_iter()

@@ -4,6 +4,7 @@ use tui_input::Input;
 
 use crate::model::container::{Container, DockerState, EnginePlace};
 use crate::model::id::MappingId;
+use crate::model::identity::Identity;
 use crate::model::mapping::{Family, HostPort, Listen, ListenAddress, PortRange, Protocol, Target, TargetHost};
 use crate::model::problem::Problem;
 use crate::model::profile::WrittenMapping;
@@ -34,6 +35,8 @@ pub struct Form {
     pub host: Input,
     /// The target's port or ports.
     pub target_port: Input,
+    /// How the target learns who its client is.
+    pub identity: Identity,
     /// The name, if one is given.
     pub name: Input,
     /// Where the cursor is.
@@ -90,6 +93,8 @@ pub enum Field {
     Host,
     /// Target port.
     TargetPort,
+    /// How the target learns who its client is.
+    Identity,
     /// Name.
     Name,
 }
@@ -134,6 +139,7 @@ impl Form {
             protocol: Protocol::Tcp,
             host: Input::default(),
             target_port: Input::default(),
+            identity: Identity::None,
             name: Input::default(),
             focus: Field::Port,
             containers: Vec::new(),
@@ -156,6 +162,7 @@ impl Form {
         let mut form = Self::new();
         form.base = written.clone();
         form.set(listen, target, protocol);
+        form.identity = written.identity.unwrap_or_default();
         form.name = Input::new(written.name.clone().unwrap_or_default());
         form
     }
@@ -182,14 +189,14 @@ impl Form {
         if self.who != Who::One {
             fields.remove(1);
         }
-        fields.extend([Field::Host, Field::TargetPort, Field::Name]);
+        fields.extend([Field::Host, Field::TargetPort, Field::Identity, Field::Name]);
         fields
     }
 
     /// The line of text under the cursor.
     pub fn input(&mut self) -> Option<&mut Input> {
         match self.focus {
-            Field::Who | Field::Protocol => None,
+            Field::Who | Field::Protocol | Field::Identity => None,
             Field::Address => Some(&mut self.address),
             Field::Port => Some(&mut self.port),
             Field::Host => Some(&mut self.host),
@@ -230,8 +237,31 @@ impl Form {
             listen: self.listen_text(),
             target: self.target_text(),
             protocol: (self.protocol != Protocol::Tcp).then_some(self.protocol),
+            identity: (self.identity != Identity::None).then_some(self.identity),
+            // What only the identity reads that was there before goes with it.
+            alias_pool: self.base.alias_pool.clone().filter(|_| self.identity == Identity::Alias),
+            trusted_cidrs: self
+                .base
+                .trusted_cidrs
+                .clone()
+                .filter(|_| self.base.accept_proxy == Some(true) || self.identity == Identity::Http),
             ..self.base.clone()
         }
+    }
+
+    /// What the container will see of a client, in plain words.
+    pub fn seen_as(&self) -> String {
+        let from = match (self.base.accept_proxy, self.identity) {
+            (Some(true), Identity::None) => "; proxies in front name it by a PROXY header, which it ends at",
+            (Some(true), _) => "; the client is the one that proxies in front name",
+            _ => "",
+        };
+        format!("{}{from}", self.identity.seen_as())
+    }
+
+    /// The identities that go with the protocol.
+    pub fn identities(&self) -> Vec<Identity> {
+        Identity::ALL.into_iter().filter(|identity| identity.goes_with(self.protocol)).collect()
     }
 
     /// The listen side, once it is one.
@@ -376,7 +406,7 @@ impl Form {
         all.iter().filter(move |problem| {
             let field = problem.path.rsplit('.').next().unwrap_or_default();
             match side {
-                "other" => !matches!(field, "listen" | "target" | "name"),
+                "other" => !matches!(field, "listen" | "target" | "name" | "identity"),
                 side => field == side,
             }
         })

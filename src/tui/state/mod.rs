@@ -388,6 +388,15 @@ impl State {
         self.world().mappings.get(&self.mappings.selected?)
     }
 
+    /// What the listed connections have beside their ends.
+    pub fn beside(&self) -> columns::Beside {
+        let listed = self.connections.order.iter().filter_map(|id| self.world().connections.get(id));
+        listed.fold(columns::Beside::default(), |beside, item| columns::Beside {
+            alias: beside.alias || item.row.connection.alias.is_some(),
+            requests: beside.requests || !item.row.exchanges.is_empty(),
+        })
+    }
+
     /// The selected connection.
     pub fn selected_connection(&self) -> Option<&ConnectionItem> {
         self.world().connections.get(&self.connections.selected?)
@@ -418,7 +427,7 @@ impl State {
     pub fn can_scroll_columns(&self) -> bool {
         match self.focus() {
             Pane::Mappings => columns::mappings(self.size.0, self.wanted(), self.mappings.column_skip).1,
-            Pane::Connections => columns::connections(self.size.0, self.connections.column_skip).1,
+            Pane::Connections => columns::connections(self.size.0, self.beside(), self.connections.column_skip).1,
             Pane::Containers => columns::containers(self.size.0, self.containers.column_skip).1,
             Pane::Events => false,
         }

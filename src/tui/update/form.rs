@@ -2,6 +2,7 @@
 
 use crate::model::grammar::GrammarError;
 use crate::model::id::MappingId;
+use crate::model::identity::Identity;
 use crate::model::mapping::{Mapping, Protocol};
 use crate::model::paste::read_paste;
 use crate::model::profile::WrittenMapping;
@@ -149,6 +150,13 @@ pub(super) fn typed(state: &mut State, key: Key) {
             // SCTP is chosen in the file or on the palette: hardly a kernel has it.
             const CHOICES: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
             form.protocol = turned(&CHOICES, form.protocol, by);
+            if !form.identity.goes_with(form.protocol) {
+                form.identity = Identity::None;
+            }
+            touched(form, now_ms);
+        }
+        Field::Identity if by != 0 => {
+            form.identity = turned(&form.identities(), form.identity, by);
             touched(form, now_ms);
         }
         field => {
@@ -315,7 +323,7 @@ fn save(state: &mut State, effects: &mut Vec<Effect>) {
                 Field::Port => empty(&form.port),
                 Field::Host => empty(&form.host),
                 Field::TargetPort => empty(&form.target_port),
-                Field::Who | Field::Protocol | Field::Name => false,
+                Field::Who | Field::Protocol | Field::Identity | Field::Name => false,
             }
         });
         if let Some(field) = missing {

@@ -27,7 +27,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
         &format!("{name} {}", arrow(list.descending)),
         has_focus,
     );
-    let (columns, _) = columns::connections(canvas.width(), list.column_skip);
+    let (columns, _) = columns::connections(canvas.width(), state.beside(), list.column_skip);
     let muted = canvas.style(Role::Muted);
     if list.order.is_empty() {
         let text = if list.filter.is_empty() { "no connection now" } else { "no connection passes the filter" };
@@ -73,7 +73,7 @@ fn row(canvas: &mut Canvas<'_>, y: u16, item: &ConnectionItem, columns: &[Placed
             state_cell(canvas, y, item, columns, column);
             continue;
         }
-        if is_closed && column.id == ConnectionColumn::Process {
+        if is_closed && gives_way(columns) == Some(column.id) {
             // The reason needs the room.
             continue;
         }
@@ -91,6 +91,15 @@ fn row(canvas: &mut Canvas<'_>, y: u16, item: &ConnectionItem, columns: &[Placed
     }
 }
 
+/// The column before the state, whose room the reason of a closed connection takes. A list in which no column may give
+/// way has a wider state.
+fn gives_way(columns: &[Placed<ConnectionColumn>]) -> Option<ConnectionColumn> {
+    use ConnectionColumn as C;
+    let state = columns.iter().position(|column| column.id == C::State)?;
+    let before = columns.get(state.checked_sub(1)?)?.id;
+    matches!(before, C::Process | C::Request | C::Alias).then_some(before)
+}
+
 /// The state, or `x` and the reason, for which the column before gives its room.
 fn state_cell(
     canvas: &mut Canvas<'_>,
@@ -101,7 +110,8 @@ fn state_cell(
 ) {
     let connection = &item.row.connection;
     if let Some(reason) = connection.reason {
-        let start = columns.iter().find(|other| other.id == ConnectionColumn::Process).map_or(column.x, |p| p.x);
+        let before = columns.iter().find(|other| Some(other.id) == gives_way(columns));
+        let start = before.map_or(column.x, |before| before.x);
         let end = column.x + column.width;
         // All reasons begin at one place, as far right as the longest of them can.
         let x = start.max(end.saturating_sub(REASON));
@@ -129,6 +139,8 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
     match column.id {
         C::Family => item.row.families_text(),
         C::Client => endpoint(format::endpoint(item.row.client())),
+        C::Alias => item.row.alias_text(),
+        C::Request => format::elide_end(&item.row.request_text(), usize::from(column.width)),
         C::Process => {
             let process = item.row.process.as_ref().map(AsRef::as_ref).unwrap_or_default();
             format::elide_process(process, usize::from(column.width))

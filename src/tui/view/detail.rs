@@ -58,6 +58,9 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
         (Some(item), _) => {
             legs(&mut pen, item);
             unseen(&mut pen, mapping.filter(|_| item.row.is_docker()));
+            // Where there is room for one line, the latest request is worth more than a graph.
+            let room = usize::from(pen.end.saturating_sub(pen.y));
+            exchanges(&mut pen, item, room.div_ceil(3));
             graphs(&mut pen, &item.meters);
         }
         (None, Some(item)) => {
@@ -120,7 +123,11 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let bytes = |bytes: u64| if item.row.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
     let bytes = (bytes(connection.bytes_in), bytes(connection.bytes_out));
     let digits = bytes.0.len().max(bytes.1.len());
-    let process = item.row.process.as_ref().map(|process| format!("{process}  ")).unwrap_or_default();
+    let process = match (connection.alias, &item.row.process) {
+        (Some(alias), _) => format!("as {alias}  "),
+        (None, Some(process)) => format!("{process}  "),
+        (None, None) => String::new(),
+    };
     let age = if item.row.is_closed() {
         format!("lived {}", format::age(connection.duration_ms))
     } else {
@@ -215,6 +222,12 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let observed = item.row.observed.as_ref().filter(|_| !item.row.is_closed());
     let kernel = |leg: usize| observed.map(|observed| observed.states[leg].to_string()).unwrap_or_default();
     pen.line("client", &client_leg, &kernel(0));
+    if let Some(peer) = connection.peer {
+        pen.line("peer", &format!("{}, whose PROXY header names the client", format::endpoint(Some(peer))), "");
+    }
+    if let Some(alias) = connection.alias {
+        pen.line("alias", &format!("the container sees {alias}"), "");
+    }
     pen.line("target", &target_leg, &if observed.is_some() { kernel(1) } else { connection.target.clone() });
     if let Some(observed) = &item.row.observed {
         let way = match observed.way {
@@ -241,6 +254,23 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let (bytes_in, bytes_out) = (bytes(connection.bytes_in), bytes(connection.bytes_out));
     pen.line("in", &format!("{bytes_in} B  client to container"), &datagrams(connection.datagrams_in));
     pen.line("out", &format!("{bytes_out} B  container to client"), &datagrams(connection.datagrams_out));
+    exchanges(pen, item, usize::MAX);
+}
+
+/// Its latest HTTP requests, the newest first, and how many there have been.
+fn exchanges(pen: &mut Pen<'_, '_>, item: &ConnectionItem, most: usize) {
+    for (nth, exchange) in item.row.exchanges.iter().rev().take(most).enumerate() {
+        let (status, time) = exchange.outcome();
+        let all = count(item.row.connection.requests.unwrap_or_default(), "request");
+        let (name, with_all) = if nth == 0 { ("http", format!("{time}, {all}")) } else { ("", time.clone()) };
+        let style = match exchange.status {
+            Some(500..) => theme::severity(pen.canvas.state.look, Severity::Error),
+            Some(400..) => theme::severity(pen.canvas.state.look, Severity::Warn),
+            _ => Style::new(),
+        };
+        let text = format!("{status} {} {}", exchange.method, exchange.path);
+        pen.styled(name, &text, &[with_all.trim_start_matches(", "), &time], style);
+    }
 }
 
 /// Everything about a mapping.

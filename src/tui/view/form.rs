@@ -9,6 +9,7 @@ use ratatui::style::{Modifier, Style};
 use super::canvas::Canvas;
 use super::theme::{self, Role};
 use crate::model::format;
+use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
 use crate::model::problem::Problem;
 use crate::tui::state::Severity;
@@ -30,10 +31,11 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines, form: &Form) -> Option
     let mut sheet = Canvas { buffer: &mut paper, state: canvas.state };
     let mut page = Page { canvas: &mut sheet, form, y: 0, end: PAPER, room, cursor: None };
     let mut focused = (0, 0);
-    let parts: [(&[Field], Part); 4] = [
+    let parts: [(&[Field], Part); 5] = [
         (&[Field::Who, Field::Address], who),
         (&[Field::Port, Field::Protocol], port),
         (&[Field::Host, Field::TargetPort], target),
+        (&[Field::Identity], identity),
         (&[Field::Name], name),
     ];
     for (fields, draw) in parts {
@@ -98,7 +100,7 @@ impl Page<'_, '_> {
             Field::TargetPort => &form.target_port,
             Field::Name => &form.name,
             // The others are no lines of text.
-            Field::Port | Field::Who | Field::Protocol => &form.port,
+            Field::Port | Field::Who | Field::Protocol | Field::Identity => &form.port,
         };
         let has_focus = self.form.focus == field;
         let style = if has_focus { self.canvas.style(Role::Accent) } else { Style::new() };
@@ -298,6 +300,31 @@ fn target(page: &mut Page<'_, '_>) {
         }
     } else if form.focus == Field::TargetPort && form.protocol == Protocol::Tcp {
         page.remark(Severity::None, "", "tab tries whether it answers", "");
+    }
+}
+
+fn identity(page: &mut Page<'_, '_>) {
+    let form = page.form;
+    let has_focus = form.focus == Field::Identity;
+    page.label(if page.is_roomy() { "Client shown by" } else { "Client" }, has_focus);
+    let choices: Vec<_> =
+        form.identities().into_iter().map(|identity| (short(identity, page), identity == form.identity)).collect();
+    page.choice(page.left(), &choices, has_focus);
+    page.y += 1;
+    page.refusal(&[Field::Identity]);
+    page.problems("identity");
+    // By default there is nothing to say that was not so before.
+    if has_focus || form.identity != Identity::None || form.base.accept_proxy == Some(true) {
+        page.remark(Severity::None, "i", &form.seen_as(), "");
+    }
+}
+
+/// Its word, in less room less of it.
+fn short(identity: Identity, page: &Page<'_, '_>) -> &'static str {
+    match identity {
+        Identity::ProxyV1 if !page.is_roomy() => "v1",
+        Identity::ProxyV2 if !page.is_roomy() => "v2",
+        identity => identity.word(),
     }
 }
 
