@@ -65,9 +65,8 @@ pub fn is_local(pool: &Pool) -> io::Result<bool> {
     let mut netlink = Netlink::open(libc::NETLINK_ROUTE)?;
     for address in [network.network(), network.broadcast()] {
         let found = route_of(&mut netlink, address)?;
-        let is_whole = found.is_some_and(|route| {
-            route.is_of_aliases() && route.network.prefix_len() <= network.prefix_len()
-        });
+        let is_whole =
+            found.is_some_and(|route| route.is_of_aliases() && route.network.prefix_len() <= network.prefix_len());
         if !is_whole {
             return Ok(false);
         }
@@ -139,7 +138,8 @@ impl Found {
     fn leads_somewhere(&self) -> bool {
         let longest = if self.network.addr().is_ipv4() { DEFAULT_ROUTE.0 } else { DEFAULT_ROUTE.1 };
         let is_default = self.network.prefix_len() <= longest;
-        !is_default && matches!(self.kind, libc::RTN_UNICAST | libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST)
+        !is_default
+            && matches!(self.kind, libc::RTN_UNICAST | libc::RTN_LOCAL | libc::RTN_BROADCAST | libc::RTN_ANYCAST)
     }
 
     fn text(&self) -> SafeText {
@@ -162,7 +162,12 @@ fn route_of(netlink: &mut Netlink, address: IpAddr) -> io::Result<Option<Found>>
         Err(error) => match error.raw_os_error() {
             // No route leads there, or one that turns packets away.
             Some(
-                libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL | libc::ENETDOWN | libc::ENODEV
+                libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::EACCES
+                | libc::EINVAL
+                | libc::ENETDOWN
+                | libc::ENODEV
                 | libc::EAFNOSUPPORT,
             ) => Ok(None),
             _ => Err(error),
@@ -262,7 +267,9 @@ mod tests {
 
     #[test]
     fn what_is_proposed_is_of_the_family_and_another() {
-        for (text, first) in [("198.18.0.0/15", "10.200.0.0/16"), ("10.0.0.0/8", "198.18.0.0/15"), ("fd00::/64", "fd00:a1a5::/64")] {
+        for (text, first) in
+            [("198.18.0.0/15", "10.200.0.0/16"), ("10.0.0.0/8", "198.18.0.0/15"), ("fd00::/64", "fd00:a1a5::/64")]
+        {
             assert_eq!(candidates(&pool(text))[0].to_string(), first);
         }
     }

@@ -277,7 +277,8 @@ impl Service {
                     }
                     (sight, _) => sight,
                 };
-                let is_new = kept.sight != sight || table.as_ref().is_some_and(|table| table.as_ref().err() != kept.table.as_ref().err());
+                let is_new = kept.sight != sight
+                    || table.as_ref().is_some_and(|table| table.as_ref().err() != kept.table.as_ref().err());
                 kept.sight = sight;
                 if let Some(table) = table {
                     kept.table = table;

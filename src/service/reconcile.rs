@@ -140,7 +140,11 @@ impl Service {
                 Addresses::Known(list) => list.first().copied(),
                 _ => None,
             };
-            let is_moved = first(&known.addresses) != first(&addresses);
+            // Where the target is does not change by a mapping that must not go there, or may again.
+            let is_refused = |addresses: &Addresses| matches!(addresses, Addresses::Refused { .. });
+            let is_moved = first(&known.addresses) != first(&addresses)
+                && !is_refused(&known.addresses)
+                && !is_refused(&addresses);
             known.addresses = addresses.clone();
             if let Some(engine) = &self.engine {
                 engine.set_addresses(entry.id, addresses.clone());

@@ -36,7 +36,12 @@ pub(super) fn admit(
         CloseReason::Limit
     })?;
     let errand = Errand {
-        caller: Caller { own: Arc::clone(&links.own), chain, descriptors: Arc::clone(&context.descriptors), source: None },
+        caller: Caller {
+            own: Arc::clone(&links.own),
+            chain,
+            descriptors: Arc::clone(&context.descriptors),
+            source: None,
+        },
         aliases: (config.identity == Identity::Alias)
             .then(|| (Arc::clone(context.registry.aliases()), config.alias_pool)),
         alias: None,
