@@ -315,7 +315,7 @@ fn a_pool_that_is_not_free_or_of_the_other_family_is_refused_in_words() {
     ] {
         assert_eq!(state(&mut run, 0, name, "failed"), said);
     }
-    state(&mut run, 0, "fine", "up");
+    run.listening("127.0.0.1:7003");
     let add = |more: &[&str]| {
         let mut command = home.command(Some(&network.machine));
         command.args(["alias-route", "--add"]).args(more).output().expect("it starts")
@@ -381,9 +381,13 @@ fn hundreds_of_ipv6_clients_of_an_ipv4_application_are_told_apart() {
 
 /// What a container says in its own table of connections: the peers of its listener at port 7.
 fn peers_in(engine: &Engine, container: &Container) -> Vec<String> {
-    let table = output(&mut engine.docker(&["exec", container.name(), "netstat", "-tn"]));
+    let table = output(&mut engine.docker(&["exec", container.name(), "busybox", "netstat", "-tn"]));
     let lines = table.lines().filter(|line| line.contains("ESTABLISHED"));
-    lines.filter_map(|line| Some(line.split_whitespace().nth(4)?.rsplit_once(':')?.0.to_owned())).collect()
+    lines
+        .filter_map(|line| {
+            Some(line.split_whitespace().nth(4)?.rsplit_once(':')?.0.trim_start_matches("::ffff:").to_owned())
+        })
+        .collect()
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::forward::context::Addresses;
 use crate::host::alias_route::{self, PoolSight};
 use crate::model::alias::{Pool, SavedAliases, WhoIs, nobody, route_commands};
 use crate::model::event::EventKind;
+use crate::model::id::MappingId;
 use crate::model::identity::Identity;
 use crate::model::request::{Reply, RequestError};
 use crate::model::untrusted::SafeText;
@@ -185,6 +186,15 @@ impl Service {
             if let Ok(look) = looked {
                 self.looked_at_pool(look);
             }
+        }
+    }
+
+    /// Why a mapping whose target is there can give no aliases.
+    pub(super) fn alias_refusal(&self, id: MappingId, target: &Addresses) -> Option<SafeText> {
+        let entries = self.desired.entries();
+        match self.aliases.judged(self.desired.entry(id)?, target.clone(), entries) {
+            Addresses::Refused { reason } if !matches!(target, Addresses::Refused { .. }) => Some(reason),
+            _ => None,
         }
     }
 

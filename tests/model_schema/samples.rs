@@ -378,6 +378,7 @@ fn report() -> Report {
         StepKind::Clients,
         StepKind::Target,
         StepKind::Route,
+        StepKind::Alias,
         StepKind::Firewall,
         StepKind::Connect,
         StepKind::Inside,
