@@ -310,7 +310,7 @@ Exit status: 0 it is as it was asked for; 1 it could not be done (adding and rem
         /// What to do.
         #[command(flatten)]
         action: RouteAction,
-        /// The pool of aliases, as in \"alias_pool\" of the mapping
+        /// The pool of aliases, where the mapping has another one
         #[arg(long, value_name = "CIDR", default_value_t = DEFAULT_ALIAS_POOL, value_parser = parse_cidr)]
         pool: IpNet,
     },

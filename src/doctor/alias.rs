@@ -153,15 +153,11 @@ pub(super) fn judge(subject: &Subject, facts: &Facts, rules: &firewall::Facts, t
         WayBack::Unknown(what) => Some(*what),
         WayBack::There | WayBack::None(_) => None,
     });
-    match unseen.or_else(|| rules.rules.unseen.first().map(SafeText::as_str)) {
-        Some(what) => finding.add(StepKind::Alias, None, Verdict::Unknown, &format!("{network} is local; {what}")),
-        None => {
-            let text = format!(
-                "{network} is local: what listens on every address is found under these, too, from here and by containers"
-            );
-            finding.add(StepKind::Alias, None, Verdict::Ok, &text);
-        }
-    }
+    let (verdict, more) = match unseen.or_else(|| rules.rules.unseen.first().map(SafeText::as_str)) {
+        Some(what) => (Verdict::Unknown, what),
+        None => (Verdict::Ok, "what listens on every address is found under these, too, from here and by containers"),
+    };
+    finding.add(StepKind::Alias, None, verdict, &format!("{network} is local; {more}"));
     finding
 }
 

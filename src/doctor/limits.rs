@@ -18,7 +18,7 @@ pub(super) fn judge(subject: &Subject) -> Finding {
             out_of_descriptors(&mut finding, text.as_str());
         }
         Some(LimitView::Memory(text) | LimitView::Aliases(text)) => {
-            finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str())
+            finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str());
         }
         Some(LimitView::Connections(text)) => {
             finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str());

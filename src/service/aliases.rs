@@ -32,7 +32,7 @@ pub(super) const LOOK_AT_ALIASES: Duration = Duration::from_secs(1);
 /// So many looks after the last one, all routes are read again; between them, the pool's own is enough.
 const LOOK_AT_ALL: u32 = 10;
 /// A table in which clients were seen and nobody is new is saved so often.
-const SAVE_TIMES: Duration = Duration::from_secs(60);
+const SAVE_TIMES: Duration = Duration::from_mins(1);
 /// At most this part of the time goes into saving.
 const SAVING: u32 = 10;
 /// How long a pool is kept that no mapping wants: it may be wanted again at once.
@@ -132,8 +132,8 @@ impl AliasPools {
         };
         // Of two that overlap, the first one has it.
         let before = entries.iter().take_while(|other| other.id != entry.id);
-        let rival = before.filter_map(|other| Some((other, pool_of(other)?)));
-        let rival = rival.filter(|(_, other)| *other != network && pool.overlaps(*other)).next();
+        let mut rivals = before.filter_map(|other| Some((other, pool_of(other)?)));
+        let rival = rivals.find(|(_, other)| *other != network && pool.overlaps(*other));
         if let Some((other, theirs)) = rival {
             let text = format!(
                 "{network} overlaps {theirs}, the alias_pool of {}: use the same, or one that is apart",
@@ -214,7 +214,7 @@ impl Service {
             .iter()
             .filter_map(|(network, kept)| {
                 let is_fine = kept.sight.as_ref().is_ok_and(|sight| sight.is_local && sight.in_the_way.is_none());
-                let looks_at_all = !is_fine || looks % LOOK_AT_ALL == 0;
+                let looks_at_all = !is_fine || looks.is_multiple_of(LOOK_AT_ALL);
                 Some((Pool::new(*network).ok()?, looks_at_all, kept.table.is_err()))
             })
             .collect();
@@ -278,29 +278,23 @@ impl Service {
     fn looked_at_pool(&mut self, look: Look) -> bool {
         let Look { pool, sight, is_of_all, opened } = look;
         let table = opened.map(|opened| opened.map(|opened| self.open_table(pool, opened)));
-        match self.aliases.pools.get_mut(&pool.network()) {
-            Some(kept) => {
-                // Between two looks at all routes, what was seen of others still holds.
-                let sight = match (sight, &kept.sight) {
-                    (Ok(sight), Ok(before)) if !is_of_all => {
-                        Ok(PoolSight { is_local: sight.is_local, ..before.clone() })
-                    }
-                    (sight, _) => sight,
-                };
-                let is_new = kept.sight != sight
-                    || table.as_ref().is_some_and(|table| table.as_ref().err() != kept.table.as_ref().err());
-                kept.sight = sight;
-                if let Some(table) = table {
-                    kept.table = table;
-                }
-                is_new
-            }
-            None => {
-                let table = table.unwrap_or_else(|| Err("its aliases are not read yet".into()));
-                self.aliases.pools.insert(pool.network(), Kept { table, sight, unwanted_since: None });
-                true
-            }
+        let Some(kept) = self.aliases.pools.get_mut(&pool.network()) else {
+            let table = table.unwrap_or_else(|| Err("its aliases are not read yet".into()));
+            self.aliases.pools.insert(pool.network(), Kept { table, sight, unwanted_since: None });
+            return true;
+        };
+        // Between two looks at all routes, what was seen of others still holds.
+        let sight = match (sight, &kept.sight) {
+            (Ok(sight), Ok(before)) if !is_of_all => Ok(PoolSight { is_local: sight.is_local, ..before.clone() }),
+            (sight, _) => sight,
+        };
+        let problem = |table: &Result<Open, SafeText>| table.as_ref().err().cloned();
+        let is_new = kept.sight != sight || table.as_ref().is_some_and(|table| problem(table) != problem(&kept.table));
+        kept.sight = sight;
+        if let Some(table) = table {
+            kept.table = table;
         }
+        is_new
     }
 
     fn open_table(&mut self, pool: Pool, opened: OpenedAliases) -> Open {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::aliases::{AliasJob, AliasPools, LOOK_AT_ALIASES};
@@ -254,16 +254,10 @@ async fn run(
         name,
         asked,
     };
-    service.first_state(options.session);
-    if options.always_docker {
-        service.docker.need();
-    }
+    service.first_state(options.session, options.always_docker);
     let mut stopping: JoinSet<()> = JoinSet::new();
     let mut reset_at: Option<Instant> = None;
-    let mut look_again = interval(LOOK_AGAIN);
-    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut look_at_aliases = interval(LOOK_AT_ALIASES);
-    look_at_aliases.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let [mut look_again, mut look_at_aliases] = [LOOK_AGAIN, LOOK_AT_ALIASES].map(steadily);
     let registry = Arc::clone(&service.registry);
     let mut next_flush = Instant::now();
     loop {
@@ -327,6 +321,13 @@ async fn run(
     while names.join_next().await.is_some() {}
 }
 
+/// Ticks of which none comes early because another was late.
+fn steadily(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Waits for the next change; for ever when there will be none.
 async fn next_change<T>(value: &mut watch::Receiver<T>) {
     if value.changed().await.is_err() {
@@ -335,7 +336,10 @@ async fn next_change<T>(value: &mut watch::Receiver<T>) {
 }
 
 impl Service {
-    fn first_state(&mut self, session: Vec<MappingConfig>) {
+    fn first_state(&mut self, session: Vec<MappingConfig>, always_docker: bool) {
+        if always_docker {
+            self.docker.need();
+        }
         let mappings = self.profile.as_ref().map(|profile| profile.mappings().to_vec()).unwrap_or_default();
         let mut entries = self.desired.matched(mappings);
         for config in session {

@@ -93,11 +93,8 @@ impl AliasFile {
         })?;
         // Two that do this at one moment find each other, and neither goes on: better than both.
         for (other, path) in files(&folder, LOCK) {
-            if other != network
-                && pool.overlaps(other)
-                && let Some(pid) = Claim::holder_of(&path)
-            {
-                return Err(AliasFileError::Running { pool: other, pid });
+            if other != network && pool.overlaps(other) {
+                Claim::free(&path).map_err(|pid| AliasFileError::Running { pool: other, pid })?;
             }
         }
         remove_leftovers(&path);
@@ -198,9 +195,9 @@ fn move_aside(path: &Path, error: &ReadError) -> SafeText {
 fn text(aliases: &SavedAliases) -> String {
     let SavedAliases { pool, key, entries, former } = aliases;
     let mut text = String::with_capacity(entries.len() * 64 + 128);
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = u128::from_be_bytes(*key);
     // Writing to a string does not fail.
-    let _ = writeln!(text, "{HEADER}\npool {pool}\nkey {hex}");
+    let _ = writeln!(text, "{HEADER}\npool {pool}\nkey {key:032x}");
     for SavedAlias { slot, client, last_seen } in entries {
         let _ = writeln!(text, "{} {} {last_seen}", pool.address(*slot), IpAddr::from(*client));
     }

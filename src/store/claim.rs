@@ -53,12 +53,12 @@ impl Claim {
         }
     }
 
-    /// The process that holds the lock of that file, if one does: it is tried, and let go at once.
-    pub(super) fn holder_of(path: &Path) -> Option<Option<u32>> {
-        let mut file = File::open(path).ok()?;
+    /// Whether nobody holds the lock of that file; else the process that does. It is tried, and let go at once.
+    pub(super) fn free(path: &Path) -> Result<(), Option<u32>> {
+        let Ok(mut file) = File::open(path) else { return Ok(()) };
         match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => Some(holder(&mut file)),
-            _ => None,
+            Err(TryLockError::WouldBlock) => Err(holder(&mut file)),
+            _ => Ok(()),
         }
     }
 }

@@ -148,13 +148,11 @@ impl PoolAliases {
     pub fn who_is(&self, address: IpAddr) -> Option<WhoIs> {
         let now = Timestamp::now();
         let table = self.lock();
-        let (slot, standing): (Slot, Option<Standing>) = match self.pool.slot(address) {
-            Some(slot) => (slot, table.aliases.by_slot(slot)),
-            None => {
-                let standing = table.aliases.by_client(ClientKey::from(address.to_canonical()))?;
-                (standing.slot, Some(standing))
-            }
+        let standing: Option<Standing> = match self.pool.slot(address) {
+            Some(slot) => table.aliases.by_slot(slot),
+            None => table.aliases.by_client(ClientKey::from(address.to_canonical())),
         };
+        let slot: Slot = self.pool.slot(address).or(standing.map(|standing| standing.slot))?;
         let present = standing.map(|standing| AliasClient {
             client: standing.client.into(),
             last_seen: if standing.open > 0 { now } else { time(standing.last_seen) },

@@ -238,7 +238,7 @@ impl AliasTable {
 
     /// Where a client's alias is looked for first: spread evenly over the pool.
     fn first_choice(&self, client: ClientKey) -> u32 {
-        let scaled = u128::from(self.hash(client)) * u128::from(self.pool.size()) >> 64;
+        let scaled = (u128::from(self.hash(client)) * u128::from(self.pool.size())) >> 64;
         u32::try_from(scaled).unwrap_or(0)
     }
 

@@ -251,7 +251,9 @@ impl Errand {
             }
             Err(none) => {
                 let (reason, limit) = none.ends_as();
-                limit.map(|limit| links.pressure.press(limit));
+                if let Some(limit) = limit {
+                    links.pressure.press(limit);
+                }
                 Err(Outcome { reason, error: Some(none.into()) })
             }
         }

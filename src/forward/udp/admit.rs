@@ -94,7 +94,9 @@ impl Listener {
         // The record is made last, so that what is refused above leaves none behind.
         let text = self.context.target(route);
         let record = registry.open(&meter, Protocol::Udp, key.client, key.local, text);
-        source.map(|alias| record.record().set_alias(alias));
+        if let Some(alias) = source {
+            record.record().set_alias(alias);
+        }
         if let Some(hook) = self.context.hook {
             hook(record.record());
         }

@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_dialled_socket_hears_its_target_alone() {
         let target = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let dialled = dial(target.local_addr().unwrap()).unwrap();
+        let dialled = dial(target.local_addr().unwrap(), None).unwrap();
         assert_eq!(dialled.source, dialled.socket.local_addr().unwrap());
         assert_eq!(dialled.socket.peer_addr().unwrap(), target.local_addr().unwrap());
         let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -17,7 +17,7 @@ fn table(text: &str) -> AliasTable {
     AliasTable::new(pool(text), KEY)
 }
 
-/// The client of that number, out of 2001:db8::/32.
+/// The client of that number, out of `2001:db8::/32`.
 fn client(number: u32) -> ClientKey {
     ClientKey::from(IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number))))
 }
