@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
-use portolan::model::alias::{AliasClient, WhoIs, time};
+use portolan::model::alias::{AliasClient, WhoIs};
 use portolan::model::container::{
     ComposeLabel, Container, ContainerNetwork, ContainerPort, DockerState, EnginePlace, InsideListener, Publication,
 };
@@ -124,10 +124,10 @@ pub(crate) fn replies() -> Vec<Reply> {
         Reply::Whois(Box::new(WhoIs {
             alias: "198.18.3.7".parse().unwrap(),
             pool: "198.18.0.0/15".into(),
-            clients: [None, Some(time(90_000))]
+            clients: [None, Some(time())]
                 .map(|until| AliasClient {
                     client: "2001:db8::41".parse().unwrap(),
-                    last_seen: time(86_400),
+                    last_seen: time(),
                     open_connections: 2,
                     until,
                 })
