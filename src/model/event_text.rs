@@ -33,11 +33,9 @@ impl fmt::Display for EventKind {
                 None => write!(f, "{mapping}: {target} has no address now"),
             },
             Self::Opened { connection } => {
-                write!(
-                    f,
-                    "{}: #{} opened, {} -> {}",
-                    connection.mapping, connection.id, connection.client, connection.listener
-                )
+                write!(f, "{}: #{} opened, ", connection.mapping, connection.id)?;
+                client(f, connection)?;
+                write!(f, " -> {}", connection.listener)
             }
             Self::Traffic { mappings, opened, closed, .. } => {
                 f.write_str("traffic:")?;
@@ -73,7 +71,7 @@ impl fmt::Display for EventKind {
 }
 
 fn closed(f: &mut fmt::Formatter<'_>, connection: &Connection) -> fmt::Result {
-    let Connection { mapping, id, client, listener, bytes_in, bytes_out, duration_ms, .. } = connection;
+    let Connection { mapping, id, listener, bytes_in, bytes_out, duration_ms, .. } = connection;
     write!(f, "{mapping}: #{id} closed")?;
     if let Some(reason) = connection.reason {
         write!(f, " ({reason})")?;
@@ -81,11 +79,24 @@ fn closed(f: &mut fmt::Formatter<'_>, connection: &Connection) -> fmt::Result {
     if let Some(error) = &connection.error {
         write!(f, " {error}")?;
     }
-    write!(f, ", {client} -> {listener}")?;
+    write!(f, ", ")?;
+    client(f, connection)?;
+    write!(f, " -> {listener}")?;
     if let (Some(source), Some(target)) = (connection.source, connection.target_address) {
         write!(f, ", {source} -> {target}")?;
     }
-    write!(f, ", in {bytes_in} out {bytes_out} bytes, {duration_ms} ms")
+    write!(f, ", in {bytes_in} out {bytes_out} bytes")?;
+    if let Some(requests) = connection.requests {
+        write!(f, ", {}", count(requests, "request"))?;
+    }
+    write!(f, ", {duration_ms} ms")
+}
+
+/// The client, with who has told it and as whom the target sees it.
+fn client(f: &mut fmt::Formatter<'_>, connection: &Connection) -> fmt::Result {
+    write!(f, "{}", connection.client)?;
+    connection.peer.iter().try_for_each(|peer| write!(f, " (by {peer})"))?;
+    connection.alias.iter().try_for_each(|alias| write!(f, " as {alias}"))
 }
 
 impl fmt::Display for MappingState {

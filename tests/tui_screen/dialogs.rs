@@ -1,5 +1,6 @@
 //! The form, the palette, profiles.
 
+use portolan::model::identity::Identity;
 use portolan::model::mapping::Family;
 use portolan::model::request::{PortConflict, PortReport, Request, RequestError};
 use portolan::model::untrusted::SafeText;
@@ -93,8 +94,8 @@ fn at_the_smallest_size_the_form_follows_the_focus() {
     let mut player = Player::new(40, 10);
     player.types("a80");
     player.pause();
-    // Port, protocol, target, its port, name: what has the focus is seen, whatever there is to say above it.
-    for label in ["Port ", "tcp", "Target", "] : [", "Name"] {
+    // Port, protocol, target, its port, identity, name: what has the focus is seen, whatever there is to say above it.
+    for label in ["Port ", "tcp", "Target", "] : [", "Client", "Name"] {
         let picture = player.picture();
         assert!(picture.contains(label), "{label}:\n{picture}");
         player.press(Key::Tab);
@@ -112,6 +113,48 @@ fn at_the_smallest_size_the_form_follows_the_focus() {
     assert!(picture.contains("enter again keeps it as failed"), "{picture}");
     assert!(picture.contains(" of "), "it says that there is more:\n{picture}");
     insta::assert_snapshot!(picture);
+}
+
+#[test]
+fn how_the_container_learns_who_its_client_is_is_chosen_in_plain_words() {
+    let mut player = Player::new(80, 24);
+    player.types("a8081");
+    for _ in 0..2 {
+        player.press(Key::Tab);
+    }
+    player.types("web_2");
+    player.press(Key::Tab);
+    player.types("80");
+    player.press(Key::Tab);
+    for expected in [
+        "the container sees this host's address for every client",
+        "a PROXY v1 line",
+        "a PROXY v2 header",
+        "Forwarded and X-Forwarded-For",
+        "each client as an IPv4 address of its own",
+    ] {
+        let picture = player.picture();
+        let text = picture.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(expected), "{expected}:\n{picture}");
+        player.press(Key::Right);
+    }
+    player.press(Key::Enter);
+    let added = player.asked.iter().find_map(|(_, call)| match &call.request {
+        Request::Add { mapping, .. } => mapping.identity,
+        _ => None,
+    });
+    assert_eq!(added, Some(Identity::Alias));
+}
+
+#[test]
+fn an_identity_that_does_not_go_with_the_protocol_is_not_offered() {
+    let mut player = Player::new(80, 24);
+    player.types("a8081");
+    player.press(Key::Tab);
+    player.press(Key::Right);
+    let picture = player.picture();
+    assert!(picture.contains("<udp>") && picture.contains("proxy-v2"), "{picture}");
+    assert!(!picture.contains("proxy-v1") && !picture.contains("http"), "{picture}");
 }
 
 #[test]

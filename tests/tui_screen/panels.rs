@@ -1,7 +1,9 @@
 //! Pictures of the screen at each size, and what holds of all of them.
 
+use jiff::Timestamp;
 use portolan::model::container::DockerState;
 use portolan::model::event::MappingState;
+use portolan::model::exchange::Exchange;
 use portolan::model::mapping::Family;
 use portolan::model::untrusted::SafeText;
 use portolan::model::update::{ListenerRow, MappingRow, Overview, Update};
@@ -29,6 +31,48 @@ fn connections_view() {
         player.types("2x");
         insta::assert_snapshot!(format!("connections_{columns}x{rows}"), player.picture());
     }
+}
+
+/// The first connection of the story, with an alias, a proxy in front and requests.
+fn identified(player: &mut Player, has_requests: bool) {
+    let mut row = player.state.selected_connection().expect("one is selected").row.clone();
+    row.connection.alias = Some("198.18.3.7".parse().expect("an address"));
+    row.connection.peer = Some("10.0.0.9:40112".parse().expect("an address"));
+    if has_requests {
+        let answered = |path: &str, status, duration_us| Exchange {
+            at: Timestamp::UNIX_EPOCH,
+            method: "GET".into(),
+            path: path.into(),
+            status,
+            duration_us,
+        };
+        row.connection.requests = Some(70);
+        row.exchanges = vec![
+            answered("/", Some(200), Some(1_234)),
+            answered("/a/path/that/is/longer/than/there/is/room/for/in/any/column/of/the/list", Some(404), Some(420)),
+            answered("/slow", None, None),
+        ];
+    }
+    let update = Update { seq: 9, at_ms: 9, connections: vec![row], ..Update::default() };
+    player.tell(Msg::Update(Box::new(update)));
+}
+
+#[test]
+fn who_the_client_is_to_the_container_and_what_it_asks_stand_in_its_row_and_detail() {
+    for (columns, rows) in [(80, 24), (160, 50)] {
+        for has_requests in [false, true] {
+            let mut player = Player::new(columns, rows);
+            player.types("2");
+            identified(&mut player, has_requests);
+            let what = if has_requests { "requests" } else { "alias" };
+            insta::assert_snapshot!(format!("identity_{what}_{columns}x{rows}"), player.picture());
+        }
+    }
+    let mut player = Player::new(80, 30);
+    player.types("2");
+    identified(&mut player, true);
+    player.press(Key::Enter);
+    insta::assert_snapshot!("identity_whole_detail", player.picture());
 }
 
 #[test]

@@ -171,8 +171,13 @@ pub struct Beside {
 fn connection_columns(width: u16, beside: Beside) -> Vec<Column<ConnectionColumn>> {
     use ConnectionColumn as C;
     // What a mapping was asked to show stands where there is room for one column; the process then has to wait.
-    let process = if beside == Beside::default() { 80 } else { WITH_PROFILE };
+    let process = match (beside.alias, beside.requests) {
+        (false, false) => 80,
+        (true, true) => 180,
+        _ => WITH_PROFILE,
+    };
     let request = if beside.alias { 120 } else { 80 };
+    let path = if width < WITH_PROFILE { 14 } else { 24 };
     // With a process column the reason of a closed connection runs over both; without, it needs the room itself.
     let state = if width < 80 { flexible(C::State, "STATE", 0, 10, 17, 17) } else { fixed(C::State, "STATE", 0, 7) };
     let columns = [
@@ -180,7 +185,7 @@ fn connection_columns(width: u16, beside: Beside) -> Vec<Column<ConnectionColumn
         key(flexible(C::Client, "CLIENT", 0, 14, 25, 47)),
         flexible(C::Alias, "ALIAS", 80, 15, 15, 39),
         flexible(C::Process, "PROCESS", process, 10, 10, 24),
-        flexible(C::Request, "LAST REQUEST", request, 14, 20, 60),
+        flexible(C::Request, "LAST REQUEST", request, path, path.max(20), 60),
         state,
         figure(C::In, "IN", 80, 5),
         figure(C::Out, "OUT", 80, 5),

@@ -58,9 +58,9 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, lines: Lines) {
         (Some(item), _) => {
             legs(&mut pen, item);
             unseen(&mut pen, mapping.filter(|_| item.row.is_docker()));
-            // Where there is room for little, the latest request is worth more than a second graph.
+            // Where there is room for one line, the latest request is worth more than a graph.
             let room = usize::from(pen.end.saturating_sub(pen.y));
-            exchanges(&mut pen, item, room.saturating_sub(1).min(room.div_ceil(3)));
+            exchanges(&mut pen, item, room.div_ceil(3));
             graphs(&mut pen, &item.meters);
         }
         (None, Some(item)) => {
@@ -123,7 +123,11 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
     let bytes = |bytes: u64| if item.row.counts_bytes() { bytes.to_string() } else { "??".to_owned() };
     let bytes = (bytes(connection.bytes_in), bytes(connection.bytes_out));
     let digits = bytes.0.len().max(bytes.1.len());
-    let process = item.row.process.as_ref().map(|process| format!("{process}  ")).unwrap_or_default();
+    let process = match (connection.alias, &item.row.process) {
+        (Some(alias), _) => format!("as {alias}  "),
+        (None, Some(process)) => format!("{process}  "),
+        (None, None) => String::new(),
+    };
     let age = if item.row.is_closed() {
         format!("lived {}", format::age(connection.duration_ms))
     } else {
