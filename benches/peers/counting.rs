@@ -17,7 +17,7 @@ const SHARE: u32 = 4;
 
 /// How figures of these tests come about.
 pub(crate) const HOW: &str = "Counted, of one connection: instructions in all by the processor's counters (perf stat; \
-    – where the machine has none, as most virtual ones), those in user mode by callgrind, system calls by strace. \
+    – where the machine has none, as most virtual ones), those in user mode by valgrind (cachegrind), system calls by strace. \
     What the kernel takes is in the processor time of the timed tests.";
 
 /// One who counts.
@@ -39,8 +39,14 @@ const COUNTERS: [Counter; 3] = [
     },
     Counter {
         key: "user_instructions",
-        command: &["/usr/bin/valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-file={}"],
-        count: by_callgrind,
+        command: &[
+            "/usr/bin/valgrind",
+            "--tool=cachegrind",
+            "--cache-sim=no",
+            "--cachegrind-out-file=/dev/null",
+            "--log-file={}",
+        ],
+        count: by_cachegrind,
     },
     Counter {
         key: "calls",
@@ -98,9 +104,10 @@ fn by_perf(text: &str) -> Option<u64> {
     counts.map(|line| line.split(',').next()?.parse::<u64>().ok()).sum()
 }
 
-/// `==1== Collected : 123`
-fn by_callgrind(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
+/// `==1== I refs: 1,234`
+fn by_cachegrind(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.split_whitespace().skip(1).take(2).eq(["I", "refs:"]))?;
+    line.split_whitespace().nth(3)?.replace(',', "").parse().ok()
 }
 
 /// `123 recvfrom` for each call, and `456 total`.
