@@ -3,16 +3,16 @@
 //!
 //! Each function takes bytes as somebody else may have made them and asserts what must hold whatever they are: no
 //! panic, an end, what is read shows itself so that it reads as the same, what is refused says why, no text acts on a
-//! terminal. The properties stand beside the parsers, which are private: in `model::fuzzing`, `host::fuzzing` and
-//! `docker::fuzzing`.
+//! terminal. The properties stand beside the parsers, most of which are private: in `model::fuzzing`, `wire::fuzzing`,
+//! `host::fuzzing` and `docker::fuzzing`.
 
-use crate::{docker, host, model};
+use crate::{docker, host, model, wire};
 
 /// Tries bytes, and panics where something does not hold.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name in `fuzz/`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("calls", calls),
     ("docker_answers", docker_answers),
     ("docker_http", docker_http),
@@ -22,6 +22,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("packet_filter", packet_filter),
     ("paste", paste),
     ("profile", profile),
+    ("proxy_headers", proxy_headers),
     ("words", words),
 ];
 
@@ -68,6 +69,11 @@ pub fn paste(bytes: &[u8]) {
 /// Profile files.
 pub fn profile(bytes: &[u8]) {
     model::fuzzing::profile(bytes);
+}
+
+/// PROXY headers, of a stream and of datagrams.
+pub fn proxy_headers(bytes: &[u8]) {
+    wire::fuzzing::proxy_headers(bytes);
 }
 
 /// Single words: text to be shown, durations, networks, names, fields of the form, first bytes of a connection.

@@ -20,7 +20,8 @@
 //! | room | what | knows |
 //! |---|---|---|
 //! | [`model`] | plain data and pure decisions: the mapping grammar, profiles, requests, updates, events | nothing of ours, no I/O, no clock |
-//! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model` |
+//! | [`wire`] | bytes as others send and expect them, to types and back: PROXY headers | `model`, nothing else of ours, no I/O, no clock |
+//! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model`, `wire` |
 //! | [`store`] | profile files: found, read, locked, written, watched | `model` |
 //! | [`docker`] | the Docker API as model types | `model` |
 //! | [`host`] | what this machine says of itself: who holds a port, its addresses, rules, routes | `model` |
@@ -33,9 +34,9 @@
 //! | [`tui`] | the screen; `update` is pure, `view` decides nothing | `model`, the handle |
 //! | [`demo`] | a simulated service | `model`, the handle |
 //! | [`cli`], [`app`] | arguments as typed; the composition root | everything |
-//! | [`fuzzing`] | the door of the fuzz targets to every parser of outside bytes | `model`, `docker`, `host` |
+//! | [`fuzzing`] | the door of the fuzz targets to every parser of outside bytes | `model`, `wire`, `docker`, `host` |
 //!
-//! A connection is a pipeline in [`forward`]: accept, gate, address, dial, relay. What the service is told to
+//! A connection is a pipeline in [`forward`]: accept, read identity, gate, address, dial, prelude, relay. What the service is told to
 //! change is checked as a whole, written to the profile, and only then made.
 
 pub mod app;
@@ -57,3 +58,4 @@ mod sample;
 pub mod service;
 pub mod store;
 pub mod tui;
+pub mod wire;

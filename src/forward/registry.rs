@@ -38,6 +38,7 @@ pub struct Registry {
     /// Of UDP flows that have ended.
     pub(super) held_ports: Arc<HeldPorts>,
     started: Instant,
+    started_at: Timestamp,
     next_id: AtomicU64,
     open: Mutex<HashMap<ConnectionId, Arc<Record>>>,
     recent: Mutex<Recent>,
@@ -73,6 +74,8 @@ pub struct Record {
     /// Why its bytes are copied, if they are to be ([`COPY_ONLY`], [`TAPPED`]): one figure, since each step asks.
     copied_for: AtomicU8,
     is_lasting: AtomicBool,
+    /// Its event has been told.
+    is_announced: AtomicBool,
     tap: Mutex<Option<Arc<dyn Tap>>>,
     /// Said when the connection is to be reset.
     pub(super) kill: Kill,
@@ -115,6 +118,7 @@ impl Registry {
             flow_sources: Arc::default(),
             held_ports: Arc::default(),
             started: Instant::now(),
+            started_at: Timestamp::now(),
             next_id: AtomicU64::new(1),
             open: Mutex::default(),
             recent: Mutex::default(),
@@ -139,15 +143,31 @@ impl Registry {
         listener: SocketAddr,
         target: Arc<str>,
     ) -> OpenConnection {
+        let connection = self.enter(mapping, protocol, client, listener, target);
+        connection.announce();
+        connection
+    }
+
+    /// As [`Registry::open`], of a peer that is yet to say who the client is: nobody is told of it before
+    /// [`OpenConnection::announce`], or its end.
+    pub fn enter(
+        self: &Arc<Self>,
+        mapping: &Arc<MappingMeter>,
+        protocol: Protocol,
+        peer: SocketAddr,
+        listener: SocketAddr,
+        target: Arc<str>,
+    ) -> OpenConnection {
         let record = Arc::new(Record {
             id: ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed)),
             mapping: Arc::clone(mapping),
-            peer: client,
+            peer,
             listener,
             target,
             counters: Counters::default(),
             copied_for: AtomicU8::new(0),
             is_lasting: AtomicBool::new(false),
+            is_announced: AtomicBool::new(false),
             tap: Mutex::default(),
             kill: Kill::default(),
             protocol,
@@ -166,8 +186,14 @@ impl Registry {
             tally.total += 1;
         });
         lock(&self.open).insert(record.id, Arc::clone(&record));
-        self.tell(|| EventKind::Opened { connection: record.connection() });
         OpenConnection { registry: Arc::clone(self), record }
+    }
+
+    /// Names a connection to others, so that no connection of an earlier engine, or of another host, has the same name:
+    /// `portolan-`, when this engine started (microseconds of Unix time, in hexadecimal), `-`, and the id that events
+    /// have.
+    pub fn unique_id(&self, id: ConnectionId) -> String {
+        format!("portolan-{:x}-{}", self.started_at.as_microsecond(), id.0)
     }
 
     /// Every open connection, in no order.
@@ -303,7 +329,14 @@ impl Registry {
         }
     }
 
+    fn announce(&self, record: &Record) {
+        if !record.is_announced.swap(true, Ordering::Relaxed) {
+            self.tell(|| EventKind::Opened { connection: record.connection() });
+        }
+    }
+
     fn close(&self, record: &Arc<Record>, reason: CloseReason, error: Option<SafeText>) {
+        self.announce(record);
         if record.end.set(Box::new(End { at: Instant::now(), reason, error })).is_err() {
             return;
         }
@@ -338,6 +371,16 @@ impl OpenConnection {
     /// From which addresses the open flows speak.
     pub(super) fn flow_sources(&self) -> &Arc<FlowSources> {
         &self.registry.flow_sources
+    }
+
+    /// Names it to others: see [`Registry::unique_id`].
+    pub fn unique_id(&self) -> String {
+        self.registry.unique_id(self.record.id)
+    }
+
+    /// It is known who the client is: those who listen are told that it is open.
+    pub fn announce(&self) {
+        self.registry.announce(&self.record);
     }
 
     /// Both legs stand.

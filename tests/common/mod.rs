@@ -22,6 +22,7 @@ pub mod program;
 pub mod pty;
 pub mod renamed;
 pub mod screen;
+pub mod servers;
 pub mod soak;
 pub mod terminal;
 
@@ -73,6 +74,8 @@ pub enum Need {
     OwnSystemd,
     /// A reader of manual pages that says what is wrong with them.
     Mandoc,
+    /// nginx with its module for streams, and HAProxy.
+    Servers,
 }
 
 impl Need {
@@ -112,6 +115,9 @@ impl Need {
             Self::Systemd => ["systemd-socket-activate", "systemd-analyze", "setpriv"].into_iter().find_map(program),
             Self::OwnSystemd => (!can_boot()).then(|| "root, systemd, overlays and control groups".to_owned()),
             Self::Mandoc => program("mandoc"),
+            Self::Servers => ["nginx", "haproxy"].into_iter().find_map(program).or_else(|| {
+                (!Path::new(servers::STREAM_MODULE).is_file()).then(|| "nginx's module for streams".to_owned())
+            }),
         }
     }
 }

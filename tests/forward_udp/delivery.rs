@@ -171,7 +171,7 @@ fn counts_are_what_the_peers_received() {
         if round % 3 == 0 {
             // Killed midway: what it carried stays counted.
             let flows = forwarder.registry.open_connections();
-            let flow = flows.iter().find(|flow| flow.client == client.local_addr().unwrap()).unwrap();
+            let flow = flows.iter().find(|flow| flow.client() == client.local_addr().unwrap()).unwrap();
             assert!(forwarder.registry.kill(flow.id, CloseReason::Killed));
         }
     }

@@ -68,7 +68,7 @@ fn a_newcomer_is_refused_while_every_flow_is_in_use() {
     assert_eq!(forwarder.only_flow().id, flow.id);
     let refused = forwarder.closed();
     assert_eq!(refused[0].connection().reason, Some(CloseReason::Limit));
-    assert_eq!(refused[0].client, newcomer.local_addr().unwrap());
+    assert_eq!(refused[0].client(), newcomer.local_addr().unwrap());
     assert!(forwarder.stop().iter().all(Result::is_ok));
 }
 
@@ -163,7 +163,7 @@ fn out_of_descriptors_the_oldest_one_way_flow_gives_way() {
     echo(&clients[2], b"ping", bound);
     let closed = forwarder.closed();
     assert_eq!(closed.len(), 1);
-    assert_eq!(closed[0].client, clients[1].local_addr().unwrap());
+    assert_eq!(closed[0].client(), clients[1].local_addr().unwrap());
     assert_eq!(closed[0].connection().reason, Some(CloseReason::Evicted));
     let descriptors = Arc::clone(&forwarder.descriptors);
     assert!(forwarder.stop().iter().all(Result::is_ok));
@@ -232,7 +232,7 @@ fn a_mapping_that_leads_to_itself_opens_one_flow_and_no_more() {
     let client = client("127.0.0.1:0");
     client.send_to(b"round", bound).unwrap();
     wait_until("the loop is cut", || forwarder.meter.dropped_datagrams() == 1);
-    assert_eq!(forwarder.only_flow().client, client.local_addr().unwrap());
+    assert_eq!(forwarder.only_flow().client(), client.local_addr().unwrap());
     assert_eq!(forwarder.closed()[0].connection().reason, Some(CloseReason::Rejected));
     assert!(forwarder.stop().iter().all(Result::is_ok));
 }

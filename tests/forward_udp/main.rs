@@ -4,6 +4,7 @@
 
 mod bursts;
 mod delivery;
+mod headed;
 mod lifetime;
 mod limits;
 mod runs;

@@ -97,6 +97,15 @@ impl Forwarder {
         });
     }
 
+    /// The mapping is edited; it goes where it went.
+    pub(crate) fn edit(&self, change: impl FnOnce(&mut MappingConfig)) {
+        self.route.send_modify(|route| {
+            let mut config = (*route.config).clone();
+            change(&mut config);
+            *route = Arc::new(Route { config: Arc::new(config), addresses: route.addresses.clone() });
+        });
+    }
+
     /// As [`Forwarder::reroute`], to another port too.
     pub(crate) fn retarget(&self, target: SocketAddr) {
         self.route.send_modify(|route| {

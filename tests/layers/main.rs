@@ -67,7 +67,7 @@ const LAYERS: &[Layer] = &[
         crates: &["std", "ipnet", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
         without: WORLD,
     },
-    Layer { module: "wire", ours: &["model"], crates: &["std", "thiserror"], without: WORLD },
+    Layer { module: "wire", ours: &["model"], crates: &["std", "crc32c", "proxy_header", "thiserror"], without: WORLD },
     Layer {
         module: "forward",
         ours: &["model", "wire"],
@@ -227,7 +227,7 @@ const LAYERS: &[Layer] = &[
         without: WORLD,
     },
     // The door of the fuzz targets; the properties themselves stand in the layers.
-    Layer { module: "fuzzing", ours: &["model", "docker", "host"], crates: &["std"], without: WORLD },
+    Layer { module: "fuzzing", ours: &["model", "wire", "docker", "host"], crates: &["std"], without: WORLD },
     // The composition root wires everything.
     Layer { module: "app", ours: &["*"], crates: &["*"], without: &[] },
     Layer { module: "cli", ours: &["*"], crates: &["*"], without: &[] },

@@ -13,6 +13,9 @@ ps:procps:tests that measure memory are skipped
 mandoc:mandoc:no reader of manual pages judges ours
 systemd-socket-activate:systemd:the tests of socket activation and of the units are skipped
 systemd-analyze:systemd:the tests of socket activation and of the units are skipped
+nginx:nginx:the tests of PROXY headers with real servers are skipped
+/usr/lib/nginx/modules/ngx_stream_module.so:libnginx-mod-stream:the tests of PROXY headers with real servers are skipped
+haproxy:haproxy:the tests of PROXY headers with real servers are skipped
 nsenter:util-linux:tests with network namespaces are skipped
 dockerd:docker.io:the Docker tests are skipped
 docker:docker.io:the Docker tests are skipped
@@ -58,15 +61,23 @@ packages_has() {
         python3 -c 'import ensurepip' >/dev/null 2>&1
         return
     fi
+    # A module is no command either.
+    case "$1" in *.so)
+        [ -e "$1" ]
+        return
+        ;;
+    esac
     path=$(command -v "$1") || return 1
     # In an image of its own there is no library that busybox could load.
     [ "$1" != busybox ] || ! LC_ALL=C ldd "$path" >/dev/null 2>&1
 }
 
 packages_install() {
-    local had_docker=true had_podman=true
+    local had_docker=true had_podman=true had_nginx=true had_haproxy=true
     command -v dockerd >/dev/null || had_docker=false
     command -v podman >/dev/null || had_podman=false
+    command -v nginx >/dev/null || had_nginx=false
+    command -v haproxy >/dev/null || had_haproxy=false
     echo "installing: $*"
     as_root apt-get update -q
     # Newer releases pack the client of docker.io by itself.
@@ -88,6 +99,12 @@ packages_install() {
     if [ $had_podman = false ] && command -v systemctl >/dev/null; then
         as_root systemctl disable podman.service podman.socket podman-auto-update.timer podman-restart.service \
             >/dev/null 2>&1 || true
+    fi
+    if [ $had_nginx = false ] && command -v systemctl >/dev/null; then
+        as_root systemctl disable nginx.service >/dev/null 2>&1 || true
+    fi
+    if [ $had_haproxy = false ] && command -v systemctl >/dev/null; then
+        as_root systemctl disable haproxy.service >/dev/null 2>&1 || true
     fi
     hash -r
 }

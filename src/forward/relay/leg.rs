@@ -46,6 +46,15 @@ pub(crate) struct Leg {
     clean: bool,
 }
 
+/// What waits to be received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    /// So many bytes, of those that there was room for.
+    pub(crate) count: usize,
+    /// The peer has ended, or is gone.
+    pub(crate) is_all: bool,
+}
+
 impl Leg {
     /// Takes over a connected, non-blocking socket.
     pub(crate) fn new(fd: OwnedFd, protocol: Protocol) -> io::Result<Self> {
@@ -65,7 +74,7 @@ impl Leg {
     }
 
     /// By which error it was broken before it became a leg.
-    pub(super) fn broken(&self) -> Option<io::ErrorKind> {
+    pub(crate) fn broken(&self) -> Option<io::ErrorKind> {
         self.broken
     }
 
@@ -97,6 +106,34 @@ impl Leg {
         }
     }
 
+    /// Looks at what has come, once it is more than `seen` bytes, or there is no room for more in `buffer`, or no more
+    /// can come. It stays where it is.
+    pub(crate) async fn peek_beyond(&self, seen: usize, buffer: &mut [u8]) -> io::Result<Arrived> {
+        loop {
+            let mut guard = self.fd.readable().await?;
+            // In this order: what came before the end is there once the end is.
+            let is_all = self.has_peer_ended();
+            match guard.try_io(|fd| retried(|| recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_PEEK))) {
+                // The next edge tells of more.
+                Ok(Ok(count)) if count <= seen && count < buffer.len() && !is_all => guard.clear_ready(),
+                Ok(result) => return result.map(|count| Arrived { count, is_all }),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Takes away as much of what has come as `buffer` holds, which is no more than what was looked at.
+    pub(crate) fn take(&self, buffer: &mut [u8]) -> io::Result<()> {
+        let mut taken = 0;
+        while taken < buffer.len() {
+            match retried(|| recv(self.fd.as_raw_fd(), &mut buffer[taken..], MsgFlags::empty()))? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => taken += count,
+            }
+        }
+        Ok(())
+    }
+
     /// Whether urgent data has come at any time.
     fn was_urgent(&self) -> bool {
         self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
@@ -111,6 +148,11 @@ impl Leg {
     /// Sends what the kernel takes of `data`, once it takes something.
     pub(crate) fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_with(cx, |socket| send(socket.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL))
+    }
+
+    /// Sends what the kernel takes of `data` at once; none is an error.
+    pub(crate) fn send_now(&self, data: &[u8]) -> io::Result<usize> {
+        retried(|| send(self.fd.as_raw_fd(), data, MsgFlags::MSG_NOSIGNAL))
     }
 
     /// Receives by `receive`, once something is there.

@@ -1,31 +1,35 @@
-//! Whether a client is let in, and where it goes: limits, connections to ourselves, a target without address.
+//! Whether a client is let in, and where it goes: limits, connections to ourselves, a target without address, a peer
+//! whose PROXY header is not to be believed.
 //!
-//! It opens no socket. Whoever is not let in is reset, and the registry says why.
+//! It stands before the header is read: who dribbles one has a place of the mapping's. It opens no socket. Whoever is not let in is reset, and the registry says why.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::dial::Caller;
-use super::{Admitted, Errand, ListenerEvent, MappingLinks};
+use super::{Admitted, Errand, ListenerEvent, MappingLinks, incoming};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::own::Chain;
 use crate::forward::pressure::Limit;
-use crate::forward::relay::Timeouts;
+use crate::forward::relay::{Outcome, Timeouts};
 use crate::model::event::CloseReason;
 
 /// Descriptors of one connection: its two sockets.
 const DESCRIPTORS: u64 = 2;
 
-/// Lets `client` in with everything that it takes along, or says why not.
+/// Lets `client`, the peer of our socket, in with everything that it takes along, or says why not.
 pub(super) fn admit(
     client: SocketAddr,
     route: &Route,
     context: &ListenerContext,
     links: &Arc<MappingLinks>,
-) -> Result<(Admitted, Box<Errand>), CloseReason> {
+) -> Result<(Admitted, Box<Errand>), Outcome> {
     let config = &route.config;
+    if config.accept_proxy {
+        incoming::check_peer(&config.trusted_cidrs, client.ip())?;
+    }
     let chain = chain(client, context, links)?;
-    let Addresses::Known(addresses) = &route.addresses else { return Err(CloseReason::TargetUnreachable) };
+    let Addresses::Known(addresses) = &route.addresses else { return Err(CloseReason::TargetUnreachable.into()) };
     let place = links.place(config.max_connections).ok_or_else(|| {
         links.pressure.press(Limit::Connections(config.max_connections.unwrap_or(u32::MAX)));
         CloseReason::Limit
@@ -40,6 +44,8 @@ pub(super) fn admit(
         is_container: config.mapping.target.host.is_container(),
         protocol: config.mapping.protocol,
         connect_within: config.connect_timeout,
+        identity: config.identity,
+        accepts_proxy: config.accept_proxy,
     };
     let admitted = Admitted {
         links: Arc::clone(links),

@@ -23,7 +23,7 @@ use super::{ListenerEvent, MappingLinks, gate, serve};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::pressure::Limit;
 use crate::forward::registry::Registry;
-use crate::forward::relay::Leg;
+use crate::forward::relay::{Leg, Outcome};
 use crate::forward::sys;
 use crate::model::event::CloseReason;
 use crate::model::id::MappingId;
@@ -208,16 +208,19 @@ fn open(
 ) {
     let route = Arc::clone(&context.route.borrow());
     let target = connections.target.of(&route, context);
-    let connection = context.registry.open(&context.meter, protocol, client, local, target);
+    let connection = context.registry.enter(&context.meter, protocol, client, local, target);
+    if !route.config.accept_proxy {
+        connection.announce();
+    }
     match gate::admit(client, &route, context, links) {
         Ok((admitted, errand)) => {
             // A panic is that connection's fault alone. No `async` block, which would keep the future twice.
             let serving = AssertUnwindSafe(serve(connection, leg, admitted, errand, context.route.clone()));
             connections.tasks.spawn(serving.catch_unwind().map(note));
         }
-        Err(reason) => {
+        Err(Outcome { reason, error }) => {
             drop(leg);
-            connection.close(reason, None);
+            connection.close(reason, error);
         }
     }
 }

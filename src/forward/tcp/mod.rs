@@ -1,12 +1,14 @@
 //! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
 //!
-//! accept ([`listener`]) → read identity (none yet) → gate ([`gate`]) → address ([`gate`]) → dial ([`dial`])
-//! → prelude (none yet) → relay ([`super::relay`]).
+//! accept ([`listener`]) → gate ([`gate`]) → address ([`gate`]) → read identity ([`incoming`]) → dial ([`dial`])
+//! → prelude ([`prelude`]) → relay ([`super::relay`]).
 //!
 //! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
 
 mod gate;
+mod incoming;
 pub(crate) mod listener;
+mod prelude;
 
 pub mod dial;
 
@@ -22,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
+use self::prelude::{Sending, Unsent};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
@@ -31,6 +34,7 @@ use super::registry::{OpenConnection, Record};
 use super::relay::{self, Leg, Outcome, PipePool, Timeouts};
 use crate::model::event::{CloseReason, Side};
 use crate::model::id::MappingId;
+use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
 use crate::model::update::LastOutcome;
 
@@ -85,6 +89,10 @@ struct Errand {
     is_container: bool,
     protocol: Protocol,
     connect_within: Duration,
+    /// How the target learns who the client is.
+    identity: Identity,
+    /// Whether a PROXY header comes first.
+    accepts_proxy: bool,
 }
 
 /// One of a mapping's `max_connections`.
@@ -107,14 +115,36 @@ fn serve(
         if let Some(hook) = admitted.links.hook {
             hook(connection.record());
         }
+        if errand.accepts_proxy {
+            if let Err(outcome) = Box::pin(incoming::read(&client, connection.record())).await {
+                drop(client);
+                return end(connection, admitted, outcome);
+            }
+            connection.announce();
+        }
+        let identity = errand.identity;
         let reached = match start_reaching(connection.record(), &client, &admitted.links, errand, route) {
             Reaching::Over(reached) => reached,
             Reaching::Underway(reaching) => reaching.await,
         };
-        let standing = match Standing::new(reached, client, &connection) {
+        let mut standing = match Standing::new(reached, client, &connection) {
             Ok(standing) => standing,
             Err(outcome) => return end(connection, admitted, outcome),
         };
+        if let Some(header) = prelude::header(identity, &connection) {
+            let sent = match prelude::start(header, &standing.legs[1], connection.record()) {
+                Sending::Over(sent) => sent,
+                Sending::Underway(sending) => sending.await,
+            };
+            match sent {
+                Ok(()) => {}
+                Err(Unsent::Broken(kind)) => standing = standing.target_broken(kind),
+                Err(Unsent::Over(outcome)) => {
+                    drop(standing);
+                    return end(connection, admitted, outcome);
+                }
+            }
+        }
         let outcome = relay::run(&standing.legs, &connection, &admitted.timeouts, &admitted.links.pipes).await;
         let Standing { legs, own } = standing;
         if outcome.reason == CloseReason::Finished {
@@ -144,6 +174,12 @@ impl Standing {
         connection.connected(source, target);
         let target = Leg::from_registered(fd, connection.record().protocol()).broken_by(broken);
         Ok(Self { legs: [client.broken_by(client_broken), target], own })
+    }
+
+    /// The target has gone before it was told who its client is. What it had said before is for the client all the same.
+    fn target_broken(self, kind: io::ErrorKind) -> Self {
+        let Self { legs: [client, target], own } = self;
+        Self { legs: [client, target.broken_by(Some(kind))], own }
     }
 }
 

@@ -14,12 +14,15 @@ use super::flow::{self, Flow, errno, outcome};
 use super::poller::Poller;
 use super::serve::{Listener, Trouble};
 use super::table::{FlowId, FlowKey, Full};
-use crate::forward::context::{Addresses, Route};
+use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::pressure::Limit;
+use crate::forward::registry::OpenConnection;
 use crate::model::event::CloseReason;
+use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
 use crate::model::untrusted::SafeText;
+use crate::wire::proxy::{Told, Transport, version_2};
 
 /// Least time between two records of refusals, and between two looks at the siblings.
 const REFUSAL_INTERVAL: Duration = Duration::from_millis(100);
@@ -87,13 +90,13 @@ impl Listener {
         }
 
         // The record is made last, so that what is refused above leaves none behind.
-        let text = self.context.target(route);
-        let record = registry.open(&meter, Protocol::Udp, key.client, key.local, text);
+        let record = self.enter(key, route);
         if let Some(hook) = self.context.hook {
             hook(record.record());
         }
         let watched = Arc::clone(record.record());
-        let flow = Flow::new(dialled, record, self.route, permit);
+        let header = header(route.config.identity, &record);
+        let flow = Flow::new(dialled, record, header, self.route, permit);
         let id = self.table.insert(key, flow, now);
         let added = match (&self.poller, self.table.get_mut(id)) {
             (Some(poller), Some((_, flow))) => poller.add(flow, id),
@@ -167,20 +170,49 @@ impl Listener {
         if let Some(limit) = refusal.limit {
             (self.tell)(Trouble::Limit(limit));
         }
-        if !is_due(&mut self.refusals.told, now) {
-            return;
+        if is_due(&mut self.refusals.told, now) {
+            self.tell_of(key, route, refusal);
         }
-        let text = self.context.target(route);
-        let Refusal { reason, error, .. } = refusal;
+    }
+
+    /// Drops datagrams of which `why` is said: they do not say believably for whom they speak.
+    pub(super) fn reject(&mut self, key: FlowKey, datagrams: usize, why: impl FnOnce() -> String, now: Instant) {
+        self.context.meter.drop_datagrams(datagrams as u64);
+        if is_due(&mut self.refusals.told, now) {
+            let route = self.context.route.borrow().clone();
+            let refusal = Refusal { reason: CloseReason::Rejected, error: SafeText::new(&why()), limit: None };
+            self.tell_of(key, &route, refusal);
+        }
+    }
+
+    fn tell_of(&self, key: FlowKey, route: &Route, Refusal { reason, error, .. }: Refusal) {
         tracing::debug!(client = %key.client, listener = %key.local, %error, "a flow was refused");
-        let record = self.context.registry.open(&self.context.meter, Protocol::Udp, key.client, key.local, text);
-        record.close(reason, Some(error));
+        self.enter(key, route).close(reason, Some(error));
+    }
+
+    /// The record of a flow, or of one that is not to be.
+    fn enter(&self, key: FlowKey, route: &Route) -> OpenConnection {
+        let ListenerContext { registry, meter, .. } = &self.context;
+        let record = registry.enter(meter, Protocol::Udp, key.client, key.local, self.context.target(route));
+        if let Some(Told { client, listener }) = key.told {
+            record.record().tell_client(client, listener);
+        }
+        record.announce();
+        record
     }
 
     /// The target's port for flows of this socket.
     pub(super) fn target_port(&self, route: &Route) -> u16 {
         self.context.target_port(route)
     }
+}
+
+/// What each datagram to the target begins with, if anything. It holds no more than it must: each pays for it, and one
+/// that grows too long for its way is lost.
+fn header(identity: Identity, record: &OpenConnection) -> Option<Arc<[u8]>> {
+    let told = Told { client: record.record().client(), listener: record.record().dialled() };
+    let header = || version_2(told, Transport::Datagram, &record.unique_id(), None).into();
+    (identity == Identity::ProxyV2).then(header)
 }
 
 impl From<io::Error> for Refusal {

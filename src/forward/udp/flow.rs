@@ -3,9 +3,10 @@
 //!
 //! The socket is connected, so the kernel drops datagrams that anybody but the target sends to it. An error on
 //! it (ICMP: nobody listens there, no route) is an outcome to show and never the flow's end: the target may be
-//! back the next moment, and the client sends again. When flows come and go is the listener's business.
+//! back the next moment, and the client sends again. When flows come and go is the listener's business; how datagrams
+//! leave for the target is [`super::sending`].
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,13 +17,13 @@ use nix::errno::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::held::{HeldPort, HeldPorts};
-use super::packet::{SEND_TRIES, is_full, is_too_much, merge_arrivals, segment_of};
+use super::packet::merge_arrivals;
 use super::runs::Run;
 use super::sources::SourceEntry;
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::meter::{Direction, MappingMeter};
 use crate::forward::registry::OpenConnection;
-use crate::forward::sys::datagrams::{Inbox, Outbox, Outgoing};
+use crate::forward::sys::datagrams::Inbox;
 use crate::model::event::CloseReason;
 use crate::model::untrusted::SafeText;
 use crate::model::update::LastOutcome;
@@ -45,18 +46,20 @@ const DIAL_TRIES: usize = 4;
 /// A flow that stands.
 #[derive(Debug)]
 pub(super) struct Flow {
-    socket: UdpSocket,
-    record: OpenConnection,
+    pub(super) socket: UdpSocket,
+    pub(super) record: OpenConnection,
     target: SocketAddr,
+    /// What each datagram to the target begins with.
+    pub(super) header: Option<Arc<[u8]>>,
     /// The route under which its target was last known to be right.
     pub(super) route: u64,
     /// The first datagram since the last reply, or since the last error.
-    asked: Option<Instant>,
+    pub(super) asked: Option<Instant>,
     health: Health,
     /// How many replies are looked for next: more while they come in bulk.
     appetite: usize,
     /// Runs of datagrams of so many bytes or more go one by one, towards the target and towards the client.
-    singly: [usize; 2],
+    pub(super) singly: [usize; 2],
     entry: SourceEntry,
     permit: DescriptorPermit,
 }
@@ -104,7 +107,13 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
 
 impl Flow {
     /// A flow over a dialled socket.
-    pub(super) fn new(dialled: Dialled, record: OpenConnection, route: u64, permit: DescriptorPermit) -> Self {
+    pub(super) fn new(
+        dialled: Dialled,
+        record: OpenConnection,
+        header: Option<Arc<[u8]>>,
+        route: u64,
+        permit: DescriptorPermit,
+    ) -> Self {
         let Dialled { socket, source, target } = dialled;
         record.connected(source, target);
         let entry = {
@@ -115,6 +124,7 @@ impl Flow {
             socket,
             record,
             target,
+            header,
             route,
             asked: None,
             health: Health::Unknown,
@@ -133,84 +143,6 @@ impl Flow {
     /// The target that it keeps.
     pub(super) fn target(&self) -> SocketAddr {
         self.target
-    }
-
-    /// Forwards a datagram of the client. What the kernel does not take is dropped and counted.
-    pub(super) fn send(&mut self, payload: &[u8], meter: &MappingMeter, now: Instant) {
-        let mut tries = 1;
-        loop {
-            self.asked.get_or_insert(now);
-            match self.socket.send(payload) {
-                Ok(_) => {
-                    self.record.record().counters.add_datagrams(Direction::In, 1, payload.len() as u64);
-                    return;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.failed(&error, meter, now);
-                    // Most errors here are those of an earlier datagram, told now in place of sending this one.
-                    if tries == SEND_TRIES || is_full(errno(&error)) {
-                        meter.drop_datagrams(1);
-                        return;
-                    }
-                    tries += 1;
-                }
-            }
-        }
-    }
-
-    /// Forwards datagrams of the client, in one send where the kernel takes them so.
-    pub(super) fn send_run(
-        &mut self,
-        run: &Run,
-        parts: &[IoSlice<'_>],
-        outbox: &mut Outbox,
-        meter: &MappingMeter,
-        now: Instant,
-    ) {
-        if self.takes_run(Direction::In, run) {
-            let all = Outgoing { parts, to: None, from: None, segment: segment_of(run) };
-            for _ in 0..SEND_TRIES {
-                self.asked.get_or_insert(now);
-                match outbox.send(&self.socket, &[all]) {
-                    Ok(_) => {
-                        self.count(Direction::In, run);
-                        meter.count_run(true);
-                        return;
-                    }
-                    Err(Errno::EINTR) => {}
-                    Err(errno) if is_too_much(errno) => {
-                        self.refuses_run(Direction::In, run);
-                        break;
-                    }
-                    Err(errno) if is_full(errno) => break,
-                    // It is of an earlier datagram, told now in place of sending this run.
-                    Err(errno) => self.failed(&errno.into(), meter, now),
-                }
-            }
-        }
-        if run.datagrams > 1 {
-            meter.count_run(false);
-        }
-        for part in parts {
-            if part.is_empty() {
-                self.send(&[], meter, now);
-            }
-            for datagram in part.chunks(run.segment.max(1)) {
-                self.send(datagram, meter, now);
-            }
-        }
-    }
-
-    /// Whether it is a run, and can go out as one that way as far as is known.
-    pub(super) fn takes_run(&self, direction: Direction, run: &Run) -> bool {
-        run.datagrams > 1 && run.segment < self.singly[usize::from(direction == Direction::Out)]
-    }
-
-    /// A run was refused as one.
-    pub(super) fn refuses_run(&mut self, direction: Direction, run: &Run) {
-        let limit = &mut self.singly[usize::from(direction == Direction::Out)];
-        *limit = run.segment.min(*limit);
     }
 
     /// Has everything go one by one from now on, as where the kernel knows no runs.
@@ -281,7 +213,7 @@ impl Flow {
         record.close(reason, error);
     }
 
-    fn failed(&mut self, error: &io::Error, meter: &MappingMeter, now: Instant) {
+    pub(super) fn failed(&mut self, error: &io::Error, meter: &MappingMeter, now: Instant) {
         let errno = errno(error);
         let Some(outcome) = outcome(errno) else { return };
         let took = self.asked.take().map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
@@ -329,15 +261,23 @@ pub(super) fn errno(error: &io::Error) -> Errno {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
     use crate::forward::descriptors::DescriptorBudget;
     use crate::forward::registry::Registry;
+    use crate::forward::sys::datagrams::Outbox;
     use crate::model::id::MappingId;
     use crate::model::mapping::{HostPort, Listen, ListenAddress, Mapping, PortRange, Protocol, Target, TargetHost};
     use crate::model::profile::MappingConfig;
 
     /// A target and a flow towards it.
     fn flow() -> (UdpSocket, Flow, Arc<MappingMeter>) {
+        flow_with(None)
+    }
+
+    /// As [`flow`], whose datagrams begin with `header`.
+    fn flow_with(header: Option<&[u8]>) -> (UdpSocket, Flow, Arc<MappingMeter>) {
         let target = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = target.local_addr().unwrap();
         let mapping = Mapping {
@@ -349,7 +289,7 @@ mod tests {
         let client = SocketAddr::from(([127, 0, 0, 1], 9));
         let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".into());
         let permit = DescriptorBudget::new(1).take(1).unwrap();
-        (target, Flow::new(dial(address).unwrap(), record, 0, permit), meter)
+        (target, Flow::new(dial(address).unwrap(), record, header.map(Arc::from), 0, permit), meter)
     }
 
     #[test]
@@ -406,6 +346,34 @@ mod tests {
         }
         let counts = flow.record().record().counters.read();
         assert_eq!((counts.bytes_in, counts.datagrams_in), (5_000, 6));
+    }
+
+    #[test]
+    fn each_datagram_of_a_run_has_the_header_and_as_many_leave_together_as_fit() {
+        let header = [b'h'; 60];
+        // Bytes and datagrams of one send are bounded, with their headers: by 65,000 and by 64.
+        for (size, count, sends) in [(1_000, 60, 1), (1_000, 64, 2), (20, 64, 1), (0, 1, 0), (1_200, 1, 0)] {
+            let (target, mut flow, meter) = flow_with(Some(&header));
+            target.set_nonblocking(true).unwrap();
+            let payload: Vec<u8> = (0..=250).cycle().take(size * count - size / 3).collect();
+            let parts = [IoSlice::new(&payload)];
+            let run = Run::new(0, payload.len(), Some(size));
+            assert_eq!(run.datagrams, count);
+            flow.send_run(&run, &parts, &mut Outbox::new(1), &meter, Instant::now());
+            assert_eq!(meter.runs(), (sends, 0), "{count} of {size}");
+            let mut buffer = [0; 3_000];
+            for nth in 0..count {
+                let length = target.recv(&mut buffer).unwrap();
+                let (told, rest) = buffer[..length].split_at(header.len());
+                let end = payload.len().min((nth + 1) * size);
+                assert_eq!((told, rest), (&header[..], &payload[nth * size..end]), "{count} of {size}");
+            }
+            assert_eq!(target.recv(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let counts = flow.record().record().counters.read();
+            assert_eq!((counts.bytes_in, counts.datagrams_in), (payload.len() as u64, count as u64));
+            flow.send(&vec![0; 65_507 - header.len() + 1], &meter, Instant::now());
+            assert_eq!(meter.dropped_datagrams(), 1, "no datagram is so long");
+        }
     }
 
     #[test]

@@ -13,15 +13,21 @@
 //! - While the target has no address, datagrams without a flow are dropped and counted.
 //! - The source port of a flow that ends while a reply may be on its way to it is kept from others for a second, as
 //!   far as descriptors allow ([`held`]), or the reply would reach another client.
+//! - A mapping with the identity `proxy-v2` puts a PROXY header ahead of each datagram to the target, made once for each
+//!   flow; a flow keeps the one that it was opened with. Replies have none, either way.
+//! - A mapping with `accept_proxy` takes the header off each datagram ([`headed`]): what one has to begin with is the
+//!   mapping's word as of its arrival, also where its flow has stood before.
 //! - Draining keeps the listening socket, since the replies of its flows leave from it; new clients are dropped.
 
 mod admit;
 mod flow;
+mod headed;
 mod held;
 mod packet;
 mod poller;
 mod replies;
 mod runs;
+mod sending;
 mod serve;
 mod sources;
 mod table;

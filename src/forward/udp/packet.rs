@@ -75,6 +75,16 @@ pub(super) struct Scratch {
     pub(super) replies: Vec<Reply>,
     /// Flows that have something to read.
     pub(super) ready: Vec<FlowId>,
+    /// Of the datagrams that are about to be forwarded, what is behind the PROXY header of each. Where there are any,
+    /// the slots of a run of theirs are places in here.
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// A part of what a slot holds.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) slot: usize,
+    pub(super) bytes: Range<usize>,
 }
 
 /// Replies of one flow that leave together.
@@ -93,6 +103,7 @@ pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
             outbox: Outbox::new(SLOTS),
             replies: Vec::with_capacity(SLOTS),
             ready: Vec::with_capacity(SLOTS),
+            pieces: Vec::new(),
         });
     }
     SCRATCH.with_borrow_mut(work)
@@ -104,7 +115,7 @@ pub(super) fn key_of(datagram: &Datagram, bound: SocketAddr) -> Option<FlowKey> 
     // Nobody can answer from a group's address: the kernel chooses then.
     let dialled = datagram.dialled.filter(|(ip, _)| !ip.is_multicast());
     let local = dialled.map_or(bound, |(ip, interface)| at_port(ip, bound.port(), interface));
-    Some(FlowKey { client: datagram.from?, local })
+    Some(FlowKey { client: datagram.from?, local, told: None })
 }
 
 /// What `slots` hold, from the first place on.
@@ -112,6 +123,15 @@ pub(super) fn parts(inbox: &Inbox, slots: Range<usize>) -> [IoSlice<'_>; SLOTS] 
     let mut parts = [IoSlice::new(&[]); SLOTS];
     for (part, slot) in parts.iter_mut().zip(slots) {
         *part = IoSlice::new(inbox.payload(slot));
+    }
+    parts
+}
+
+/// As [`parts`], of datagrams without their PROXY headers.
+pub(super) fn parts_of_pieces<'a>(inbox: &'a Inbox, pieces: &[Piece]) -> [IoSlice<'a>; SLOTS] {
+    let mut parts = [IoSlice::new(&[]); SLOTS];
+    for (part, Piece { slot, bytes }) in parts.iter_mut().zip(pieces) {
+        *part = IoSlice::new(&inbox.payload(*slot)[bytes.clone()]);
     }
     parts
 }
@@ -185,7 +205,7 @@ mod tests {
         assert_eq!(inbox.receive(&listener, 0..1).unwrap(), 1);
         assert_eq!(inbox.payload(0), b"ping");
         let key = key_of(&inbox.datagram(0), bound).unwrap();
-        assert_eq!(key, FlowKey { client: client.local_addr().unwrap(), local: dialled });
+        assert_eq!(key, FlowKey { client: client.local_addr().unwrap(), local: dialled, told: None });
         let reply = to_client(&key, &[], &Run::new(0, 0, None));
         send_one(&mut Outbox::new(1), &listener, &reply).unwrap();
         assert_eq!(client.recv_from(&mut [0; 9]).unwrap(), (0, dialled));

@@ -4,10 +4,10 @@
 use std::ops::Range;
 
 /// Datagrams of one send; the kernel takes no more (`UDP_MAX_SEGMENTS` before Linux 6.9).
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 
 /// Bytes of one send: what fits into one packet of either family, with room for its headers.
-const LONGEST: usize = 65_000;
+pub(super) const LONGEST: usize = 65_000;
 
 /// Slots in a row, whose datagrams leave together.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
@@ -19,7 +20,7 @@ use tokio::time::Sleep;
 use super::admit::Refusals;
 use super::flow::{Flow, errno};
 use super::held::HeldPorts;
-use super::packet::{SLOTS, Scratch, key_of, parts, with_scratch};
+use super::packet::{SLOTS, Scratch, key_of, parts, parts_of_pieces, with_scratch};
 use super::poller::Poller;
 use super::runs::Run;
 use super::table::{FlowId, FlowKey, FlowTable};
@@ -27,6 +28,7 @@ use crate::forward::context::{Addresses, ListenerContext};
 use crate::forward::meter::Direction;
 use crate::forward::pressure::Limit;
 use crate::model::event::CloseReason;
+use crate::model::profile::MappingConfig;
 use crate::model::untrusted::SafeText;
 
 /// Errors of the listening socket without a datagram between them, after which it is taken for dead.
@@ -46,6 +48,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     let bound = socket.local_addr()?;
+    let reads_headers = reads_headers(&context);
     let mut listener = Listener {
         socket: UdpSocket::from_std(socket)?,
         bound,
@@ -55,6 +58,7 @@ pub async fn serve(
         kills: FuturesUnordered::new(),
         route: 0,
         route_may_change: true,
+        reads_headers,
         draining: false,
         more_waits: false,
         errors: 0,
@@ -81,6 +85,8 @@ pub(super) struct Listener {
     /// Counts the changes of the route, so that a flow knows whether its target is still right.
     pub(super) route: u64,
     route_may_change: bool,
+    /// Where each datagram is to begin with a PROXY header: whose is believed.
+    reads_headers: Option<Arc<MappingConfig>>,
     draining: bool,
     /// The last batch of clients' datagrams was a full one.
     more_waits: bool,
@@ -99,10 +105,10 @@ pub enum Trouble {
 }
 
 /// Datagrams of one client that are about to be forwarded.
-struct Pending {
-    key: FlowKey,
+pub(super) struct Pending {
+    pub(super) key: FlowKey,
     id: FlowId,
-    run: Run,
+    pub(super) run: Run,
 }
 
 enum Event {
@@ -127,6 +133,7 @@ impl Listener {
                 Event::Route { more } => {
                     self.route += 1;
                     self.route_may_change = more;
+                    self.reads_headers = reads_headers(&self.context);
                     // The idle timeout may be shorter now.
                     armed = false;
                 }
@@ -190,6 +197,7 @@ impl Listener {
             return self.not_received(error);
         }
         let mut pending: Option<Pending> = None;
+        let reads_headers = self.reads_headers.clone();
         for slot in 0..received {
             let datagram = scratch.inbox.datagram(slot);
             let run = Run::new(slot, datagram.length, datagram.segment);
@@ -198,19 +206,29 @@ impl Listener {
                 self.context.meter.drop_datagrams(run.datagrams as u64);
                 continue;
             };
+            if let Some(config) = &reads_headers {
+                self.take_headed(config, key, &run, &mut pending, scratch, now);
+                continue;
+            }
             if pending.as_mut().is_some_and(|pending| pending.key == key && pending.run.extend(&run)) {
                 continue;
             }
             // Before another flow may push this one out.
             self.forward(pending.take(), scratch, now);
-            match fenced(|| self.flow_for(key, now)) {
-                Some(Some(id)) => pending = Some(Pending { key, id, run }),
-                Some(None) => self.context.meter.drop_datagrams(run.datagrams as u64),
-                None => self.fault(self.table.find(&key)),
-            }
+            pending = self.pending(key, run, now);
         }
         self.forward(pending, scratch, now);
         Ok(())
+    }
+
+    /// Datagrams with the flow that they take; without one, they are dropped and counted.
+    pub(super) fn pending(&mut self, key: FlowKey, run: Run, now: Instant) -> Option<Pending> {
+        match fenced(|| self.flow_for(key, now)) {
+            Some(Some(id)) => return Some(Pending { key, id, run }),
+            Some(None) => self.context.meter.drop_datagrams(run.datagrams as u64),
+            None => self.fault(self.table.find(&key)),
+        }
+        None
     }
 
     /// Nothing was received. An error of the socket itself is its end.
@@ -235,21 +253,26 @@ impl Listener {
         standing.or_else(|| self.admit(key, now))
     }
 
-    fn forward(&mut self, pending: Option<Pending>, scratch: &mut Scratch, now: Instant) {
+    pub(super) fn forward(&mut self, pending: Option<Pending>, scratch: &mut Scratch, now: Instant) {
         let Some(Pending { id, run, .. }) = pending else { return };
-        let Scratch { inbox, outbox, .. } = scratch;
+        let Scratch { inbox, outbox, pieces, .. } = scratch;
         let sent = fenced(|| {
             let Some((_, flow)) = self.table.get_mut(id) else {
                 return self.context.meter.drop_datagrams(run.datagrams as u64);
             };
-            if run.datagrams == 1 {
+            if run.datagrams == 1 && pieces.is_empty() {
                 flow.send(inbox.payload(run.slots.start), &self.context.meter, now);
             } else {
-                let parts = parts(inbox, run.slots.clone());
+                let parts = if pieces.is_empty() {
+                    parts(inbox, run.slots.clone())
+                } else {
+                    parts_of_pieces(inbox, &pieces[run.slots.clone()])
+                };
                 flow.send_run(&run, &parts[..run.slots.len()], outbox, &self.context.meter, now);
             }
             self.table.touch(id, Direction::In, now);
         });
+        pieces.clear();
         if sent.is_none() {
             self.fault(Some(id));
         }
@@ -332,6 +355,12 @@ impl Listener {
     fn idle_timeout(&self) -> Option<Duration> {
         self.context.route.borrow().config.idle_timeout
     }
+}
+
+/// The mapping's configuration, where datagrams have PROXY headers.
+fn reads_headers(context: &ListenerContext) -> Option<Arc<MappingConfig>> {
+    let route = context.route.borrow();
+    route.config.accept_proxy.then(|| Arc::clone(&route.config))
 }
 
 /// Runs the work for one flow; `None` when it panicked. One task serves all flows of a socket, so a fault of one would

@@ -9,18 +9,21 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::forward::meter::Direction;
+use crate::wire::proxy::Told;
 
 /// An established flow that carried something within this time never gives way: then the newcomer is refused.
 pub(super) const PROTECTED: Duration = Duration::from_secs(1);
 
 /// What makes a flow. One client socket that dials two of our addresses has two flows, since each reply
-/// must leave from the address that was dialled.
+/// must leave from the address that was dialled. A proxy in front of us has one for each client that it speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlowKey {
-    /// The client's address.
+    /// The other end: the client, or a proxy in front of us.
     pub(super) client: SocketAddr,
-    /// The address that the client dialled.
+    /// The address of ours that it dialled.
     pub(super) local: SocketAddr,
+    /// For whom it speaks, where a PROXY header says so.
+    pub(super) told: Option<Told>,
 }
 
 /// Names a flow for as long as it stands; the id of one that is gone finds nothing.

@@ -13,6 +13,7 @@ fn key(number: u8) -> FlowKey {
     FlowKey {
         client: SocketAddr::from((Ipv4Addr::LOCALHOST, 1000 + u16::from(number / 3))),
         local: SocketAddr::from(([127, 0, 0, number % 3 + 1], 53)),
+        told: None,
     }
 }
 
