@@ -125,10 +125,9 @@ fn serve(
                 drop(client);
                 return end(connection, admitted, outcome);
             }
-            connection.announce();
         }
         let identity = errand.identity;
-        let reached = match start_reaching(connection.record(), &client, &admitted.links, errand, route) {
+        let reached = match start_reaching(&connection, &client, &admitted.links, errand, route) {
             Reaching::Over(reached) => reached,
             Reaching::Underway(reaching) => reaching.await,
         };
@@ -207,12 +206,13 @@ enum Reaching<'a> {
 
 /// Sets out to the target. One on this host or in a container has mostly answered when this returns.
 fn start_reaching<'a>(
-    record: &'a Record,
+    connection: &'a OpenConnection,
     client: &'a Leg,
     links: &'a MappingLinks,
     mut errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> Reaching<'a> {
+    let record = connection.record();
     if record.kill_reason().is_some() {
         return Reaching::Over(Err(Outcome::killed(record)));
     }
@@ -222,6 +222,8 @@ fn start_reaching<'a>(
     if let Err(refused) = errand.take_alias(record, links) {
         return Reaching::Over(Err(refused));
     }
+    // By now it is known who the client is, and as whom it appears.
+    connection.announce();
     let started = Instant::now();
     let first = match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
         Ok(attempt) if attempt.has_arrived() => match attempt.arrived() {
