@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use portolan::commands::{Add, Edit, Fields, Which, add, edit, kill, remove, start, stop, undo};
 use portolan::model::event::MappingState;
 use portolan::model::id::{MappingId, Revision};
+use portolan::model::identity::{Identity, Inspect};
 use portolan::model::profile::WrittenMapping;
 use portolan::model::request::{Reply, Request, RequestError};
 use portolan::model::update::{MappingRow, Overview, Update};
@@ -388,10 +389,10 @@ async fn a_change_that_somebody_else_overtook_is_made_once_more_from_what_they_l
 #[tokio::test]
 async fn an_edit_says_how_the_container_learns_who_its_client_is() {
     let world = World::new().await;
-    let mut rows = Rows::of(&world.handle).await;
-    let id = world.add(written("localhost:auto", "127.0.0.1:9")).await;
+    let mut rows = world.rows().await;
+    text(async |out| add(&world.handle, &named("localhost:auto:127.0.0.1:9", "web"), out).await).await.well();
     let edited = async |fields: Fields| {
-        let what = Edit { which: id.to_string(), fields, ..Edit::default() };
+        let what = Edit { which: "web".into(), fields, ..Edit::default() };
         text(async |out| edit(&world.handle, &what, out).await).await
     };
     let word = |word: &str| Some(word.to_owned());
@@ -404,12 +405,14 @@ async fn an_edit_says_how_the_container_learns_who_its_client_is() {
         ..Fields::default()
     };
     edited(fields).await.well();
-    let row = rows.wait("changed", |rows| rows[0].written.identity.is_some()).await[0].written.clone();
+    let is_told = |rows: &[MappingRow]| rows.first().is_some_and(|row| row.written.identity.is_some());
+    let row = rows.wait("changed", is_told).await[0].written.clone();
     assert_eq!((row.identity, row.accept_proxy), (Some(Identity::ProxyV2), Some(true)));
     assert_eq!((row.trusted_cidrs, row.inspect), (networks(&["10.0.0.0/8", "fd00::/8"]), Some(Inspect::Http)));
     // One without the other is refused by the engine, with every problem.
     let refused = edited(Fields { trusted_cidrs: networks(&["default"]), ..Fields::default() }).await;
-    assert!(refused.failed().contains("whose header is to be believed is not said"), "{refused:?}");
+    let said = refused.failed(2);
+    assert!(said.contains("whose header is to be believed is not said"), "{said}");
     let fields = Fields {
         identity: word("none"),
         accept_proxy: word("false"),
@@ -419,5 +422,5 @@ async fn an_edit_says_how_the_container_learns_who_its_client_is() {
     };
     edited(fields).await.well();
     let back = rows.wait("back", |rows| rows[0].written.identity.is_none()).await[0].written.clone();
-    assert_eq!(back, written("localhost:auto", "127.0.0.1:9"));
+    assert_eq!(back, WrittenMapping { name: Some("web".into()), ..written("localhost:auto", "127.0.0.1:9") });
 }
