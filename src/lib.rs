@@ -20,7 +20,7 @@
 //! | room | what | knows |
 //! |---|---|---|
 //! | [`model`] | plain data and pure decisions: the mapping grammar, profiles, requests, updates, events | nothing of ours, no I/O, no clock |
-//! | [`wire`] | bytes as others send and expect them, to types and back: PROXY headers | `model`, nothing else of ours, no I/O, no clock |
+//! | [`wire`] | bytes as others send and expect them, to types and back: PROXY headers, HTTP/1.x | `model`, nothing else of ours, no I/O, no clock |
 //! | [`forward`] | the engine: listeners, TCP relay, UDP flows, exact counters | `model`, `wire` |
 //! | [`store`] | profile files: found, read, locked, written, watched | `model` |
 //! | [`docker`] | the Docker API as model types | `model` |

@@ -13,6 +13,7 @@ pub mod tcp;
 pub mod udp;
 
 pub mod exchanges;
+mod http;
 mod kill;
 mod listen;
 mod outcomes;

@@ -85,7 +85,8 @@ pub struct Record {
     protocol: Protocol,
     opened: Instant,
     opened_at: Timestamp,
-    target_leg: OnceLock<(SocketAddr, SocketAddr)>,
+    /// Our address towards the target, and the target's.
+    target_leg: Mutex<Option<(SocketAddr, SocketAddr)>>,
     state: AtomicU8,
     /// What the client and the target have said first.
     said: [OnceLock<Said>; 2],
@@ -182,7 +183,7 @@ impl Registry {
             protocol,
             opened: Instant::now(),
             opened_at: to_the_millisecond(Timestamp::now()),
-            target_leg: OnceLock::new(),
+            target_leg: Mutex::new(None),
             state: AtomicU8::new(0),
             said: Default::default(),
             told: OnceLock::new(),
@@ -394,7 +395,7 @@ impl OpenConnection {
 
     /// Both legs stand.
     pub fn connected(&self, source: SocketAddr, target: SocketAddr) {
-        let _ = self.record.target_leg.set((source, target));
+        self.record.redialled(source, target);
         self.set_state(ConnectionState::Open, None);
     }
 
@@ -447,6 +448,11 @@ impl Record {
     /// What the client dialled: as it was told, else our address.
     pub fn dialled(&self) -> SocketAddr {
         self.told.get().map_or(self.listener, |told| told.1)
+    }
+
+    /// The target's leg is another: the one before had ended between two requests.
+    pub(super) fn redialled(&self, source: SocketAddr, target: SocketAddr) {
+        *lock(&self.target_leg) = Some((source, target));
     }
 
     /// As which address the client appears to the target from now on.
@@ -529,7 +535,7 @@ impl Record {
 
     /// Our address towards the target, once connected.
     pub fn source(&self) -> Option<SocketAddr> {
-        self.target_leg.get().map(|leg| leg.0)
+        lock(&self.target_leg).map(|leg| leg.0)
     }
 
     /// Its protocol.
@@ -555,6 +561,7 @@ impl Record {
         let counts = self.counters.read();
         let (state, closed_side) = self.state();
         let udp = self.protocol == Protocol::Udp;
+        let target_leg = *lock(&self.target_leg);
         let age = end.map_or_else(|| self.opened.elapsed(), |end| end.at.saturating_duration_since(self.opened));
         Connection {
             id: self.id,
@@ -564,9 +571,9 @@ impl Record {
             peer: self.told.get().map(|_| self.peer),
             alias: self.alias(),
             listener: self.listener,
-            source: self.target_leg.get().map(|leg| leg.0),
+            source: target_leg.map(|leg| leg.0),
             target: self.target.to_string(),
-            target_address: self.target_leg.get().map(|leg| leg.1),
+            target_address: target_leg.map(|leg| leg.1),
             state,
             closed_side,
             opened_at: self.opened_at,

@@ -95,6 +95,11 @@ impl CopyPath {
         })
     }
 
+    /// Has `bytes` wait to be sent.
+    pub(super) fn begin_with(&mut self, bytes: Vec<u8>) {
+        (self.tail, self.sent) = (bytes, 0);
+    }
+
     /// Whether nothing waits to be sent.
     pub(super) fn is_empty(&self) -> bool {
         self.tail.is_empty()

@@ -217,8 +217,16 @@ impl Leg {
         matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
     }
 
+    /// Whether the peer has ended and nothing of it is unread. Where it may yet, the task is woken; not so while something
+    /// waits to be read.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> bool {
+        // The kernel's event says that an end has come, wherever it stands; looking says whether it is next.
+        let has_come = matches!(self.fd.poll_read_ready(cx), Poll::Ready(Ok(guard)) if guard.ready().is_read_closed());
+        has_come && self.peek() == Ok(0)
+    }
+
     /// Probes a silent peer from now on.
-    pub(super) fn start_keepalive(&self) {
+    pub(crate) fn start_keepalive(&self) {
         // SCTP has heartbeats of its own. It fails on a socket that is broken, which needs none.
         if self.is_tcp {
             let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -285,18 +293,19 @@ fn retried(mut call: impl FnMut() -> nix::Result<usize>) -> io::Result<usize> {
 
 /// If anything is unsent, makes the legs deaf and gives what is on its way time to arrive: a reset may overtake it
 /// between two processors.
-pub(super) async fn silence(legs: [&Leg; 2]) {
-    let mut unsent = legs.map(Leg::unsent);
+pub(super) async fn silence(legs: [Option<&Leg>; 2]) {
+    let count = || legs.map(|leg| leg.map_or(0, Leg::unsent));
+    let mut unsent = count();
     if unsent == [0; 2] {
         return;
     }
-    legs.into_iter().for_each(Leg::go_deaf);
+    legs.into_iter().flatten().for_each(Leg::go_deaf);
     // An acknowledgement may have come in just before and be worked off by another processor just now, and one
     // segment more may go out as a probe (RFC 8985, section 7). A later probe is counted by the reset itself.
     let mut last_moved = Instant::now();
     for _ in 0..LOOKS {
         sleep(LOOK).await;
-        let before = std::mem::replace(&mut unsent, legs.map(Leg::unsent));
+        let before = std::mem::replace(&mut unsent, count());
         if before != unsent {
             last_moved = Instant::now();
         } else if last_moved.elapsed() >= STILL {

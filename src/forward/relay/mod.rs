@@ -31,7 +31,7 @@ use self::ending::{DELIVERY, Patience, all_delivered, delivered, is_all_delivere
 use self::path::Path;
 use self::vigil::Vigil;
 use crate::forward::meter::Direction;
-use crate::forward::registry::OpenConnection;
+use crate::forward::registry::{OpenConnection, Record};
 use crate::model::event::{CloseReason, ConnectionState, Side};
 
 /// How often within a timeout the send queues are looked at: so much of it later than due a stuck peer is given up.
@@ -62,7 +62,25 @@ pub(crate) fn run<'a>(
     timeouts: &'a Timeouts,
     pipes: &'a PipePool,
 ) -> impl Future<Output = Outcome> + Send + use<'a> {
+    until_end(Relay::new(legs, connection, timeouts, pipes), legs)
+}
+
+/// As [`run`], behind what was read of the client and of the target before: `ahead` is passed on first.
+pub(crate) fn run_behind<'a>(
+    ahead: [Vec<u8>; 2],
+    legs: &'a [Leg; 2],
+    connection: &'a OpenConnection,
+    timeouts: &'a Timeouts,
+    pipes: &'a PipePool,
+) -> impl Future<Output = Outcome> + Send + use<'a> {
     let mut relay = Relay::new(legs, connection, timeouts, pipes);
+    let [inward, outward] = ahead;
+    relay.inward.path.begin_with(inward);
+    relay.outward.path.begin_with(outward);
+    until_end(relay, legs)
+}
+
+fn until_end<'a>(mut relay: Relay<'a>, legs: &'a [Leg; 2]) -> impl Future<Output = Outcome> + Send + use<'a> {
     // A leg that was broken before tells no error any more: only an end, which would be taken for its peer's.
     for (side, leg) in [Side::Client, Side::Target].into_iter().zip(legs) {
         if let Some(kind) = leg.broken() {
@@ -73,6 +91,7 @@ pub(crate) fn run<'a>(
         let end = poll_fn(|cx| relay.poll(cx)).await;
         let broken = relay.broken.take();
         relay.let_go();
+        let (connection, timeouts) = (relay.connection, relay.timeouts);
         match (end, broken) {
             (End::Killed, _) => Outcome::killed(connection.record()),
             (End::TimedOut(reason), None) => Outcome::from(reason),
@@ -124,14 +143,20 @@ pub(crate) fn finish(legs: [Leg; 2]) {
     legs.into_iter().for_each(Leg::finish);
 }
 
-/// Resets both sockets. What is still queued in them is thrown away by that; it was counted when they took it, and is
-/// taken back.
-pub(crate) async fn reset(legs: [Leg; 2], connection: &OpenConnection) {
-    leg::silence(legs.each_ref()).await;
-    let [client, target] = legs;
-    let counters = &connection.record().counters;
-    counters.take_back(Direction::In, target.reset());
-    counters.take_back(Direction::Out, client.reset());
+/// Resets both sockets, or the client's where there is no other. What is still queued in them is thrown away by that; it
+/// was counted when they took it, and is taken back.
+pub(crate) async fn reset(client: Leg, target: Option<Leg>, connection: &OpenConnection) {
+    leg::silence([Some(&client), target.as_ref()]).await;
+    let record = connection.record();
+    if let Some(target) = target {
+        reset_now(target, Direction::In, record);
+    }
+    reset_now(client, Direction::Out, record);
+}
+
+/// Resets a socket to which bytes went in this direction, and takes back what is still queued in it.
+pub(crate) fn reset_now(leg: Leg, direction: Direction, record: &Record) {
+    record.counters.take_back(direction, leg.reset());
 }
 
 /// Why moving bytes has stopped.

@@ -66,6 +66,11 @@ impl Path {
         Poll::Ready(Ok(step))
     }
 
+    /// Passes on `bytes` first, which were received before.
+    pub(super) fn begin_with(&mut self, bytes: Vec<u8>) {
+        self.copy.begin_with(bytes);
+    }
+
     /// Whether nothing waits for the destination.
     pub(super) fn is_empty(&self) -> bool {
         self.copy.is_empty() && self.splice.as_ref().is_none_or(|splice| splice.is_empty())

@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::dial::Caller;
+use super::http::Wanted;
 use super::{Admitted, Errand, ListenerEvent, MappingLinks, incoming};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::own::Chain;
 use crate::forward::pressure::Limit;
 use crate::forward::relay::{Outcome, Timeouts};
 use crate::model::event::CloseReason;
-use crate::model::identity::Identity;
+use crate::model::identity::{Identity, Inspect};
 
 /// Descriptors of one connection: its two sockets.
 const DESCRIPTORS: u64 = 2;
@@ -56,7 +57,11 @@ pub(super) fn admit(
         identity: config.identity,
         accepts_proxy: config.accept_proxy,
     };
+    let http = (config.identity == Identity::Http)
+        .then(|| Box::new(Wanted { config: Arc::clone(config), drain: context.drain.clone() }));
     let admitted = Admitted {
+        is_inspected: config.inspect == Some(Inspect::Http) && http.is_none(),
+        http,
         links: Arc::clone(links),
         timeouts: Timeouts { idle: config.idle_timeout, half_close: config.half_close_timeout },
         _place: place,

@@ -1,11 +1,12 @@
 //! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
 //!
 //! accept ([`listener`]) → gate ([`gate`]) → address ([`gate`]) → read identity ([`incoming`]) → dial ([`dial`]),
-//! perhaps as an alias ([`super::alias`]) → prelude ([`prelude`]) → relay ([`super::relay`]).
+//! perhaps as an alias ([`super::alias`]) → prelude ([`prelude`]) → relay ([`super::relay`]), or HTTP ([`super::http`]).
 //!
 //! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
 
 mod gate;
+mod http;
 mod incoming;
 pub(crate) mod listener;
 mod prelude;
@@ -78,11 +79,15 @@ pub(crate) enum ListenerEvent {
 struct Admitted {
     links: Arc<MappingLinks>,
     timeouts: Timeouts,
+    /// Where each request is to say who the client is. Apart, since few do.
+    http: Option<Box<http::Wanted>>,
+    /// Its requests are listed, and nothing else is done with them.
+    is_inspected: bool,
     _place: Place,
     _descriptors: DescriptorPermit,
 }
 
-/// What it takes to reach the target; of no use once the target is reached.
+/// What it takes to reach the target; of no use once the target is reached, but for HTTP.
 #[derive(Debug)]
 struct Errand {
     caller: Caller,
@@ -112,7 +117,7 @@ struct Place(Arc<MappingLinks>);
 fn serve(
     connection: OpenConnection,
     client: Leg,
-    admitted: Admitted,
+    mut admitted: Admitted,
     errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -125,10 +130,11 @@ fn serve(
                 drop(client);
                 return end(connection, admitted, outcome);
             }
-            connection.announce();
         }
+        let http =
+            admitted.http.take().map(|wanted| http::plan(*wanted, &errand, &route, &admitted.links, &connection));
         let identity = errand.identity;
-        let reached = match start_reaching(connection.record(), &client, &admitted.links, errand, route) {
+        let reached = match start_reaching(&connection, &client, &admitted.links, errand, route) {
             Reaching::Over(reached) => reached,
             Reaching::Underway(reaching) => reaching.await,
         };
@@ -136,6 +142,13 @@ fn serve(
             Ok(standing) => standing,
             Err(outcome) => return end(connection, admitted, outcome),
         };
+        if admitted.is_inspected {
+            http::Inspector::watch(connection.record());
+        }
+        if let Some(plan) = http {
+            let outcome = Box::pin(http::run(standing, plan, &connection, &admitted)).await;
+            return end(connection, admitted, outcome);
+        }
         if let Some(header) = prelude::header(identity, &connection) {
             let sent = match prelude::start(header, &standing.legs[1], connection.record()) {
                 Sending::Over(sent) => sent,
@@ -155,7 +168,8 @@ fn serve(
         if outcome.reason == CloseReason::Finished {
             relay::finish(legs);
         } else {
-            Box::pin(relay::reset(legs, &connection)).await;
+            let [client, target] = legs;
+            Box::pin(relay::reset(client, Some(target), &connection)).await;
         }
         drop((own, alias));
         end(connection, admitted, outcome);
@@ -207,12 +221,13 @@ enum Reaching<'a> {
 
 /// Sets out to the target. One on this host or in a container has mostly answered when this returns.
 fn start_reaching<'a>(
-    record: &'a Record,
+    connection: &'a OpenConnection,
     client: &'a Leg,
     links: &'a MappingLinks,
     mut errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> Reaching<'a> {
+    let record = connection.record();
     if record.kill_reason().is_some() {
         return Reaching::Over(Err(Outcome::killed(record)));
     }
@@ -222,6 +237,8 @@ fn start_reaching<'a>(
     if let Err(refused) = errand.take_alias(record, links) {
         return Reaching::Over(Err(refused));
     }
+    // By now it is known who the client is, and as whom it appears.
+    connection.announce();
     let started = Instant::now();
     let first = match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
         Ok(attempt) if attempt.has_arrived() => match attempt.arrived() {
@@ -275,6 +292,21 @@ async fn reach(
 }
 
 impl Errand {
+    /// The same once more, for HTTP, which goes out as this host: an alias belongs to one connection.
+    fn again(&self) -> Self {
+        Self {
+            caller: self.caller.clone(),
+            aliases: None,
+            alias: None,
+            targets: self.targets.clone(),
+            is_container: self.is_container,
+            protocol: self.protocol,
+            connect_within: self.connect_within,
+            identity: self.identity,
+            accepts_proxy: self.accepts_proxy,
+        }
+    }
+
     /// From here on the client has its alias, if it is to have one.
     fn take_alias(&mut self, record: &Record, links: &MappingLinks) -> Result<(), Outcome> {
         let Some((aliases, pool)) = self.aliases.take() else { return Ok(()) };

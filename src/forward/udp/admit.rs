@@ -93,10 +93,7 @@ impl Listener {
         }
 
         // The record is made last, so that what is refused above leaves none behind.
-        let record = self.enter(key, route);
-        if let Some(alias) = source {
-            record.record().set_alias(alias);
-        }
+        let record = self.enter(key, route, source);
         if let Some(hook) = self.context.hook {
             hook(record.record());
         }
@@ -193,15 +190,18 @@ impl Listener {
 
     fn tell_of(&self, key: FlowKey, route: &Route, Refusal { reason, error, .. }: Refusal) {
         tracing::debug!(client = %key.client, listener = %key.local, %error, "a flow was refused");
-        self.enter(key, route).close(reason, Some(error));
+        self.enter(key, route, None).close(reason, Some(error));
     }
 
     /// The record of a flow, or of one that is not to be.
-    fn enter(&self, key: FlowKey, route: &Route) -> OpenConnection {
+    fn enter(&self, key: FlowKey, route: &Route, alias: Option<IpAddr>) -> OpenConnection {
         let ListenerContext { registry, meter, .. } = &self.context;
         let record = registry.enter(meter, Protocol::Udp, key.client, key.local, self.context.target(route));
         if let Some(Told { client, listener }) = key.told {
             record.record().tell_client(client, listener);
+        }
+        if let Some(alias) = alias {
+            record.record().set_alias(alias);
         }
         record.announce();
         record
@@ -218,8 +218,7 @@ fn alias_of(key: &FlowKey, route: &Route, registry: &Registry) -> Result<Option<
     if route.config.identity != Identity::Alias {
         return Ok(None);
     }
-    let client = key.told.map_or(key.client, |told| told.client);
-    registry.aliases().lease(route.config.alias_pool, client.ip()).map(Some).map_err(|none| {
+    registry.aliases().lease(route.config.alias_pool, key.true_client().ip()).map(Some).map_err(|none| {
         let (reason, limit) = none.ends_as();
         Refusal { reason, error: none.into(), limit }
     })

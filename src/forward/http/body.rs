@@ -1,0 +1,199 @@
+//! Bodies on their way through: passed on frame by frame as they come, in no more memory than a frame takes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use super::common::{Common, Expectation};
+use super::fields::Teller;
+use crate::forward::exchanges::ExchangeId;
+use crate::model::event::Side;
+
+/// How long a client waits for leave from a target that may know nothing of leave: then it is given by us, as clients
+/// would take it.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// Why a body is not sent on.
+pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// None: there is none.
+    incoming: Option<Incoming>,
+    /// The client waits for leave to send it, and reading it is what gives leave.
+    waits: Option<Box<Waits>>,
+    /// Counts those that are not sent on whole.
+    common: Option<Arc<Common>>,
+}
+
+#[derive(Debug)]
+struct Waits {
+    expectation: Arc<Expectation>,
+    patience: Pin<Box<Sleep>>,
+}
+
+impl Asking {
+    pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, common: &Arc<Common>) -> Self {
+        common.bodies.fetch_add(1, Relaxed);
+        let incoming = (!incoming.is_end_stream()).then_some(incoming);
+        let waits = expectation.map(|expectation| Box::new(Waits { expectation, patience: Box::pin(sleep(LEAVE)) }));
+        Self { incoming, waits, common: Some(Arc::clone(common)) }
+    }
+
+    /// None at all.
+    pub(super) fn none() -> Self {
+        Self { incoming: None, waits: None, common: None }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if let Some(common) = &self.common {
+            common.bodies.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Waits {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Expectation { waker, is_granted, is_off } = &*self.expectation;
+        waker.register(cx.waker());
+        if is_granted.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        if is_off.load(Relaxed) {
+            return Poll::Ready(Err("the request was answered without its body".into()));
+        }
+        ready!(self.patience.as_mut().poll(cx));
+        is_granted.store(true, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Body for Asking {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if let Some(waits) = &mut self.waits {
+            ready!(waits.poll(cx))?;
+            self.waits = None;
+        }
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| {
+            let mut frame = frame?;
+            if let Some(trailers) = frame.trailers_mut() {
+                Teller::strip_trailers(trailers);
+            }
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+/// A request that is being answered, as it stands in the list; over when this is dropped.
+#[derive(Debug)]
+pub(super) struct Noted {
+    common: Arc<Common>,
+    id: ExchangeId,
+}
+
+impl Noted {
+    pub(super) fn begin(common: &Arc<Common>, method: &str, path: &str) -> Self {
+        common.in_flight.fetch_add(1, Relaxed);
+        Self { id: common.record.exchanges().begin(method, path), common: Arc::clone(common) }
+    }
+
+    pub(super) fn answered(&self, status: u16) {
+        self.common.record.exchanges().answered(self.id, status);
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.common.in_flight.fetch_sub(1, Relaxed);
+        self.common.record.exchanges().ended(self.id);
+    }
+}
+
+/// The body of a response.
+#[derive(Debug)]
+pub(super) struct Answer {
+    from: From,
+    noted: Noted,
+    /// Of the request, whose client waits for leave that will not come.
+    expectation: Option<Arc<Expectation>>,
+}
+
+#[derive(Debug)]
+enum From {
+    Target(Incoming),
+    /// Our words, until they are taken.
+    Us(Option<Bytes>),
+}
+
+impl Answer {
+    pub(super) fn of_target(incoming: Incoming, noted: Noted, expectation: Option<Arc<Expectation>>) -> Self {
+        Self { from: From::Target(incoming), noted, expectation }
+    }
+
+    pub(super) fn of_us(text: String, noted: Noted) -> Self {
+        Self { from: From::Us((!text.is_empty()).then(|| text.into())), noted, expectation: None }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if let Some(expectation) = &self.expectation {
+            expectation.call_off();
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Self { from, noted, .. } = &mut *self;
+        match from {
+            From::Target(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                if let Some(Err(_)) = &frame {
+                    // What the kernel or the gate has said of it goes first.
+                    noted.common.fail(Side::Target, &std::io::ErrorKind::UnexpectedEof.into());
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+            }
+            From::Us(words) => Poll::Ready(words.take().map(|words| Ok(Frame::data(words)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.from {
+            From::Target(incoming) => incoming.is_end_stream(),
+            From::Us(words) => words.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.from {
+            From::Target(incoming) => incoming.size_hint(),
+            From::Us(words) => SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64)),
+        }
+    }
+}

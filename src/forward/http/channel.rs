@@ -1,0 +1,425 @@
+//! One leg as an HTTP library reads and writes it, with the gate in its way.
+//!
+//! What comes in is looked at before the library sees any of it: a head only when it is whole and in order, a body as far
+//! as it is. A client's head that is not is taken out of the stream, and a request that was never sent stands in its
+//! place: the library has an answer of ours written to that, and the connection ends. What a target sends wrong is an
+//! error of its connection. So the library stays the only one that frames, and can at most be asked for less.
+//!
+//! Bytes are counted here, as the kernels take them, and both sides' failures are noted as the kernel tells them: the
+//! library's errors do not say whose they are.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::time::Instant;
+
+use super::common::{Common, Refused};
+use crate::forward::meter::Direction;
+use crate::forward::relay::Leg;
+use crate::model::event::Side;
+use crate::model::speech::Said;
+use crate::wire::http::{Asked, Follower, H2_PREFACE, Refusal, Seen, Strictness};
+
+/// Size of a thread's buffer, and so the most that is read at once.
+const SCRATCH: usize = 64 * 1024;
+/// Stands for a request that is refused.
+const INSTEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// One leg and what is on its way through us. Shared by the library, which moves the bytes, and us, who watch.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) leg: Leg,
+    side: Side,
+    common: Arc<Common>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// None where the library's own framing is strict (HTTP/2), or is none.
+    gate: Option<Follower>,
+    /// Received, and not let through yet.
+    kept: Vec<u8>,
+    /// Since when `kept` has waited to become a head.
+    kept_since: Option<Instant>,
+    /// What is kept is to be looked at again, though nothing has come to it.
+    looks_again: bool,
+    /// Let through, and not read yet.
+    ready: Vec<u8>,
+    /// To be sent ahead of anything else.
+    ahead: Vec<u8>,
+    /// The library has nothing unsent.
+    is_flushed: bool,
+    /// Requests whose heads were let through.
+    heads: u64,
+    /// Something has come since the last request was sent.
+    has_heard: bool,
+    is_ended: bool,
+    is_refused: bool,
+    was_first_told: bool,
+}
+
+impl Channel {
+    pub(super) fn new(leg: Leg, side: Side, spoken: Spoken, common: Arc<Common>) -> Arc<Self> {
+        let gate = (spoken == Spoken::Http1).then(|| match side {
+            Side::Client => Follower::requests(Strictness::Gate),
+            Side::Target => Follower::responses(Strictness::Gate),
+        });
+        let state = State {
+            gate,
+            kept: Vec::new(),
+            kept_since: None,
+            looks_again: false,
+            ready: Vec::new(),
+            ahead: Vec::new(),
+            is_flushed: true,
+            heads: 0,
+            has_heard: false,
+            is_ended: false,
+            is_refused: false,
+            was_first_told: false,
+        };
+        Arc::new(Self { leg, side, common, state: Mutex::new(state) })
+    }
+
+    /// Waits for what tells what the client speaks; `None` where it has ended before.
+    pub(super) fn poll_spoken(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Spoken>>> {
+        let mut state = self.state();
+        loop {
+            let kept = state.kept.len().min(H2_PREFACE.len());
+            let may_be_2 = state.kept[..kept] == H2_PREFACE[..kept];
+            if kept == H2_PREFACE.len() && may_be_2 {
+                let kept = std::mem::take(&mut state.kept);
+                (state.ready, state.gate, state.kept_since) = (kept, None, None);
+                return Poll::Ready(Ok(Some(Spoken::Http2)));
+            }
+            if !may_be_2 || state.is_ended {
+                state.looks_again = true;
+                return Poll::Ready(Ok((kept > 0).then_some(Spoken::Http1)));
+            }
+            ready!(BUFFER.with_borrow_mut(|buffer| {
+                let count = ready!(self.poll_receive(cx, &mut state, buffer))?;
+                if count > 0 {
+                    state.kept.extend_from_slice(&buffer[..count]);
+                    state.kept_since.get_or_insert_with(Instant::now);
+                }
+                Poll::Ready(io::Result::Ok(()))
+            }))?;
+        }
+    }
+
+    /// Waits until anything has come.
+    pub(super) fn poll_begun(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        if self.state().kept.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// A request is about to be sent to this target.
+    pub(super) fn ask(&self, asked: Asked) {
+        let mut state = self.state();
+        state.has_heard = false;
+        if let Some(gate) = &mut state.gate {
+            gate.ask(asked);
+        }
+    }
+
+    /// Whether this target has sent anything since it was asked last.
+    pub(super) fn has_heard(&self) -> bool {
+        self.state().has_heard
+    }
+
+    /// This client's request for another protocol was answered without one.
+    pub(super) fn stay(&self) {
+        let mut state = self.state();
+        if let Some(gate) = &mut state.gate
+            && gate.is_held()
+        {
+            gate.stay();
+            state.looks_again = !state.kept.is_empty();
+        }
+    }
+
+    /// Since when this client has been about to send a head.
+    pub(super) fn head_since(&self) -> Option<Instant> {
+        let state = self.state();
+        state.kept_since.filter(|_| state.gate.as_ref().is_none_or(|gate| gate.is_between() && !gate.is_held()))
+    }
+
+    /// This client has been about to send a head for too long.
+    pub(super) fn refuse_slow(&self) {
+        let mut state = self.state();
+        let nth = state.heads + 1;
+        state.refuse();
+        self.common.refuse(Refused::slow(nth));
+    }
+
+    /// Whether another protocol has taken the place of HTTP.
+    pub(super) fn is_opaque(&self) -> bool {
+        self.state().gate.as_ref().is_some_and(Follower::is_opaque)
+    }
+
+    /// Whether the client has ended, as far as was read.
+    pub(super) fn is_ended(&self) -> bool {
+        self.state().is_ended
+    }
+
+    /// Whether this client's requests, `known` of them, are all that there will be, and whole.
+    pub(super) fn is_last(&self, known: u64) -> bool {
+        let state = self.state();
+        let is_between = state.gate.as_ref().is_some_and(|gate| gate.is_between());
+        state.kept.is_empty() && state.ready.is_empty() && state.heads == known && is_between
+    }
+
+    /// Whether the library has nothing to send.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.state().is_flushed
+    }
+
+    /// Whether all that came was a whole number of messages.
+    pub(super) fn is_between(&self) -> bool {
+        let state = self.state();
+        state.kept.is_empty() && !state.is_refused && state.gate.as_ref().is_none_or(Follower::is_between)
+    }
+
+    /// Sends `head`, that of an interim response, if that can be done between what the library sends.
+    pub(super) fn send_interim(&self, cx: &mut Context<'_>, head: &[u8]) {
+        let mut state = self.state();
+        if state.is_flushed {
+            state.ahead.extend_from_slice(head);
+            // Where this fails, so will what is sent next.
+            let _ = self.poll_ahead(cx, &mut state);
+        }
+    }
+
+    /// The leg, and what came by it that was not read.
+    pub(super) fn into_parts(self) -> (Leg, Vec<u8>) {
+        let State { mut ready, kept, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        ready.extend_from_slice(&kept);
+        (self.leg, ready)
+    }
+
+    fn poll_receive(&self, cx: &mut Context<'_>, state: &mut State, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let count = match ready!(self.leg.poll_recv(cx, buffer)) {
+            Ok(count) => count,
+            Err(error) => {
+                self.common.fail(self.side, &error);
+                return Poll::Ready(Err(error));
+            }
+        };
+        state.has_heard |= count > 0;
+        state.is_ended |= count == 0;
+        self.common.stir();
+        if !state.was_first_told
+            && let Some(said) = Said::of(&buffer[..count])
+        {
+            state.was_first_told = true;
+            self.common.record.heard(self.comes(), said);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        loop {
+            if !state.ready.is_empty() {
+                let count = state.ready.len().min(cursor.remaining());
+                cursor.put_slice(&state.ready[..count]);
+                state.ready.drain(..count);
+                return Poll::Ready(Ok(()));
+            }
+            if state.is_refused || state.is_ended {
+                return Poll::Ready(Ok(()));
+            }
+            if std::mem::take(&mut state.looks_again) {
+                self.look(&mut state, &[], None)?;
+                continue;
+            }
+            let was_passed = BUFFER.with_borrow_mut(|buffer| {
+                let size = buffer.len().min(cursor.remaining());
+                let count = ready!(self.poll_receive(cx, &mut state, &mut buffer[..size]))?;
+                if count == 0 {
+                    self.note_end(&mut state);
+                    return Poll::Ready(Ok(true));
+                }
+                Poll::Ready(self.look(&mut state, &buffer[..count], Some(&mut cursor)))
+            });
+            if ready!(was_passed)? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Looks at what has come: lets through what is in order, into `cursor` where that can be done at once (then this
+    /// is true), and keeps the rest.
+    fn look(&self, state: &mut State, bytes: &[u8], cursor: Option<&mut ReadBufCursor<'_>>) -> io::Result<bool> {
+        let State { gate, kept, kept_since, ready, heads, .. } = state;
+        let Some(gate) = gate else {
+            match cursor {
+                Some(cursor) => cursor.put_slice(bytes),
+                None => ready.extend_from_slice(bytes),
+            }
+            return Ok(!bytes.is_empty());
+        };
+        let is_at_once = kept.is_empty() && cursor.is_some();
+        if !is_at_once {
+            kept.extend_from_slice(bytes);
+        }
+        let at_hand: &[u8] = if is_at_once { bytes } else { &*kept };
+        let looked = gate.follow(at_hand, |seen| match seen {
+            Seen::Request { .. } => *heads += 1,
+            Seen::Interim(status, head) => self.common.interim(status, head),
+            Seen::Response(_) | Seen::End => {}
+        });
+        let passed = match looked {
+            Ok(passed) => passed,
+            Err(refusal) => return self.refuse(state, refusal).map(|()| false),
+        };
+        match cursor {
+            Some(cursor) if is_at_once => {
+                cursor.put_slice(&bytes[..passed]);
+                kept.extend_from_slice(&bytes[passed..]);
+            }
+            _ => {
+                ready.extend_from_slice(&kept[..passed]);
+                kept.drain(..passed);
+            }
+        }
+        // What is left may be wrong, which is told when it is looked at by itself.
+        state.looks_again = passed > 0 && !state.kept.is_empty();
+        if state.kept.is_empty() {
+            *kept_since = None;
+        } else if passed > 0 || kept_since.is_none() {
+            *kept_since = Some(Instant::now());
+        }
+        Ok(is_at_once && passed > 0)
+    }
+
+    fn refuse(&self, state: &mut State, refusal: Refusal) -> io::Result<()> {
+        let is_of_head = state.gate.as_ref().is_none_or(Follower::is_between);
+        match self.side {
+            Side::Client if is_of_head => {
+                self.common.refuse(Refused::by(state.heads + 1, refusal));
+                state.refuse();
+                Ok(())
+            }
+            Side::Client => {
+                state.is_refused = true;
+                self.common.refuse(Refused::by(state.heads, refusal));
+                Err(io::Error::new(io::ErrorKind::InvalidData, refusal))
+            }
+            Side::Target => {
+                self.common.malformed(refusal);
+                Err(io::Error::new(io::ErrorKind::InvalidData, refusal))
+            }
+        }
+    }
+
+    /// The library decides what an end means; ours is only to say that it came amid a message.
+    fn note_end(&self, state: &mut State) {
+        let State { gate, kept, .. } = state;
+        if self.side == Side::Target
+            && let Some(gate) = gate
+            && gate.unanswered() > 0
+            && let Err(refusal) = gate.end(kept, |_| {})
+        {
+            self.common.malformed(refusal);
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let mut state = self.state();
+        ready!(self.poll_ahead(cx, &mut state))?;
+        state.is_flushed = false;
+        self.poll_send(cx, data)
+    }
+
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.state();
+        ready!(self.poll_ahead(cx, &mut state))?;
+        state.is_flushed = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_ahead(&self, cx: &mut Context<'_>, state: &mut State) -> Poll<io::Result<()>> {
+        while !state.ahead.is_empty() {
+            let sent = ready!(self.poll_send(cx, &state.ahead))?;
+            state.ahead.drain(..sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let sent = ready!(self.leg.poll_send(cx, data));
+        match &sent {
+            Ok(count) => {
+                self.common.record.counters.add_bytes(self.goes(), *count as u64);
+                self.common.stir();
+            }
+            Err(error) => self.common.fail(self.side, error),
+        }
+        Poll::Ready(sent)
+    }
+
+    /// Which way that goes which comes from here.
+    fn comes(&self) -> Direction {
+        if self.side == Side::Client { Direction::In } else { Direction::Out }
+    }
+
+    /// Which way that goes which is sent here.
+    pub(super) fn goes(&self) -> Direction {
+        if self.side == Side::Client { Direction::Out } else { Direction::In }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Has the request that stands for a refused one read, and nothing behind it.
+    fn refuse(&mut self) {
+        self.ready.extend_from_slice(INSTEAD);
+        self.is_refused = true;
+        (self.kept, self.kept_since, self.looks_again) = (Vec::new(), None, false);
+    }
+}
+
+/// A channel as the library holds it.
+#[derive(Debug)]
+pub(super) struct Wire(pub(super) Arc<Channel>);
+
+impl Read for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_read(cx, cursor)
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, data)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
+    }
+
+    /// Ends are ours to send: see [`super::parting`].
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
+    }
+}

@@ -1,0 +1,191 @@
+//! What the parts of one proxied connection tell each other: whose fault an end was, what is refused, what has moved.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::task::AtomicWaker;
+
+use crate::forward::registry::Record;
+use crate::model::event::Side;
+use crate::wire::http::Refusal;
+
+/// One connection's notes. Its task alone writes and reads them, so no lock is ever waited for.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) record: Arc<Record>,
+    /// Bytes have moved since this was last looked at.
+    stirred: AtomicBool,
+    /// Requests that have reached the service.
+    requests: AtomicU64,
+    /// Requests whose responses are not passed on whole.
+    pub(super) in_flight: AtomicU64,
+    /// Requests that were not given to the kernel whole, or that wait to be.
+    pub(super) bodies: AtomicU64,
+    /// Another protocol was agreed on.
+    is_upgraded: AtomicBool,
+    takes_interim: AtomicBool,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    refused: Option<Refused>,
+    malformed: Option<Refusal>,
+    failed: Option<(Side, io::ErrorKind)>,
+    /// Heads of interim responses on their way to the client.
+    interim: Vec<u8>,
+    expectation: Option<Arc<Expectation>>,
+}
+
+/// A request of the client that is not passed on.
+#[derive(Clone, Debug)]
+pub(super) struct Refused {
+    /// Which of them, from 1 on.
+    pub(super) nth: u64,
+    pub(super) status: u16,
+    pub(super) why: String,
+}
+
+impl Refused {
+    pub(super) fn by(nth: u64, refusal: Refusal) -> Self {
+        Self { nth, status: refusal.status(), why: refusal.to_string() }
+    }
+
+    pub(super) fn slow(nth: u64) -> Self {
+        Self { nth, status: 408, why: "the head took too long".to_owned() }
+    }
+}
+
+/// A client waits for leave to send its body (`Expect: 100-continue`).
+#[derive(Debug, Default)]
+pub(super) struct Expectation {
+    pub(super) is_granted: AtomicBool,
+    /// The request was answered without: the body will not be asked for.
+    pub(super) is_off: AtomicBool,
+    pub(super) waker: AtomicWaker,
+}
+
+impl Expectation {
+    pub(super) fn grant(&self) {
+        self.is_granted.store(true, Relaxed);
+        self.waker.wake();
+    }
+
+    /// True where it was granted before.
+    pub(super) fn call_off(&self) -> bool {
+        self.is_off.store(true, Relaxed);
+        self.waker.wake();
+        self.is_granted.load(Relaxed)
+    }
+}
+
+impl Common {
+    pub(super) fn new(record: Arc<Record>) -> Arc<Self> {
+        Arc::new(Self {
+            record,
+            stirred: AtomicBool::new(true),
+            requests: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
+            bodies: AtomicU64::new(0),
+            is_upgraded: AtomicBool::new(false),
+            takes_interim: AtomicBool::new(false),
+            notes: Mutex::default(),
+        })
+    }
+
+    pub(super) fn stir(&self) {
+        self.stirred.store(true, Relaxed);
+    }
+
+    pub(super) fn take_stirred(&self) -> bool {
+        self.stirred.swap(false, Relaxed)
+    }
+
+    /// Requests so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    /// One more request, and which it is.
+    pub(super) fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn upgrade(&self) {
+        self.is_upgraded.store(true, Relaxed);
+    }
+
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.is_upgraded.load(Relaxed)
+    }
+
+    /// A side has failed; the first one matters.
+    pub(super) fn fail(&self, side: Side, error: &io::Error) {
+        self.notes().failed.get_or_insert((side, error.kind()));
+    }
+
+    pub(super) fn failed(&self) -> Option<(Side, io::Error)> {
+        self.notes().failed.map(|(side, kind)| (side, kind.into()))
+    }
+
+    /// The target's failure was answered for (502), and concerns the connection no more.
+    pub(super) fn forget_target(&self) {
+        let mut notes = self.notes();
+        notes.malformed = None;
+        if matches!(notes.failed, Some((Side::Target, _))) {
+            notes.failed = None;
+        }
+    }
+
+    pub(super) fn refuse(&self, refused: Refused) {
+        self.notes().refused.get_or_insert(refused);
+    }
+
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.notes().refused.clone()
+    }
+
+    /// The target has sent something that is not passed on.
+    pub(super) fn malformed(&self, refusal: Refusal) {
+        self.notes().malformed.get_or_insert(refusal);
+    }
+
+    pub(super) fn malformation(&self) -> Option<Refusal> {
+        self.notes().malformed
+    }
+
+    /// The target has sent an interim response.
+    pub(super) fn interim(&self, status: u16, head: &[u8]) {
+        let mut notes = self.notes();
+        if status == 100 {
+            if let Some(expectation) = notes.expectation.take() {
+                expectation.grant();
+            }
+        } else {
+            notes.interim.extend_from_slice(head);
+        }
+    }
+
+    /// Whether the client understands interim responses, which HTTP/1.0 has not and our HTTP/2 does not pass on.
+    pub(super) fn takes_interim(&self) -> bool {
+        self.takes_interim.load(Relaxed)
+    }
+
+    /// The request that is being answered understands interim responses.
+    pub(super) fn take_to_interim(&self, does: bool) {
+        self.takes_interim.store(does, Relaxed);
+    }
+
+    pub(super) fn take_interim(&self) -> Vec<u8> {
+        std::mem::take(&mut self.notes().interim)
+    }
+
+    pub(super) fn expect(&self, expectation: Option<Arc<Expectation>>) {
+        self.notes().expectation = expectation;
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

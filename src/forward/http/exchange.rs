@@ -1,0 +1,134 @@
+//! One request and its response, whichever version of HTTP they are in.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+
+use super::body::{Answer, Asking, Error, Noted};
+use super::channel::{Channel, Spoken};
+use super::common::{Common, Expectation};
+use super::fields::{Teller, strip_hop_of_response};
+use super::target::{Target, Trouble};
+use crate::model::event::CloseReason;
+use crate::wire::http::{Asked, MAX_FIELDS};
+
+/// What the exchanges of one connection share.
+pub(super) struct Proxy {
+    pub(super) common: Arc<Common>,
+    pub(super) client: Arc<Channel>,
+    pub(super) target: Target,
+    pub(super) teller: Mutex<Teller>,
+    pub(super) spoken: Spoken,
+}
+
+/// Passes on a request and gives its response. An error ends the connection without one.
+pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> Result<Response<Answer>, Error> {
+    let Proxy { common, client, target, teller, .. } = &*proxy;
+    let nth = common.next_request();
+    if let Some(refused) = common.refused().filter(|refused| refused.nth == nth) {
+        let noted = Noted::begin(common, "-", "-");
+        return Ok(refusal(refused.status, &refused.why, noted));
+    }
+    let (mut head, body) = request.into_parts();
+    let is_2 = head.version == Version::HTTP_2;
+    let path = head.uri.path_and_query().map_or("*", |path| path.as_str());
+    let noted = Noted::begin(common, head.method.as_str(), path);
+    if let Some((status, why)) = is_2.then(|| refused_2(&head.method, &head.headers)).flatten() {
+        return Ok(refusal(status, why, noted));
+    }
+    common.take_to_interim(head.version == Version::HTTP_11);
+    let expectation = expects(head.version, &head.headers).then(Arc::<Expectation>::default);
+    let authority = head.uri.authority().filter(|_| is_2).map(|authority| authority.as_str());
+    let wishes = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&mut head.headers, is_2, authority);
+    if !is_2 {
+        // What the target is asked for is a path; where it was named in full, `Host` says the same.
+        if head.uri.scheme().is_some() {
+            let path = head.uri.into_parts().path_and_query;
+            head.uri = path.map_or_else(Uri::default, Uri::from);
+        }
+        head.version = Version::HTTP_11;
+    }
+    head.extensions.clear();
+    let asked = Asked { is_head: head.method == Method::HEAD, is_upgrade: wishes.upgrade };
+    common.expect(expectation.clone());
+    let request = Request::from_parts(head, Asking::new(body, expectation.clone(), common));
+    let sent = target.send(request, asked).await;
+    common.expect(None);
+    let response = match sent {
+        Ok(response) => response,
+        Err(trouble) => return Ok(failure(common, nth, &trouble, noted)),
+    };
+    let (mut head, body) = response.into_parts();
+    let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    noted.answered(head.status.as_u16());
+    strip_hop_of_response(&mut head.headers, is_switch || head.status == StatusCode::UPGRADE_REQUIRED);
+    if is_switch {
+        common.upgrade();
+    } else {
+        client.stay();
+    }
+    let expectation = expectation.filter(|expectation| !expectation.is_granted.load(Relaxed));
+    if expectation.is_some() {
+        // The body may come or not: nobody can tell where the next request begins.
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if !is_2 {
+        head.version = Version::HTTP_11;
+    }
+    Ok(Response::from_parts(head, Answer::of_target(body, noted, expectation)))
+}
+
+/// What HTTP/2 allows and we do not.
+fn refused_2(method: &Method, fields: &HeaderMap) -> Option<(u16, &'static str)> {
+    if method == Method::CONNECT {
+        Some((405, "CONNECT is not served"))
+    } else if fields.len() > MAX_FIELDS {
+        Some((431, "there are more than 100 fields"))
+    } else {
+        None
+    }
+}
+
+/// Whether the client waits for leave to send its body.
+fn expects(version: Version, fields: &HeaderMap) -> bool {
+    version == Version::HTTP_11
+        && fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// An answer of ours to a request that is not passed on; the connection ends with it.
+fn refusal(status: u16, why: &str, noted: Noted) -> Response<Answer> {
+    let mut response = answer(status, why, noted);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// An answer of ours to a request that has met trouble.
+fn failure(common: &Common, nth: u64, trouble: &Trouble, noted: Noted) -> Response<Answer> {
+    if let Some(refused) = common.refused().filter(|refused| refused.nth == nth) {
+        // The body was at fault.
+        return refusal(refused.status, &refused.why, noted);
+    }
+    common.forget_target();
+    match trouble {
+        Trouble::NotReached(outcome) if outcome.reason == CloseReason::ConnectTimeout => {
+            answer(504, "the target has not answered in time", noted)
+        }
+        Trouble::NotReached(_) => answer(502, "the target cannot be reached", noted),
+        Trouble::Malformed(refusal) => {
+            answer(502, &format!("the target's response is not passed on: {refusal}"), noted)
+        }
+        Trouble::Broken => answer(502, "the target has ended the connection without a response", noted),
+    }
+}
+
+fn answer(status: u16, why: &str, noted: Noted) -> Response<Answer> {
+    noted.answered(status);
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut response = Response::new(Answer::of_us(format!("{status}: {why}\n"), noted));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

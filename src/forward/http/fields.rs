@@ -1,0 +1,395 @@
+//! The fields of a request that say who its client is, and those that are the affair of one hop.
+//!
+//! What a client that is not trusted says of itself is removed, in every spelling that some server takes for the real
+//! one; what a trusted proxy says is added to. Fields of a hop are taken away before ours are set, so that none of ours
+//! can be named away by a `Connection` field.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use hyper::HeaderMap;
+use hyper::header::{CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, TE, UPGRADE};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// What `Connection` cannot name away: it would change where the message goes or ends.
+const NOT_OF_A_HOP: [&str; 5] = ["content-length", "host", "te", "transfer-encoding", "upgrade"];
+
+/// Tells targets who the client of one connection is.
+#[derive(Debug)]
+pub(super) struct Teller {
+    /// Whether what the client says of others is taken over.
+    is_trusted: bool,
+    /// `for="192.0.2.7:1234"`.
+    node: String,
+    /// The address alone.
+    address: HeaderValue,
+    /// The last host that was asked for, and our `Forwarded` for it.
+    last: Option<(HeaderValue, HeaderValue)>,
+}
+
+/// What a request wants of its hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wishes {
+    /// Another protocol, which is not HTTP/2.
+    pub(super) upgrade: bool,
+}
+
+impl Teller {
+    pub(super) fn new(client: SocketAddr, is_trusted: bool) -> Self {
+        let ip = client.ip().to_canonical();
+        let port = client.port();
+        let node = if ip.is_ipv6() { format!("for=\"[{ip}]:{port}\"") } else { format!("for=\"{ip}:{port}\"") };
+        let address = HeaderValue::from_str(&ip.to_string()).expect("an address has no control character");
+        Self { is_trusted, node, address, last: None }
+    }
+
+    /// Makes the fields of a request of the client those of one of ours. `authority` is the host where it stands outside
+    /// of the fields, as it does in HTTP/2.
+    pub(super) fn tell(&mut self, fields: &mut HeaderMap, is_2: bool, authority: Option<&str>) -> Wishes {
+        let wishes = strip_hop_of_request(fields, is_2);
+        let theirs = self.strip_identity(fields);
+        let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+        let host = host.or_else(|| fields.get(HOST).cloned());
+        let ours = self.forwarded(host.as_ref());
+        match theirs {
+            Some(Theirs { forwarded, addresses }) => {
+                fields.insert(FORWARDED, appended(forwarded, ours));
+                fields.insert(X_FORWARDED_FOR, appended(addresses, self.address.clone()));
+                fields.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+                if let Some(host) = host {
+                    fields.entry(X_FORWARDED_HOST).or_insert(host);
+                }
+            }
+            None => {
+                fields.insert(FORWARDED, ours);
+                fields.insert(X_FORWARDED_FOR, self.address.clone());
+                fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+                if let Some(host) = host {
+                    fields.insert(X_FORWARDED_HOST, host);
+                }
+            }
+        }
+        wishes
+    }
+
+    /// Removes from a trailer section what would be believed in a head.
+    pub(super) fn strip_trailers(fields: &mut HeaderMap) {
+        remove_where(fields, |name| is_of_identity(name).is_some());
+    }
+
+    /// Removes what is said of the client, or of a trusted one takes out what is added to.
+    fn strip_identity(&self, fields: &mut HeaderMap) -> Option<Theirs> {
+        if !self.is_trusted {
+            remove_where(fields, |name| is_of_identity(name).is_some());
+            return None;
+        }
+        // A spelling that a proxy would not use has come through it from somebody else.
+        remove_where(fields, |name| is_of_identity(name) == Some(Spelling::Variant));
+        let joined = |name: &HeaderName| joined(fields, name);
+        Some(Theirs { forwarded: joined(&FORWARDED), addresses: joined(&X_FORWARDED_FOR) })
+    }
+
+    fn forwarded(&mut self, host: Option<&HeaderValue>) -> HeaderValue {
+        match (&self.last, host) {
+            (Some((last, forwarded)), Some(host)) if last == host => return forwarded.clone(),
+            _ => {}
+        }
+        let mut text = self.node.clone();
+        if let Some(host) = host.and_then(|host| host.to_str().ok()) {
+            text.push_str(";host=\"");
+            for c in host.chars() {
+                if matches!(c, '"' | '\\') {
+                    text.push('\\');
+                }
+                text.push(c);
+            }
+            text.push('"');
+        }
+        // Writing to a string does not fail.
+        let _ = write!(text, ";proto=http");
+        let forwarded = HeaderValue::from_str(&text).expect("a host and an address have no control character");
+        self.last = host.map(|host| (host.clone(), forwarded.clone()));
+        forwarded
+    }
+}
+
+/// What a trusted proxy has said.
+struct Theirs {
+    forwarded: Option<Vec<u8>>,
+    addresses: Option<Vec<u8>>,
+}
+
+/// All fields of that name as one.
+fn joined(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
+    let mut values = fields.get_all(name).iter();
+    let mut all = values.next()?.as_bytes().to_vec();
+    for value in values {
+        all.extend_from_slice(b", ");
+        all.extend_from_slice(value.as_bytes());
+    }
+    Some(all)
+}
+
+fn appended(list: Option<Vec<u8>>, last: HeaderValue) -> HeaderValue {
+    let Some(mut list) = list else { return last };
+    list.extend_from_slice(b", ");
+    list.extend_from_slice(last.as_bytes());
+    HeaderValue::from_maybe_shared(list).unwrap_or(last)
+}
+
+/// How a field of identity is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    Usual,
+    /// Such as `x_forwarded_for`, which servers that make variables of names cannot tell from the real one.
+    Variant,
+}
+
+/// Whether a field says who the client is. Names are in small letters here.
+fn is_of_identity(name: &str) -> Option<Spelling> {
+    const KNOWN: [&str; 3] = ["x-forwarded", "forwarded", "x-real-ip"];
+    if !matches!(name.as_bytes().first(), Some(b'x' | b'f')) {
+        return None;
+    }
+    let is_like = |known: &str, byte: u8, at: usize| match known.as_bytes()[at] {
+        b'-' => !byte.is_ascii_alphanumeric(),
+        letter => byte == letter,
+    };
+    for known in KNOWN {
+        let begins = name.len() >= known.len()
+            && name.bytes().take(known.len()).enumerate().all(|(at, byte)| is_like(known, byte, at));
+        let rest = &name.as_bytes()[known.len().min(name.len())..];
+        // `X-Forwarded-` with anything behind it.
+        let is_whole = rest.is_empty() || known == "x-forwarded" && !rest[0].is_ascii_alphanumeric();
+        if begins && is_whole {
+            let is_usual = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            return Some(if is_usual { Spelling::Usual } else { Spelling::Variant });
+        }
+    }
+    None
+}
+
+fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
+    // Mostly there are none, which takes no memory.
+    let names: Vec<HeaderName> = fields.keys().filter(|name| which(name.as_str())).cloned().collect();
+    for name in names {
+        fields.remove(name);
+    }
+}
+
+/// Takes away what was for us alone. `Transfer-Encoding` is the library's matter: what it sends says how it is framed.
+fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool) -> Wishes {
+    let takes_trailers = fields.contains_key(TE)
+        && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")));
+    let named = named_by_connection(fields);
+    let upgrade = wanted_upgrade(fields, named.wants_upgrade);
+    strip_hop(fields, &named.names);
+    fields.remove(TE);
+    if upgrade {
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else if fields.remove(UPGRADE).is_some() {
+        fields.remove(HTTP2_SETTINGS);
+    }
+    if takes_trailers {
+        fields.insert(TE, HeaderValue::from_static("trailers"));
+        if !is_2 {
+            fields.append(CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+    Wishes { upgrade }
+}
+
+/// As it was asked for, if it is not HTTP/2: that is spoken from the first byte on, or not at all.
+fn wanted_upgrade(fields: &HeaderMap, is_named: bool) -> bool {
+    is_named
+        && fields.contains_key(UPGRADE)
+        && !fields.get_all(UPGRADE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("h2c")))
+}
+
+/// Takes away what the target said to us alone. An offer of another protocol goes with the status that makes it.
+pub(super) fn strip_hop_of_response(fields: &mut HeaderMap, is_offer: bool) {
+    let named = named_by_connection(fields);
+    strip_hop(fields, &named.names);
+    if is_offer {
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else if fields.contains_key(UPGRADE) {
+        fields.remove(UPGRADE);
+    }
+}
+
+/// What `Connection` names.
+#[derive(Default)]
+struct Named {
+    names: Vec<HeaderName>,
+    wants_upgrade: bool,
+}
+
+fn named_by_connection(fields: &HeaderMap) -> Named {
+    let mut named = Named::default();
+    if !fields.contains_key(CONNECTION) {
+        return named;
+    }
+    for token in fields.get_all(CONNECTION).iter().flat_map(tokens) {
+        if token.eq_ignore_ascii_case("upgrade") {
+            named.wants_upgrade = true;
+        } else if !["close", "keep-alive"].iter().chain(&NOT_OF_A_HOP).any(|other| token.eq_ignore_ascii_case(other)) {
+            named.names.extend(HeaderName::from_bytes(token.as_bytes()));
+        }
+    }
+    named
+}
+
+fn strip_hop(fields: &mut HeaderMap, named: &[HeaderName]) {
+    for name in named {
+        fields.remove(name);
+    }
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION] {
+        fields.remove(name);
+    }
+}
+
+/// The members of a list; of one that is no text, none.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for (name, value) in lines {
+            fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        fields
+    }
+
+    fn told(client: &str, is_trusted: bool, lines: &[(&'static str, &str)]) -> Vec<String> {
+        let mut fields = fields(lines);
+        Teller::new(client.parse().unwrap(), is_trusted).tell(&mut fields, false, None);
+        let mut lines: Vec<_> =
+            fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn a_target_learns_the_client_in_all_usual_ways() {
+        assert_eq!(
+            told("[2001:db8::1]:1234", false, &[("host", "a.example:8080")]),
+            [
+                r#"forwarded: for="[2001:db8::1]:1234";host="a.example:8080";proto=http"#,
+                "host: a.example:8080",
+                "x-forwarded-for: 2001:db8::1",
+                "x-forwarded-host: a.example:8080",
+                "x-forwarded-proto: http",
+            ]
+        );
+        assert_eq!(
+            told("[::ffff:192.0.2.7]:99", false, &[]),
+            [r#"forwarded: for="192.0.2.7:99";proto=http"#, "x-forwarded-for: 192.0.2.7", "x-forwarded-proto: http"]
+        );
+    }
+
+    #[test]
+    fn what_a_stranger_says_of_itself_is_removed_in_every_spelling() {
+        let spoofed = [
+            ("forwarded", "for=evil"),
+            ("x-forwarded-for", "evil"),
+            ("x_forwarded_for", "evil"),
+            ("x-forwarded_for", "evil"),
+            ("x.forwarded.for", "evil"),
+            ("x-forwarded-port", "evil"),
+            ("x-forwarded", "evil"),
+            ("x-real-ip", "evil"),
+            ("x_real_ip", "evil"),
+            ("x-forwarded-for", "evil again"),
+        ];
+        let lines = told("192.0.2.7:99", false, &spoofed);
+        assert!(!lines.join("\n").contains("evil"), "{lines:?}");
+        let harmless = [("x-forward", "1"), ("x-forwardedness", "1"), ("forwarded-by", "1"), ("x-real-ipp", "1")];
+        assert_eq!(told("192.0.2.7:99", false, &harmless).len(), harmless.len() + 3);
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_added_to() {
+        let lines = [
+            ("host", "inner"),
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "a.example"),
+            ("x_forwarded_for", "evil"),
+            ("x-real-ip", "203.0.113.9"),
+        ];
+        assert_eq!(
+            told("192.0.2.7:99", true, &lines),
+            [
+                r#"forwarded: for=10.0.0.1, for="192.0.2.7:99";host="inner";proto=http"#,
+                "host: inner",
+                "x-forwarded-for: 203.0.113.9, 10.0.0.1, 192.0.2.7",
+                "x-forwarded-host: a.example",
+                "x-forwarded-proto: https",
+                "x-real-ip: 203.0.113.9",
+            ]
+        );
+    }
+
+    #[test]
+    fn fields_of_a_hop_stay_at_the_hop_and_ours_cannot_be_named_away() {
+        let lines = [
+            ("connection", "keep-alive, x-forwarded-for, X-Private, host, content-length"),
+            ("host", "a"),
+            ("content-length", "0"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers, gzip"),
+            ("x-private", "1"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAA"),
+        ];
+        let lines = told("192.0.2.7:99", false, &lines);
+        let names: Vec<_> = lines.iter().map(|line| line.split(':').next().unwrap()).collect();
+        assert_eq!(
+            names,
+            [
+                "connection",
+                "content-length",
+                "forwarded",
+                "host",
+                "te",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-proto"
+            ]
+        );
+        assert!(lines.contains(&"connection: te".to_owned()) && lines.contains(&"te: trailers".to_owned()));
+    }
+
+    #[test]
+    fn another_protocol_is_asked_for_as_the_client_does() {
+        let mut asks = fields(&[("host", "a"), ("connection", "Upgrade"), ("upgrade", "websocket")]);
+        let mut teller = Teller::new("192.0.2.7:99".parse().unwrap(), false);
+        assert!(teller.tell(&mut asks, false, None).upgrade);
+        assert_eq!(
+            (&asks[CONNECTION], &asks[UPGRADE]),
+            (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
+        );
+        for lines in [
+            &[("upgrade", "websocket")][..],
+            &[("connection", "upgrade")],
+            &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
+        ] {
+            let mut asks = fields(lines);
+            assert!(!teller.tell(&mut asks, false, None).upgrade && !asks.contains_key(UPGRADE), "{lines:?}");
+        }
+    }
+}

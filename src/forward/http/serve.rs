@@ -1,0 +1,121 @@
+//! Runs the library on both legs until the connection has ended, in the one task that it has.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use tokio_util::sync::CancellationToken;
+
+use super::channel::{Spoken, Wire};
+use super::exchange::{Proxy, exchange};
+use super::tasks::Tasks;
+use super::turn::Turns;
+use super::watch::{Sight, Watch};
+use super::{MAX_BUFFER, MAX_FIELDS_LIST};
+use crate::forward::registry::OpenConnection;
+use crate::forward::relay::Timeouts;
+use crate::model::event::CloseReason;
+use crate::wire::http::MAX_FIELDS;
+
+/// Why serving has stopped.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The library says so.
+    Served(hyper::Result<()>),
+    /// Somebody wants it to end.
+    Killed,
+    /// Nothing moved for too long.
+    Silence(CloseReason),
+    /// The client is gone.
+    Gone,
+}
+
+/// What watches over a connection while it is served.
+pub(super) struct Bounds<'a> {
+    pub(super) connection: &'a OpenConnection,
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) drain: &'a CancellationToken,
+}
+
+/// Serves the client until the end. Gives what was read of it beyond HTTP, after another protocol was agreed on.
+pub(super) async fn serve(proxy: &Arc<Proxy>, tasks: &Tasks, bounds: &Bounds<'_>) -> (End, Vec<u8>) {
+    let wire = Wire(Arc::clone(&proxy.client));
+    let shared = Arc::clone(proxy);
+    let service = service_fn(move |request| exchange(Arc::clone(&shared), request));
+    match proxy.spoken {
+        Spoken::Http1 => {
+            let mut builder = http1::Builder::new();
+            builder.half_close(true).auto_date_header(false).max_buf_size(MAX_BUFFER).max_headers(MAX_FIELDS);
+            let mut server = builder.serve_connection(wire, service);
+            let end = drive(Pin::new(&mut server), http1::Connection::graceful_shutdown, proxy, tasks, bounds).await;
+            let read_ahead =
+                if proxy.common.is_upgraded() { server.into_parts().read_buf.to_vec() } else { Vec::new() };
+            (end, read_ahead)
+        }
+        Spoken::Http2 => {
+            let mut builder = http2::Builder::new(tasks.clone());
+            builder.auto_date_header(false).max_header_list_size(MAX_FIELDS_LIST);
+            let server = pin!(builder.serve_connection(wire, service));
+            (drive(server, http2::Connection::graceful_shutdown, proxy, tasks, bounds).await, Vec::new())
+        }
+    }
+}
+
+async fn drive<S: Future<Output = hyper::Result<()>>>(
+    mut server: Pin<&mut S>,
+    shut_down: fn(Pin<&mut S>),
+    proxy: &Proxy,
+    tasks: &Tasks,
+    bounds: &Bounds<'_>,
+) -> End {
+    let Bounds { connection, timeouts, drain } = bounds;
+    let record = connection.record();
+    let turns = Turns::new();
+    let mut watch = Watch::new(proxy, connection, timeouts);
+    let mut draining = pin!(drain.cancelled());
+    let mut is_draining = false;
+    poll_fn(|cx| {
+        if record.kill.poll_heard(cx).is_ready() {
+            return Poll::Ready(End::Killed);
+        }
+        if !is_draining && draining.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            shut_down(server.as_mut());
+        }
+        loop {
+            let served = turns.poll(cx, |cx| turn(server.as_mut(), proxy, tasks, cx));
+            if let Poll::Ready(result) = served {
+                return Poll::Ready(End::Served(result));
+            }
+            match watch.poll(cx) {
+                Poll::Ready(Sight::Stir) => {}
+                Poll::Ready(Sight::Silence(reason)) => return Poll::Ready(End::Silence(reason)),
+                Poll::Ready(Sight::Gone) => return Poll::Ready(End::Gone),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+/// Lets everybody do what they can: the client's side, the target's, and the streams.
+fn turn<S: Future<Output = hyper::Result<()>>>(
+    server: Pin<&mut S>,
+    proxy: &Proxy,
+    tasks: &Tasks,
+    cx: &mut Context<'_>,
+) -> Poll<hyper::Result<()>> {
+    let served = server.poll(cx);
+    proxy.target.poll(cx);
+    if proxy.spoken == Spoken::Http2 {
+        tasks.poll(cx);
+    }
+    let interim = proxy.common.take_interim();
+    if !interim.is_empty() && proxy.common.takes_interim() {
+        proxy.client.send_interim(cx, &interim);
+    }
+    served
+}

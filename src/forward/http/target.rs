@@ -1,0 +1,292 @@
+//! The connection to the target: one at a time, dialled anew for the next request where the target has closed it between
+//! two.
+//!
+//! A request that was never sent is sent on the new connection. One that was sent and not answered with a single byte, on
+//! a connection that had lain idle, is sent again if doing so twice does no harm (RFC 9110, 9.2.2) and it has no body:
+//! most likely the target was just closing. Any other has failed.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::{Method, Request, Response, Version};
+use tokio::time::Instant;
+
+use super::body::Asking;
+use super::channel::{Channel, Spoken, Wire};
+use super::common::Common;
+use super::tasks::Tasks;
+use super::{MAX_BUFFER, MAX_FIELDS_LIST};
+use crate::forward::meter::Direction;
+use crate::forward::own::OwnSource;
+use crate::forward::relay::{self, Leg, Outcome};
+use crate::model::event::Side;
+use crate::wire::http::{Asked, MAX_FIELDS, Refusal};
+
+/// A connection that has been idle for so long may be about to be closed by the target.
+const IDLE: Duration = Duration::from_millis(500);
+/// Connections tried for one request.
+const ATTEMPTS: u32 = 3;
+
+/// A new connection to the target.
+#[derive(Debug)]
+pub(crate) struct Redialled {
+    pub(crate) leg: Leg,
+    pub(crate) source: SocketAddr,
+    pub(crate) target: SocketAddr,
+    pub(crate) own: Option<OwnSource>,
+}
+
+/// Reaches the target once more, as the first time.
+pub(crate) type Redial = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Redialled, Outcome>> + Send>> + Send + Sync;
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The target was not reached.
+    NotReached(Outcome),
+    /// It has sent something else than a response.
+    Malformed(Refusal),
+    /// It has ended the connection instead, or the request has broken off.
+    Broken,
+}
+
+/// Where requests go.
+pub(super) struct Target {
+    common: Arc<Common>,
+    spoken: Spoken,
+    tasks: Tasks,
+    redial: Box<Redial>,
+    state: Mutex<State>,
+}
+
+/// The connection, if there is one.
+#[derive(Default)]
+struct State {
+    standing: Option<Standing>,
+    /// After another protocol was agreed on: what the library has read of it.
+    read_ahead: Option<Vec<u8>>,
+}
+
+struct Standing {
+    connection: Option<Connection>,
+    sender: Sender,
+    channel: Arc<Channel>,
+    own: Option<OwnSource>,
+    /// When its last request was sent.
+    last_used: Option<Instant>,
+}
+
+enum Connection {
+    Http1(Box<http1::Connection<Wire, Asking>>),
+    Http2(Box<http2::Connection<Wire, Asking, Tasks>>),
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Asking>),
+    Http2(http2::SendRequest<Asking>),
+}
+
+impl Target {
+    pub(super) fn new(common: &Arc<Common>, spoken: Spoken, tasks: &Tasks, redial: Box<Redial>) -> Self {
+        Self { common: Arc::clone(common), spoken, tasks: tasks.clone(), redial, state: Mutex::default() }
+    }
+
+    /// Takes over a leg that stands.
+    pub(super) async fn stand(&self, leg: Leg, own: Option<OwnSource>) -> Result<(), hyper::Error> {
+        let channel = Channel::new(leg, Side::Target, self.spoken, Arc::clone(&self.common));
+        let wire = Wire(Arc::clone(&channel));
+        let (sender, connection) = match self.spoken {
+            Spoken::Http1 => {
+                let (sender, connection) =
+                    http1::Builder::new().max_buf_size(MAX_BUFFER).max_headers(MAX_FIELDS).handshake(wire).await?;
+                (Sender::Http1(sender), Connection::Http1(Box::new(connection)))
+            }
+            Spoken::Http2 => {
+                let (sender, connection) = http2::Builder::new(self.tasks.clone())
+                    .max_header_list_size(MAX_FIELDS_LIST)
+                    .handshake(wire)
+                    .await?;
+                (Sender::Http2(sender), Connection::Http2(Box::new(connection)))
+            }
+        };
+        let standing = Standing { connection: Some(connection), sender, channel, own, last_used: None };
+        self.state().standing = Some(standing);
+        Ok(())
+    }
+
+    /// Drives the connection, and lets go of one that has ended.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) {
+        let mut state = self.state();
+        let Some(standing) = &mut state.standing else { return };
+        let ended = match &mut standing.connection {
+            Some(Connection::Http1(connection)) => connection.poll_without_shutdown(cx),
+            Some(Connection::Http2(connection)) => Pin::new(connection).poll(cx),
+            None => return,
+        };
+        let Poll::Ready(result) = ended else { return };
+        if self.common.in_flight.load(Relaxed) == 0 {
+            // It has gone between two requests, however it did, and whatever it said.
+            self.common.forget_target();
+        }
+        match standing.connection.take() {
+            Some(Connection::Http1(connection)) if standing.channel.is_opaque() => {
+                state.read_ahead = Some(connection.into_parts().read_buf.to_vec());
+            }
+            connection => {
+                drop(connection);
+                self.let_go(&mut state, result.is_ok());
+            }
+        }
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub(super) async fn send(&self, mut request: Request<Asking>, asked: Asked) -> Result<Response<Incoming>, Trouble> {
+        for attempt in 1.. {
+            let idle = self.ready().await?;
+            let may_repeat = attempt < ATTEMPTS && idle.is_some_and(|idle| idle >= IDLE) && is_harmless(&request);
+            let copy = may_repeat.then(|| again(&request));
+            // Not held while it is waited for.
+            let (channel, sending) = {
+                let mut state = self.state();
+                let Some(standing) = &mut state.standing else { continue };
+                standing.channel.ask(asked);
+                standing.last_used = Some(Instant::now());
+                (Arc::clone(&standing.channel), standing.sender.send(request))
+            };
+            let mut error = match sending.await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let has_heard = channel.has_heard();
+            drop(channel);
+            match (error.take_message(), copy) {
+                (Some(unsent), _) if attempt < ATTEMPTS => request = unsent,
+                (None, Some(copy)) if !has_heard => request = copy,
+                _ => {
+                    return Err(self.common.malformation().map_or(Trouble::Broken, Trouble::Malformed));
+                }
+            }
+            self.common.forget_target();
+            let mut state = self.state();
+            if state.standing.as_ref().is_some_and(|standing| standing.sender.is_closed()) {
+                self.let_go(&mut state, false);
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Waits until a request can be sent, on a new connection where there is none; says for how long that has been idle.
+    async fn ready(&self) -> Result<Option<Duration>, Trouble> {
+        let is_ready = std::future::poll_fn(|cx| {
+            let mut state = self.state();
+            let Some(standing) = &mut state.standing else { return Poll::Ready(false) };
+            match standing.sender.poll_ready(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(())) => Poll::Ready(true),
+                Poll::Ready(Err(_)) => {
+                    self.let_go(&mut state, false);
+                    Poll::Ready(false)
+                }
+            }
+        });
+        if is_ready.await {
+            return Ok(self.state().standing.as_ref().and_then(|standing| standing.last_used).map(|at| at.elapsed()));
+        }
+        let Redialled { leg, source, target, own } = (self.redial)().await.map_err(Trouble::NotReached)?;
+        self.common.record.redialled(source, target);
+        self.stand(leg, own).await.map_err(|_| Trouble::Broken)?;
+        Ok(None)
+    }
+
+    /// Parts from the connection: in order where it has ended so.
+    fn let_go(&self, state: &mut State, is_in_order: bool) {
+        let Some(Standing { connection, channel, own, sender, .. }) = state.standing.take() else { return };
+        drop((connection, sender));
+        // Somebody may still look at it; then it is dropped there, which resets it as well.
+        if let Some(channel) = Arc::into_inner(channel) {
+            let (leg, _) = channel.into_parts();
+            if is_in_order {
+                leg.finish();
+            } else {
+                relay::reset_now(leg, Direction::In, &self.common.record);
+            }
+        }
+        drop(own);
+    }
+
+    /// Whether nothing is being asked or answered on it.
+    pub(super) fn with_leg<R>(&self, look: impl FnOnce(&Channel) -> R) -> Option<R> {
+        self.state().standing.as_ref().map(|standing| look(&standing.channel))
+    }
+
+    /// The leg, what was read of it beyond HTTP, and what else is to be held as long as it stands.
+    pub(super) fn into_leg(self) -> Option<(Leg, Vec<u8>, Option<OwnSource>)> {
+        let State { standing, read_ahead } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Standing { connection, sender, channel, own, .. } = standing?;
+        drop((connection, sender));
+        let (leg, rest) = Arc::into_inner(channel)?.into_parts();
+        let mut ahead = read_ahead.unwrap_or_default();
+        ahead.extend_from_slice(&rest);
+        Some((leg, ahead, own))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sender {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        match self {
+            Self::Http1(sender) => sender.poll_ready(cx),
+            Self::Http2(sender) => sender.poll_ready(cx),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_closed(),
+            Self::Http2(sender) => sender.is_closed(),
+        }
+    }
+
+    fn send(
+        &mut self,
+        request: Request<Asking>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Asking>>>> + Send + use<> {
+        let sending = match self {
+            Self::Http1(sender) => (Some(sender.try_send_request(request)), None),
+            Self::Http2(sender) => (None, Some(sender.try_send_request(request))),
+        };
+        async move {
+            match sending {
+                (Some(sending), _) => sending.await,
+                (None, Some(sending)) => sending.await,
+                (None, None) => unreachable!("one of them is there"),
+            }
+        }
+    }
+}
+
+/// Whether it can be sent twice.
+fn is_harmless(request: &Request<Asking>) -> bool {
+    let is_safe =
+        matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
+    is_safe && request.body().is_end_stream()
+}
+
+/// The same request, which has no body.
+fn again(request: &Request<Asking>) -> Request<Asking> {
+    let mut copy = Request::new(Asking::none());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = if request.version() == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}

@@ -1,0 +1,155 @@
+//! What ends a proxied connection besides its messages: silence, a client that is gone, a word to end.
+//!
+//! It is looked at when the connection has nothing to do, and costs a timer only where there is a limit.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::channel::Spoken;
+use super::exchange::Proxy;
+use crate::forward::registry::OpenConnection;
+use crate::forward::relay::Timeouts;
+use crate::model::event::{CloseReason, ConnectionState, Side};
+
+/// How long a head may take from its first byte to its last one.
+pub(super) const HEAD: Duration = Duration::from_secs(60);
+/// How often within a timeout the send queues are looked at.
+const LOOKS: u32 = 4;
+
+/// Watches over one connection.
+pub(super) struct Watch<'a> {
+    proxy: &'a Proxy,
+    connection: &'a OpenConnection,
+    timeouts: &'a Timeouts,
+    failed: Option<Pin<Box<dyn Future<Output = std::io::Error> + Send + 'a>>>,
+    last_stir: Instant,
+    queued: u64,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_half_closed: bool,
+    is_end_passed: bool,
+    is_kept_alive: bool,
+}
+
+/// What it has seen.
+pub(super) enum Sight {
+    /// Nothing moved for too long.
+    Silence(CloseReason),
+    /// The client is gone, as was noted.
+    Gone,
+    /// Something was done about what it saw: look at everything again.
+    Stir,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(proxy: &'a Proxy, connection: &'a OpenConnection, timeouts: &'a Timeouts) -> Self {
+        Self {
+            proxy,
+            connection,
+            timeouts,
+            failed: None,
+            last_stir: Instant::now(),
+            queued: 0,
+            timer: None,
+            is_half_closed: false,
+            is_end_passed: false,
+            is_kept_alive: false,
+        }
+    }
+
+    /// Looks around while nothing else is to be done. Pending means that a wake-up is arranged for.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Sight> {
+        let client = &self.proxy.client.leg;
+        if !self.is_kept_alive && self.connection.record().is_lasting() {
+            self.is_kept_alive = true;
+            client.start_keepalive();
+            self.proxy.target.with_leg(|target| target.leg.start_keepalive());
+        }
+        if self.proxy.common.in_flight.load(Relaxed) > 0 {
+            // Between requests the library reads, and reading tells.
+            let failed = self.failed.get_or_insert_with(|| Box::pin(client.failed()));
+            if let Poll::Ready(error) = failed.as_mut().poll(cx) {
+                self.proxy.common.fail(Side::Client, &error);
+                return Poll::Ready(Sight::Gone);
+            }
+            // HTTP/2 has ends of its own, and its library always reads.
+            if self.proxy.spoken == Spoken::Http1 {
+                self.pass_end(cx);
+            }
+        }
+        self.poll_timer(cx)
+    }
+
+    /// Passes on the end of a client that has asked its last request: as it would come without us, a target may answer
+    /// nevertheless, or be glad to know that nobody waits any more.
+    fn pass_end(&mut self, cx: &mut Context<'_>) {
+        let Proxy { client, target, common, .. } = self.proxy;
+        if !self.is_half_closed && client.leg.poll_ended(cx) {
+            self.is_half_closed = true;
+            self.connection.set_state(ConnectionState::HalfClosed, Some(Side::Client));
+        }
+        if self.is_half_closed
+            && !self.is_end_passed
+            && common.bodies.load(Relaxed) == 0
+            && client.is_last(common.requests())
+        {
+            // Where this fails, reading tells.
+            self.is_end_passed =
+                target.with_leg(|target| target.is_flushed() && target.leg.shutdown_write().is_ok()).unwrap_or(false);
+        }
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Sight> {
+        let head = self.proxy.client.head_since();
+        let limit = self.limit();
+        if head.is_none() && limit.is_none() {
+            return Poll::Pending;
+        }
+        if self.proxy.common.take_stirred() {
+            self.last_stir = Instant::now();
+        }
+        loop {
+            let now = Instant::now();
+            let silence = limit.and_then(|(limit, reason)| Some((self.last_stir.checked_add(limit)?, reason)));
+            let slow = head.map(|since| since + HEAD);
+            if slow.is_some_and(|due| now >= due) {
+                self.proxy.client.refuse_slow();
+                return Poll::Ready(Sight::Stir);
+            }
+            if let Some((due, reason)) = silence
+                && now >= due
+            {
+                return Poll::Ready(Sight::Silence(reason));
+            }
+            let look = limit.map(|(limit, _)| now + limit / LOOKS);
+            let Some(next) = [silence.map(|(due, _)| due), slow, look].into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
+            if timer.deadline() > next || timer.is_elapsed() {
+                timer.as_mut().reset(next);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            // A slow reader takes bytes without a word.
+            let queued = self.proxy.client.leg.unacknowledged()
+                + self.proxy.target.with_leg(|target| target.leg.unacknowledged()).unwrap_or(0);
+            if queued < std::mem::replace(&mut self.queued, queued) {
+                self.last_stir = Instant::now();
+            }
+        }
+    }
+
+    fn limit(&self) -> Option<(Duration, CloseReason)> {
+        let idle = self.timeouts.idle.map(|idle| (idle, CloseReason::IdleTimeout));
+        if self.is_half_closed {
+            let half = (self.timeouts.half_close, CloseReason::HalfCloseTimeout);
+            return Some(idle.filter(|idle| idle.0 < half.0).unwrap_or(half));
+        }
+        idle
+    }
+}

@@ -1,0 +1,157 @@
+//! HTTP/2 from the first byte on (h2c): what gRPC needs of it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use portolan::model::event::CloseReason;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::sockets::{Bench, Server, connect};
+use crate::support::{Peer, map};
+
+/// Sends back the frames of a body as they come, with trailers that say how the call went, as gRPC does.
+struct Call {
+    incoming: Incoming,
+    is_over: bool,
+}
+
+impl Body for Call {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(None) => {
+                self.is_over = true;
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            other => other,
+        }
+    }
+}
+
+fn server() -> Server {
+    Server::start("127.0.0.1", |stream: TcpStream| async move {
+        let service = service_fn(|request: Request<Incoming>| async move {
+            assert_eq!(request.version(), Version::HTTP_2);
+            let fields = request.headers();
+            assert_eq!(fields["te"], "trailers");
+            let seen = fields["x-forwarded-for"].clone();
+            assert!(fields["forwarded"].to_str().unwrap().contains("host=\"a.example\""), "{fields:?}");
+            let response = Response::builder().header("seen", seen).header("content-type", "application/grpc");
+            let path = request.uri().path().to_owned();
+            let body = Call { incoming: request.into_body(), is_over: false };
+            Ok::<_, Infallible>(response.header("path", path).body(body).unwrap())
+        });
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    })
+}
+
+fn request<B>(path: &str, body: B) -> Request<B> {
+    Request::post(format!("http://a.example{path}"))
+        .header("te", "trailers")
+        .header("x-forwarded-for", "evil")
+        .body(body)
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_one_connection_run_side_by_side_with_trailers() {
+    let bench = Bench::start();
+    let server = server();
+    let listener = map(&bench, 1, "[::1]", server.address).await;
+    let stream = connect(listener).await;
+    let (sender, driver) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let mut calls = JoinSet::new();
+    for nth in 0..20 {
+        let mut sender = sender.clone();
+        calls.spawn(async move {
+            let (frames, queue) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+            let queue = futures_util::stream::unfold(queue, |mut queue| async { Some((queue.recv().await?, queue)) });
+            let response = sender.send_request(request(&format!("/call/{nth}"), StreamBody::new(Box::pin(queue))));
+            let response = response.await.unwrap();
+            assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+            assert_eq!(
+                (&response.headers()["seen"], &*response.headers()["path"].to_str().unwrap()),
+                (&"::1".parse().unwrap(), &*format!("/call/{nth}"))
+            );
+            // Turn by turn: nothing waits for the whole of anything.
+            let mut body = response.into_body();
+            for turn in 0..10 {
+                let message = Bytes::from(format!("{nth}: {turn}"));
+                frames.send(Ok(Frame::data(message.clone()))).await.unwrap();
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), message);
+            }
+            drop(frames);
+            let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+            assert_eq!(trailers["grpc-status"], "0");
+        });
+    }
+    while let Some(call) = calls.join_next().await {
+        call.unwrap();
+    }
+    let record = bench.registry.open_connections().pop().unwrap();
+    assert_eq!(record.exchanges().total(), 20);
+    assert!(
+        record
+            .exchanges()
+            .latest()
+            .iter()
+            .all(|exchange| exchange.status == Some(200) && exchange.duration_us.is_some())
+    );
+    drop(sender);
+    driver.await.unwrap().unwrap();
+    bench.closed(1).await;
+    assert_eq!(bench.reasons(), [CloseReason::Finished]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_speaks_no_http_2_is_a_bad_gateway() {
+    let bench = Bench::start();
+    let server = crate::support::mirror("127.0.0.1");
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let stream = connect(listener).await;
+    let (mut sender, driver) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let response = sender.send_request(request("/", Full::<Bytes>::default())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
+    drop(sender);
+    let _ = driver.await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_begins_like_http_2_is_refused() {
+    let bench = Bench::start();
+    let server = crate::support::mirror("127.0.0.1");
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSMUGGLED").await;
+    assert_eq!(client.response().await.0, "HTTP/1.1 400 Bad Request");
+    // And what begins like it and is not.
+    let mut client = Peer::connect(listener).await;
+    for piece in ["P", "R", "OPFIND / HTTP/1.1\r\n", "Host: a\r\n\r\n"] {
+        client.send(piece).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(client.response().await.0, "HTTP/1.1 200 OK");
+    bench.shutdown().await;
+}

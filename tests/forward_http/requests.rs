@@ -1,0 +1,236 @@
+//! What a target learns with each request, and what of a connection's own it does not.
+
+use portolan::model::event::CloseReason;
+use tokio::io::AsyncWriteExt as _;
+
+use crate::sockets::{Bench, Server, until};
+use crate::support::{Peer, field, map, map_with, mirror};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_request_of_a_connection_names_its_client() {
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    for listen in ["127.0.0.1", "[::1]"] {
+        let listener = map(&bench, u64::from(listen.len() as u32), listen, server.address).await;
+        let mut client = Peer::connect(listener).await;
+        let own = client.stream.local_addr().unwrap();
+        for nth in 0..5 {
+            client
+                .send(format!(
+                    "GET /{nth} HTTP/1.1\r\nHost: a.example:8080\r\nX-Forwarded-For: evil\r\nx_forwarded_for: evil\r\n\
+                     Forwarded: for=evil\r\nX-Real-IP: evil\r\nConnection: keep-alive, x-forwarded-for, x-own\r\n\
+                     X-Own: 1\r\nKeep-Alive: 5\r\nX-Nth: {nth}\r\n\r\n"
+                ))
+                .await;
+            let (_, seen) = client.response().await;
+            assert!(seen.starts_with(&format!("GET /{nth} HTTP/1.1\r\n")), "{seen}");
+            let forwarded = format!("for=\"{own}\";host=\"a.example:8080\";proto=http");
+            assert_eq!(field(&seen, "forwarded"), Some(&*forwarded));
+            assert_eq!(field(&seen, "x-forwarded-for"), Some(&*own.ip().to_string()));
+            assert_eq!(field(&seen, "x-forwarded-proto"), Some("http"));
+            assert_eq!(field(&seen, "x-forwarded-host"), Some("a.example:8080"));
+            assert_eq!(field(&seen, "host"), Some("a.example:8080"));
+            assert_eq!(field(&seen, "x-nth"), Some(&*nth.to_string()));
+            assert!(!seen.contains("evil") && field(&seen, "x-own").is_none(), "{seen}");
+            assert!(field(&seen, "connection").is_none() && field(&seen, "keep-alive").is_none(), "{seen}");
+        }
+        drop(client);
+    }
+    let closed = bench.closed(2).await;
+    for record in closed {
+        let connection = record.connection();
+        assert_eq!((connection.reason, connection.requests), (Some(CloseReason::Finished), Some(5)));
+        let latest = record.exchanges().latest();
+        assert_eq!(latest.len(), 5);
+        for (nth, exchange) in latest.iter().enumerate() {
+            assert_eq!((exchange.path.as_str(), exchange.status), (&*format!("/{nth}"), Some(200)));
+            assert!(exchange.duration_us.is_some());
+        }
+    }
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trusted_proxy_is_believed() {
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    let trust = |config: &mut portolan::model::profile::MappingConfig| {
+        config.trusted_cidrs = vec!["127.0.0.0/8".parse().unwrap()];
+    };
+    let listener = map_with(&bench, 1, "127.0.0.1", server.address, trust).await;
+    let mut client = Peer::connect(listener).await;
+    client.send("GET / HTTP/1.1\r\nHost: in\r\nX-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\r\n").await;
+    let (_, seen) = client.response().await;
+    assert_eq!(field(&seen, "x-forwarded-for"), Some("203.0.113.9, 127.0.0.1"));
+    assert_eq!(field(&seen, "x-forwarded-proto"), Some("https"));
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    let fields: String = (0..10).map(|nth| format!("X-Field-{nth}: {nth}\r\n")).collect();
+    let requests: String = (0..10)
+        .map(|nth| format!("POST /{nth} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 6\r\n\r\nbody-{nth}"))
+        .collect();
+    client.send(&requests).await;
+    for nth in 0..10 {
+        let (_, seen) = client.response().await;
+        assert!(seen.starts_with(&format!("POST /{nth} ")) && seen.ends_with(&format!("body-{nth}")), "{seen}");
+        assert!((0..10).all(|nth| field(&seen, &format!("x-field-{nth}")) == Some(&*nth.to_string())), "{seen}");
+    }
+    assert!(client.is_silent().await);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_closes_between_requests_is_dialled_for_the_next_one() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let port = stream.peer_addr().unwrap().port();
+        let mut peer = Peer::new(stream);
+        // In the one or the other way.
+        let head = peer.head().await.expect("a request");
+        let says = if head.contains("/says") { "Connection: close\r\n" } else { "" };
+        let body = port.to_string();
+        peer.send(format!("HTTP/1.1 200 OK\r\n{says}Content-Length: {}\r\n\r\n{body}", body.len())).await;
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    let mut ports = Vec::new();
+    for nth in 0..6 {
+        client.get(if nth % 2 == 0 { "/says" } else { "/just-does" }).await;
+        let (status, port) = client.response().await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        ports.push(port);
+        // What the row says is the connection that stands.
+        let shown = bench.registry.open_connections()[0].connection().source.unwrap().port();
+        assert_eq!(shown.to_string(), *ports.last().unwrap());
+    }
+    ports.dedup();
+    assert_eq!(ports.len(), 6, "each came by a connection of its own");
+    drop(client);
+    bench.closed(1).await;
+    assert_eq!(bench.reasons(), [CloseReason::Finished]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_gives_no_response_is_told_as_a_bad_gateway_and_the_client_goes_on() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut peer = Peer::new(stream);
+        while let Some(head) = peer.head().await {
+            match head.split(' ').nth(1).unwrap() {
+                "/end" => return,
+                "/reset" => return crate::sockets::reset(peer.stream),
+                "/wrong" => {
+                    return peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab").await;
+                }
+                "/alien" => return peer.send("SSH-2.0-OpenSSH\r\n").await,
+                "/half" => return peer.send("HTTP/1.1 200 OK\r\nContent-Le").await,
+                _ => peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await,
+            }
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    for path in ["/end", "/fine", "/reset", "/fine", "/wrong", "/fine", "/alien", "/half", "/fine"] {
+        client.get(path).await;
+        let (status, body) = client.response().await;
+        let expected = if path == "/fine" { "HTTP/1.1 200 OK" } else { "HTTP/1.1 502 Bad Gateway" };
+        assert_eq!(status, expected, "{path}: {body}");
+    }
+    drop(client);
+    bench.closed(1).await;
+    assert_eq!(bench.reasons(), [CloseReason::Finished]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_is_gone_is_a_bad_gateway_after_the_first_request_and_a_reset_before() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut peer = Peer::new(stream);
+        peer.head().await;
+        peer.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    client.get("/").await;
+    assert_eq!(client.response().await.0, "HTTP/1.1 200 OK");
+    drop(server);
+    client.get("/").await;
+    assert_eq!(client.response().await.0, "HTTP/1.1 502 Bad Gateway");
+    // It may be so quick that even connecting tells.
+    if let Ok(late) = crate::sockets::try_connect(listener).await {
+        assert!(Peer::new(late).rest().await.is_err());
+    }
+    drop(client);
+    bench.closed(2).await;
+    let mut reasons = bench.reasons();
+    reasons.sort_by_key(|reason| format!("{reason:?}"));
+    assert_eq!(reasons, [CloseReason::Finished, CloseReason::TargetRefused]);
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_is_said_to_the_client_and_in_the_row_and_never_reaches_the_target() {
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let table = [
+        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "400"),
+        ("GET / HTTP/1.1\nHost: a\n\n", "400"),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", "405"),
+        (&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(100)), "431"),
+        (&format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "b".repeat(70_000)), "431"),
+    ];
+    for (request, status) in table {
+        let mut client = Peer::connect(listener).await;
+        // Behind one that is fine, and with more behind it.
+        client
+            .send(format!("GET /fine HTTP/1.1\r\nHost: a\r\n\r\n{request}GET /evil HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
+        let (fine, seen) = client.response().await;
+        assert_eq!(fine, "HTTP/1.1 200 OK");
+        let (refused, why) = client.response().await;
+        assert!(refused.starts_with(&format!("HTTP/1.1 {status} ")), "{refused}: {why}");
+        assert_eq!(client.rest().await, Ok(Vec::new()), "and nothing more");
+        let record = until("the connection to close", || {
+            bench
+                .registry
+                .closed_since(0)
+                .0
+                .into_iter()
+                .find(|record| record.connection().reason.is_some() && bench.registry.open_connections().is_empty())
+        })
+        .await;
+        let _ = record;
+        let last = bench.registry.closed_since(0).0.pop().unwrap().connection();
+        assert_eq!(last.reason, Some(CloseReason::Rejected), "{why}");
+        assert!(why.contains(last.error.as_ref().unwrap().as_str()), "{why}");
+        assert_eq!(last.bytes_in, seen.len() as u64 - 1 + 4, "the first request alone");
+    }
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_in_full_becomes_a_path() {
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    client.send("GET http://a.example/b?c HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+    assert!(client.response().await.1.starts_with("GET /b?c HTTP/1.1\r\n"));
+    client.send("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
+    assert!(client.response().await.1.starts_with("OPTIONS * HTTP/1.1\r\n"));
+    client.send("GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    assert!(client.response().await.1.starts_with("GET /old HTTP/1.1\r\n"));
+    client.stream.shutdown().await.unwrap();
+    assert_eq!(client.rest().await, Ok(Vec::new()));
+    bench.shutdown().await;
+}
