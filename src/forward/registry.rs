@@ -12,6 +12,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 
+use super::alias::Aliases;
 use super::exchanges::Exchanges;
 use super::kill::Kill;
 use super::meter::{Counters, Counts, Direction, MappingMeter};
@@ -35,6 +36,8 @@ pub const EVENTS: usize = 8_192;
 pub struct Registry {
     /// From which addresses the open UDP flows speak.
     pub(super) flow_sources: Arc<FlowSources>,
+    /// As which addresses clients appear to their targets.
+    pub(super) aliases: Arc<Aliases>,
     /// Of UDP flows that have ended.
     pub(super) held_ports: Arc<HeldPorts>,
     started: Instant,
@@ -116,6 +119,7 @@ impl Registry {
         let (events, _) = broadcast::channel(EVENTS);
         Arc::new(Self {
             flow_sources: Arc::default(),
+            aliases: Arc::default(),
             held_ports: Arc::default(),
             started: Instant::now(),
             started_at: Timestamp::now(),
@@ -126,6 +130,11 @@ impl Registry {
             events_wait: Notify::new(),
             young: Mutex::new((1, 1)),
         })
+    }
+
+    /// The aliases that connections have.
+    pub fn aliases(&self) -> &Arc<Aliases> {
+        &self.aliases
     }
 
     /// Steady milliseconds since the engine started.

@@ -13,6 +13,7 @@ use crate::forward::own::Chain;
 use crate::forward::pressure::Limit;
 use crate::forward::relay::{Outcome, Timeouts};
 use crate::model::event::CloseReason;
+use crate::model::identity::Identity;
 
 /// Descriptors of one connection: its two sockets.
 const DESCRIPTORS: u64 = 2;
@@ -39,7 +40,15 @@ pub(super) fn admit(
         CloseReason::Limit
     })?;
     let errand = Errand {
-        caller: Caller { own: Arc::clone(&links.own), chain, descriptors: Arc::clone(&context.descriptors) },
+        caller: Caller {
+            own: Arc::clone(&links.own),
+            chain,
+            descriptors: Arc::clone(&context.descriptors),
+            source: None,
+        },
+        aliases: (config.identity == Identity::Alias)
+            .then(|| (Arc::clone(context.registry.aliases()), config.alias_pool)),
+        alias: None,
         targets: links.in_order(addresses, context.target_port(route)),
         is_container: config.mapping.target.host.is_container(),
         protocol: config.mapping.protocol,

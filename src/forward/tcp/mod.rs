@@ -1,7 +1,7 @@
 //! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
 //!
-//! accept ([`listener`]) → gate ([`gate`]) → address ([`gate`]) → read identity ([`incoming`]) → dial ([`dial`])
-//! → prelude ([`prelude`]) → relay ([`super::relay`]).
+//! accept ([`listener`]) → gate ([`gate`]) → address ([`gate`]) → read identity ([`incoming`]) → dial ([`dial`]),
+//! perhaps as an alias ([`super::alias`]) → prelude ([`prelude`]) → relay ([`super::relay`]).
 //!
 //! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
 
@@ -19,12 +19,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
 use self::prelude::{Sending, Unsent};
+use super::alias::{AliasLease, Aliases};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
@@ -84,6 +86,9 @@ struct Admitted {
 #[derive(Debug)]
 struct Errand {
     caller: Caller,
+    /// Where the client's alias comes from, if it is to have one.
+    aliases: Option<(Arc<Aliases>, IpNet)>,
+    alias: Option<AliasLease>,
     targets: Vec<Endpoint>,
     /// Whether the target is a container, whose addresses come and go.
     is_container: bool,
@@ -146,13 +151,13 @@ fn serve(
             }
         }
         let outcome = relay::run(&standing.legs, &connection, &admitted.timeouts, &admitted.links.pipes).await;
-        let Standing { legs, own } = standing;
+        let Standing { legs, own, alias } = standing;
         if outcome.reason == CloseReason::Finished {
             relay::finish(legs);
         } else {
             Box::pin(relay::reset(legs, &connection)).await;
         }
-        drop(own);
+        drop((own, alias));
         end(connection, admitted, outcome);
     }
 }
@@ -166,20 +171,21 @@ fn end(connection: OpenConnection, admitted: Admitted, outcome: Outcome) {
 struct Standing {
     legs: [Leg; 2],
     own: Option<OwnSource>,
+    alias: Option<AliasLease>,
 }
 
 impl Standing {
     fn new(reached: Result<Reached, Outcome>, client: Leg, connection: &OpenConnection) -> Result<Self, Outcome> {
-        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken } = reached?;
+        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken, alias } = reached?;
         connection.connected(source, target);
         let target = Leg::from_registered(fd, connection.record().protocol()).broken_by(broken);
-        Ok(Self { legs: [client.broken_by(client_broken), target], own })
+        Ok(Self { legs: [client.broken_by(client_broken), target], own, alias })
     }
 
     /// The target has gone before it was told who its client is. What it had said before is for the client all the same.
     fn target_broken(self, kind: io::ErrorKind) -> Self {
-        let Self { legs: [client, target], own } = self;
-        Self { legs: [client, target.broken_by(Some(kind))], own }
+        let Self { legs: [client, target], own, alias } = self;
+        Self { legs: [client, target.broken_by(Some(kind))], own, alias }
     }
 }
 
@@ -188,6 +194,7 @@ struct Reached {
     target: Dialed,
     /// By which error the client has reset meanwhile; what it had sent before is for the target.
     client_broken: Option<io::ErrorKind>,
+    alias: Option<AliasLease>,
 }
 
 /// The way to the target.
@@ -203,7 +210,7 @@ fn start_reaching<'a>(
     record: &'a Record,
     client: &'a Leg,
     links: &'a MappingLinks,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> Reaching<'a> {
     if record.kill_reason().is_some() {
@@ -212,12 +219,16 @@ fn start_reaching<'a>(
     if errand.has_lost_all(&route.borrow()) {
         return Reaching::Over(Err(CloseReason::TargetUnreachable.into()));
     }
+    if let Err(refused) = errand.take_alias(record, links) {
+        return Reaching::Over(Err(refused));
+    }
     let started = Instant::now();
     let first = match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
         Ok(attempt) if attempt.has_arrived() => match attempt.arrived() {
             Ok(dialed) => {
                 let settled = errand.settle(Ok(dialed), record, links, started, &route.borrow());
-                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None }));
+                let alias = errand.alias.take();
+                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None, alias }));
             }
             Err(error) => Err(error),
         },
@@ -231,11 +242,12 @@ async fn reach(
     record: &Record,
     client: &Leg,
     links: &MappingLinks,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     mut route: watch::Receiver<Arc<Route>>,
     first: Result<Underway, DialError>,
     started: Instant,
 ) -> Result<Reached, Outcome> {
+    let alias = errand.alias.take();
     let Errand { targets, protocol, connect_within, caller, .. } = &*errand;
     let mut dialing = pin!(dial::dial(first, targets, *protocol, *connect_within, caller));
     let mut client_broken = None;
@@ -259,10 +271,30 @@ async fn reach(
         }
     };
     let dialed = errand.settle(dialed, record, links, started, &route.borrow());
-    dialed.map(|target| Reached { target, client_broken })
+    dialed.map(|target| Reached { target, client_broken, alias })
 }
 
 impl Errand {
+    /// From here on the client has its alias, if it is to have one.
+    fn take_alias(&mut self, record: &Record, links: &MappingLinks) -> Result<(), Outcome> {
+        let Some((aliases, pool)) = self.aliases.take() else { return Ok(()) };
+        match aliases.lease(pool, record.client().ip()) {
+            Ok((alias, lease)) => {
+                record.set_alias(alias);
+                self.caller.source = Some(alias);
+                self.alias = Some(lease);
+                Ok(())
+            }
+            Err(none) => {
+                let (reason, limit) = none.ends_as();
+                if let Some(limit) = limit {
+                    links.pressure.press(limit);
+                }
+                Err(Outcome { reason, error: Some(none.into()) })
+            }
+        }
+    }
+
     /// What came of dialling, noted for who asks how the target does.
     fn settle(
         &self,
