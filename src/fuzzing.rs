@@ -12,10 +12,11 @@ use crate::{docker, host, model, wire};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name in `fuzz/`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("calls", calls),
     ("docker_answers", docker_answers),
     ("docker_http", docker_http),
+    ("http_messages", http_messages),
     ("kernel_messages", kernel_messages),
     ("kernel_texts", kernel_texts),
     ("mapping", mapping),
@@ -39,6 +40,11 @@ pub fn docker_answers(bytes: &[u8]) {
 /// What the Docker engine answers, as HTTP, and its stream of events.
 pub fn docker_http(bytes: &[u8]) {
     docker::fuzzing::docker_http(bytes);
+}
+
+/// Requests and responses of HTTP/1.x, as they stand on the wire.
+pub fn http_messages(bytes: &[u8]) {
+    wire::fuzzing::http_messages(bytes);
 }
 
 /// What the kernel answers over netlink, and routers by ICMP.

@@ -2,6 +2,7 @@
 //!
 //! See [`crate::fuzzing`], which is the door to it.
 
+use super::http::{Asked, Follower, MAX_HEAD, Refusal, Seen, Strictness};
 use super::proxy::{self, MOST, Malformed, Parsed, Transport};
 use crate::model::fuzzing::assert_plain;
 
@@ -52,4 +53,56 @@ fn assert_refused(bytes: &[u8], transport: Transport, malformed: Malformed) {
             }
         }
     }
+}
+
+/// HTTP/1.x: what was seen, how much was let through, and why no more.
+type Followed = (Vec<String>, usize, Result<(), Refusal>);
+
+/// Requests and responses, of both degrees of strictness.
+pub(crate) fn http_messages(bytes: &[u8]) {
+    for strictness in [Strictness::Gate, Strictness::Onlooker] {
+        for is_requests in [true, false] {
+            let follow = |size| followed(bytes, size, is_requests, strictness);
+            let whole = follow(bytes.len().max(1));
+            // However it is cut, it is the same.
+            for size in [1, 3, 16].into_iter().filter(|_| bytes.len() < 4096) {
+                assert_eq!(follow(size), whole, "in pieces of {size}");
+            }
+            if let (_, _, Err(refusal)) = whole {
+                assert!((400..=431).contains(&refusal.status()));
+                assert_plain(&refusal.to_string());
+            }
+        }
+    }
+}
+
+fn followed(bytes: &[u8], size: usize, is_requests: bool, strictness: Strictness) -> Followed {
+    let mut follower = if is_requests { Follower::requests(strictness) } else { Follower::responses(strictness) };
+    // A response to each kind of request, as often as it takes.
+    for nth in 0..bytes.len().min(64) {
+        follower.ask(Asked { is_head: nth % 3 == 1, is_upgrade: nth % 3 == 2 });
+    }
+    let (mut kept, mut seen, mut passed) = (Vec::new(), Vec::new(), 0);
+    for piece in bytes.chunks(size) {
+        kept.extend_from_slice(piece);
+        loop {
+            let took = follower.follow(&kept, |what| {
+                if let Seen::Request { method, target, .. } = what {
+                    assert!(!method.is_empty() && !method.contains([' ', '\r', '\n']));
+                    assert!(!target.is_empty() && !target.contains([' ', '\r', '\n']));
+                }
+                seen.push(format!("{what:?}"));
+            });
+            match took {
+                Ok(0) => break,
+                Ok(count) => {
+                    passed += count;
+                    kept.drain(..count);
+                }
+                Err(refusal) => return (seen, passed, Err(refusal)),
+            }
+        }
+        assert!(follower.is_held() || kept.len() <= MAX_HEAD, "{} bytes wait", kept.len());
+    }
+    (seen, passed, Ok(()))
 }

@@ -18,7 +18,6 @@ use super::{MAX_BUFFER, MAX_FIELDS_LIST};
 use crate::forward::registry::OpenConnection;
 use crate::forward::relay::Timeouts;
 use crate::model::event::CloseReason;
-use crate::wire::http::MAX_FIELDS;
 
 /// Why serving has stopped.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, tasks: &Tasks, bounds: &Bounds<'_>
     match proxy.spoken {
         Spoken::Http1 => {
             let mut builder = http1::Builder::new();
-            builder.half_close(true).auto_date_header(false).max_buf_size(MAX_BUFFER).max_headers(MAX_FIELDS);
+            builder.half_close(true).auto_date_header(false).max_buf_size(MAX_BUFFER);
             let mut server = builder.serve_connection(wire, service);
             let end = drive(Pin::new(&mut server), http1::Connection::graceful_shutdown, proxy, tasks, bounds).await;
             let read_ahead =

@@ -26,7 +26,7 @@ use crate::forward::meter::Direction;
 use crate::forward::own::OwnSource;
 use crate::forward::relay::{self, Leg, Outcome};
 use crate::model::event::Side;
-use crate::wire::http::{Asked, MAX_FIELDS, Refusal};
+use crate::wire::http::{Asked, Refusal};
 
 /// A connection that has been idle for so long may be about to be closed by the target.
 const IDLE: Duration = Duration::from_millis(500);
@@ -103,8 +103,7 @@ impl Target {
         let wire = Wire(Arc::clone(&channel));
         let (sender, connection) = match self.spoken {
             Spoken::Http1 => {
-                let (sender, connection) =
-                    http1::Builder::new().max_buf_size(MAX_BUFFER).max_headers(MAX_FIELDS).handshake(wire).await?;
+                let (sender, connection) = http1::Builder::new().max_buf_size(MAX_BUFFER).handshake(wire).await?;
                 (Sender::Http1(sender), Connection::Http1(Box::new(connection)))
             }
             Spoken::Http2 => {
