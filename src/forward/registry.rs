@@ -199,9 +199,8 @@ impl Registry {
         OpenConnection { registry: Arc::clone(self), record }
     }
 
-    /// Names a connection to others, so that no connection of an earlier engine, or of another host, has the same name:
-    /// `portolan-`, when this engine started (microseconds of Unix time, in hexadecimal), `-`, and the id that events
-    /// have.
+    /// Names a connection to others, as no connection of an earlier engine was named: `portolan-`, when this engine
+    /// started (microseconds of Unix time, in hexadecimal), `-`, and the id that events have.
     pub fn unique_id(&self, id: ConnectionId) -> String {
         format!("portolan-{:x}-{}", self.started_at.as_microsecond(), id.0)
     }
