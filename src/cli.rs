@@ -316,7 +316,7 @@ Exit status: 0 it is as it was asked for; 1 it could not be done (adding and rem
     },
     /// Something of a running engine.
     #[command(flatten)]
-    Engine(Engine),
+    Engine(Box<Engine>),
     /// Print every key binding that works now
     Keys {
         /// As JSON
