@@ -67,8 +67,6 @@ struct State {
     is_flushed: bool,
     /// Requests whose heads were let through.
     heads: u64,
-    /// Something has come since the last request was sent.
-    has_heard: bool,
     is_ended: bool,
     is_refused: bool,
     was_first_told: bool,
@@ -89,7 +87,6 @@ impl Channel {
             ahead: Vec::new(),
             is_flushed: true,
             heads: 0,
-            has_heard: false,
             is_ended: false,
             is_refused: false,
             was_first_told: false,
@@ -131,16 +128,10 @@ impl Channel {
 
     /// A request is about to be sent to this target.
     pub(super) fn ask(&self, asked: Asked) {
-        let mut state = self.state();
-        state.has_heard = false;
-        if let Some(gate) = &mut state.gate {
+        self.common.ask();
+        if let Some(gate) = &mut self.state().gate {
             gate.ask(asked);
         }
-    }
-
-    /// Whether this target has sent anything since it was asked last.
-    pub(super) fn has_heard(&self) -> bool {
-        self.state().has_heard
     }
 
     /// This client's request for another protocol was answered without one.
@@ -221,7 +212,9 @@ impl Channel {
                 return Poll::Ready(Err(error));
             }
         };
-        state.has_heard |= count > 0;
+        if self.side == Side::Target && count > 0 {
+            self.common.hear();
+        }
         state.is_ended |= count == 0;
         self.common.stir();
         if !state.was_first_told

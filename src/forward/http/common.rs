@@ -24,6 +24,7 @@ pub(super) struct Common {
     pub(super) bodies: AtomicU64,
     /// Another protocol was agreed on.
     is_upgraded: AtomicBool,
+    has_heard: AtomicBool,
     takes_interim: AtomicBool,
     notes: Mutex<Notes>,
 }
@@ -89,6 +90,7 @@ impl Common {
             in_flight: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
             is_upgraded: AtomicBool::new(false),
+            has_heard: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
             notes: Mutex::default(),
         })
@@ -100,6 +102,21 @@ impl Common {
 
     pub(super) fn take_stirred(&self) -> bool {
         self.stirred.swap(false, Relaxed)
+    }
+
+    /// The target is about to be asked.
+    pub(super) fn ask(&self) {
+        self.has_heard.store(false, Relaxed);
+    }
+
+    /// The target has said something.
+    pub(super) fn hear(&self) {
+        self.has_heard.store(true, Relaxed);
+    }
+
+    /// Whether the target has said anything since it was asked last.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has_heard.load(Relaxed)
     }
 
     /// Requests so far.

@@ -150,20 +150,19 @@ impl Target {
             let idle = self.ready().await?;
             let may_repeat = attempt < ATTEMPTS && idle.is_some_and(|idle| idle >= IDLE) && is_harmless(&request);
             let copy = may_repeat.then(|| again(&request));
-            // Not held while it is waited for.
-            let (channel, sending) = {
+            // The lock is not held while it is waited for, nor is the channel, which may be parted from meanwhile.
+            let sending = {
                 let mut state = self.state();
                 let Some(standing) = &mut state.standing else { continue };
                 standing.channel.ask(asked);
                 standing.last_used = Some(Instant::now());
-                (Arc::clone(&standing.channel), standing.sender.send(request))
+                standing.sender.send(request)
             };
             let mut error = match sending.await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            let has_heard = channel.has_heard();
-            drop(channel);
+            let has_heard = self.common.has_heard();
             match (error.take_message(), copy) {
                 (Some(unsent), _) if attempt < ATTEMPTS => request = unsent,
                 (None, Some(copy)) if !has_heard => request = copy,
