@@ -8,8 +8,11 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use ipnet::IpNet;
 
+use crate::model::cidr::parse_cidr;
 use crate::model::duration::parse_timeout;
+use crate::model::identity::DEFAULT_ALIAS_POOL;
 use crate::model::untrusted::SafeText;
 
 pub use engine::{Engine, Fields, Filter, To, Which};
@@ -97,6 +100,7 @@ impl Cli {
             Some(Command::Schema) => Some("schema"),
             Some(Command::Completions { .. }) => Some("completions"),
             Some(Command::Man) => Some("man"),
+            Some(Command::AliasRoute { .. }) => Some("alias-route"),
         };
         if let (Some(name), Some(given)) = (name, self.source.first_given()) {
             return Err(conflict(&format!("the argument '{given}' cannot be used with '{name}'")));
@@ -296,9 +300,23 @@ Exit status: 0 nothing wrong, as far as can be seen; 1 a cause was found; 2 the 
         #[arg(long)]
         json: bool,
     },
+    /// The route that gives each client an address of its own (identity alias): print it, add it, remove it
+    #[command(after_help = "\
+portolan alias-route --print     the command, and how to keep it across restarts
+sudo portolan alias-route --add  until the machine restarts
+
+Exit status: 0 it is as it was asked for; 1 it could not be done (adding and removing need root).")]
+    AliasRoute {
+        /// What to do.
+        #[command(flatten)]
+        action: RouteAction,
+        /// The pool of aliases, where the mapping has another one
+        #[arg(long, value_name = "CIDR", default_value_t = DEFAULT_ALIAS_POOL, value_parser = parse_cidr)]
+        pool: IpNet,
+    },
     /// Something of a running engine.
     #[command(flatten)]
-    Engine(Engine),
+    Engine(Box<Engine>),
     /// Print every key binding that works now
     Keys {
         /// As JSON
@@ -320,6 +338,21 @@ Put them where the shell looks for them; they are there from its next start on:
     /// Print the manual page, in roff
     #[command(after_help = "Shown by: portolan man | man -l -")]
     Man,
+}
+
+/// What to do with a route.
+#[derive(Clone, Copy, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct RouteAction {
+    /// Print the command that adds it, and what keeps it across restarts
+    #[arg(long)]
+    pub print: bool,
+    /// Add it until the machine restarts; needs root
+    #[arg(long)]
+    pub add: bool,
+    /// Remove it; needs root
+    #[arg(long)]
+    pub remove: bool,
 }
 
 /// How to run without a screen.

@@ -81,7 +81,7 @@ async fn a_panic_ends_one_udp_flow_and_no_other() {
         // And the one that met it gets in with its next datagram.
         assert!(echoes(&newcomer).await);
         drop(newcomer);
-        bench.registry.kill_where(CloseReason::Killed, |record| Some(record.peer) == closed.first().map(|c| c.client));
+        bench.registry.kill_where(CloseReason::Killed, |record| Some(record.peer) == closed.first().map(|c| c.peer));
         until("its end", || (bench.registry.closed_count() >= before + 2).then_some(())).await;
     }
     // Ports of flows that have ended are held for a second.

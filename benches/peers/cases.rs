@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::contestants::Contestant;
+use crate::mode::Mode;
+
 /// Which way bulk data goes.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Direction {
@@ -53,6 +56,21 @@ pub(crate) enum Work {
         per_second: u32,
         /// Bytes of one datagram.
         size: usize,
+    },
+    /// Small HTTP requests and answers, one at a time on each connection.
+    Http {
+        /// Connections at once.
+        connections: usize,
+    },
+    /// Large answers to HTTP requests.
+    Download {
+        /// Connections at once.
+        streams: usize,
+    },
+    /// So many small requests and answers on one connection, of which others count what they take.
+    Count {
+        /// How many.
+        transactions: u32,
     },
 }
 
@@ -108,6 +126,8 @@ pub(crate) struct Case {
     pub(crate) title: &'static str,
     /// What is done.
     pub(crate) work: Work,
+    /// What the target is told of its client.
+    pub(crate) mode: Mode,
     /// What is told of it.
     pub(crate) metrics: &'static [Metric],
     /// Part of the quick choice.
@@ -149,8 +169,24 @@ const BURST: &[Metric] = &[
     less("cpu_s_per_million", "CPU s/M received", 2),
 ];
 
+const HTTP: &[Metric] = &[
+    more("tx_per_s", "requests/s", 0),
+    less("p50_us", "p50 µs", 1),
+    less("p99_us", "p99 µs", 1),
+    less("cpu_us_per_tx", "CPU µs/request", 2),
+];
+const COUNT: &[Metric] = &[
+    less("instructions", "instructions/tx", 0),
+    less("user_instructions", "of them in user mode", 0),
+    less("calls", "system calls/tx", 2),
+];
+
 const fn case(id: &'static str, title: &'static str, work: Work, metrics: &'static [Metric]) -> Case {
-    Case { id, title, work, metrics, is_quick: false, most_rounds: u32::MAX }
+    Case { id, title, work, mode: Mode::Plain, metrics, is_quick: false, most_rounds: u32::MAX }
+}
+
+const fn told(mode: Mode, case: Case) -> Case {
+    Case { mode, ..case }
 }
 
 const fn quick(case: Case) -> Case {
@@ -165,7 +201,10 @@ const fn bulk(streams: usize, direction: Direction) -> Work {
     Work::Bulk { streams, direction }
 }
 
-static ALL: [Case; 16] = [
+const PING_64: Work = Work::PingPong { connections: 64 };
+const COUNTED: Work = Work::Count { transactions: 4_000 };
+
+static ALL: [Case; 34] = [
     // First of all: thousands of connections that others have ended make the kernel's list of listeners slow to read.
     few(case("mappings", "1,000 TCP mappings", Work::Mappings, MAPPINGS)),
     quick(case("bulk-1-up", "Bulk, 1 stream, client to target", bulk(1, Direction::Up), BULK)),
@@ -193,11 +232,121 @@ static ALL: [Case; 16] = [
         Work::UdpBurst { per_second: 400_000, size: 1_400 },
         BURST,
     ),
+    told(
+        Mode::ProxyV2,
+        quick(case("id-proxy-ping-64", "PROXY v2: ping-pong of 64 bytes, 64 connections", PING_64, PING)),
+    ),
+    told(
+        Mode::ProxyV2,
+        quick(case(
+            "id-proxy-bulk-8-down",
+            "PROXY v2: bulk, 8 streams, target to client",
+            bulk(8, Direction::Down),
+            BULK,
+        )),
+    ),
+    told(
+        Mode::ProxyV2,
+        quick(case(
+            "id-proxy-connect",
+            "PROXY v2: connections in a second; the target closes first",
+            Work::Connect { idle: 0 },
+            CONNECT,
+        )),
+    ),
+    told(
+        Mode::ProxyV2,
+        quick(case(
+            "id-proxy-udp-1000x64",
+            "PROXY v2 in each datagram: UDP echo, 1,000 flows of 64 bytes",
+            Work::UdpEcho { flows: 1_000, size: 64 },
+            ECHO,
+        )),
+    ),
+    told(
+        Mode::ProxyV2,
+        quick(few(case("id-proxy-count", "PROXY v2: what a ping-pong of 64 bytes takes", COUNTED, COUNT))),
+    ),
+    told(Mode::ProxyV1, case("id-proxy-v1-ping-64", "PROXY v1: ping-pong of 64 bytes, 64 connections", PING_64, PING)),
+    told(
+        Mode::ProxyV1,
+        case("id-proxy-v1-bulk-8-down", "PROXY v1: bulk, 8 streams, target to client", bulk(8, Direction::Down), BULK),
+    ),
+    told(
+        Mode::ProxyV1,
+        case(
+            "id-proxy-v1-connect",
+            "PROXY v1: connections in a second; the target closes first",
+            Work::Connect { idle: 0 },
+            CONNECT,
+        ),
+    ),
+    told(Mode::ProxyV1, few(case("id-proxy-v1-count", "PROXY v1: what a ping-pong of 64 bytes takes", COUNTED, COUNT))),
+    told(Mode::Alias, quick(case("id-alias-ping-64", "Alias: ping-pong of 64 bytes, 64 connections", PING_64, PING))),
+    told(
+        Mode::Alias,
+        quick(case("id-alias-bulk-8-down", "Alias: bulk, 8 streams, target to client", bulk(8, Direction::Down), BULK)),
+    ),
+    told(
+        Mode::Alias,
+        quick(case(
+            "id-alias-connect",
+            "Alias: connections in a second; the target closes first",
+            Work::Connect { idle: 0 },
+            CONNECT,
+        )),
+    ),
+    told(
+        Mode::Alias,
+        quick(case(
+            "id-alias-udp-1000x64",
+            "Alias: UDP echo, 1,000 flows of 64 bytes",
+            Work::UdpEcho { flows: 1_000, size: 64 },
+            ECHO,
+        )),
+    ),
+    told(Mode::Alias, quick(few(case("id-alias-count", "Alias: what a ping-pong of 64 bytes takes", COUNTED, COUNT)))),
+    told(Mode::Http, case("id-http-1", "HTTP: small requests, 1 connection", Work::Http { connections: 1 }, HTTP)),
+    told(
+        Mode::Http,
+        quick(case("id-http-64", "HTTP: small requests, 64 connections", Work::Http { connections: 64 }, HTTP)),
+    ),
+    told(
+        Mode::Http,
+        quick(case("id-http-body", "HTTP: answers of 8 MB, 8 connections", Work::Download { streams: 8 }, BULK)),
+    ),
+    told(
+        Mode::Inspect,
+        quick(case(
+            "inspect-http-64",
+            "HTTP requests listed only: small requests, 64 connections",
+            Work::Http { connections: 64 },
+            HTTP,
+        )),
+    ),
 ];
 
 impl Case {
     /// Every test, in the order in which they run.
     pub(crate) fn all() -> &'static [Self] {
         &ALL
+    }
+
+    /// True for those that are measured when nothing else is asked for; the others are about who the client is.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.mode == Mode::Plain
+    }
+
+    /// Whether `contestant` can do it.
+    pub(crate) fn is_for(&self, contestant: Contestant) -> bool {
+        let can_work = match self.work {
+            Work::Mappings | Work::Idle { .. } => contestant != Contestant::Direct,
+            // Three thousand processes anew for each round would take most of the bench's time.
+            Work::Connect { idle: 1.. } => !contestant.is_process_per_connection(),
+            // What is of interest is what a mode takes beyond the plain one.
+            Work::Count { .. } => matches!(contestant, Contestant::Portolan | Contestant::PlainPortolan),
+            _ => true,
+        };
+        can_work && self.mode.is_known_to(contestant, self.work.is_udp())
     }
 }

@@ -3,23 +3,25 @@
 //! All are set up as their own documentation does it, without tuning in either direction, except that queues of new
 //! connections and limits of descriptors are made large enough for the work.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use crate::configuration::{self, NGINX_STREAM};
 use crate::cpu::CpuMeter;
 use crate::enclosure;
 use crate::group::Group;
 use crate::listening::Ports;
 use crate::memory;
+use crate::mode::Mode;
 
 /// One who does the work, or nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,9 +42,11 @@ pub(crate) enum Contestant {
     Rinetd,
     /// redir, one process a connection; it knows IPv4 alone, so its client comes over IPv4.
     Redir,
+    /// The one to be judged, with a mapping that tells the target nothing: beside its other modes.
+    PlainPortolan,
 }
 
-use Contestant::{Direct, DockerProxy, Haproxy, Nginx, Portolan, Redir, Rinetd, Socat};
+use Contestant::{Direct, DockerProxy, Haproxy, Nginx, PlainPortolan, Portolan, Redir, Rinetd, Socat};
 
 /// What is to be forwarded: ports in a row to ports in a row of 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +57,30 @@ pub(crate) struct Plan {
     pub(crate) target: u16,
     /// UDP as well as TCP.
     pub(crate) has_udp: bool,
+    /// What the target is told of its client.
+    pub(crate) mode: Mode,
 }
+
+/// Longest wait for one that was asked to end.
+const END: Duration = Duration::from_secs(20);
 
 /// Where targets of the load listen.
 pub(crate) const TARGET: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7_000);
 
 impl Contestant {
+    /// In the order of the tables.
+    pub(crate) const ALL: [Self; 9] = [
+        Direct,
+        Portolan,
+        PlainPortolan,
+        Self::PEERS[0],
+        Self::PEERS[1],
+        Self::PEERS[2],
+        Self::PEERS[3],
+        Self::PEERS[4],
+        Self::PEERS[5],
+    ];
+
     /// All but ours and `direct`, the main ones first.
     pub(crate) const PEERS: [Self; 6] = [DockerProxy, Nginx, Haproxy, Socat, Rinetd, Redir];
 
@@ -73,13 +95,19 @@ impl Contestant {
             Socat => "socat",
             Rinetd => "rinetd",
             Redir => "redir",
+            PlainPortolan => "portolan, none",
         }
+    }
+
+    /// Its name as part of a path.
+    fn label(self) -> &'static str {
+        if self == PlainPortolan { "portolan-none" } else { self.name() }
     }
 
     /// The Debian packages that it comes in.
     pub(crate) fn packages(self) -> &'static [&'static str] {
         match self {
-            Direct | Portolan => &[],
+            Direct | Portolan | PlainPortolan => &[],
             DockerProxy => &["docker.io"],
             Nginx => &["nginx", "libnginx-mod-stream"],
             Haproxy => &["haproxy"],
@@ -92,7 +120,7 @@ impl Contestant {
     /// Files without which it cannot run; the first is the program.
     pub(crate) fn needs(self) -> &'static [&'static str] {
         match self {
-            Direct | Portolan => &[],
+            Direct | Portolan | PlainPortolan => &[],
             DockerProxy => &["/usr/sbin/docker-proxy"],
             Nginx => &["/usr/sbin/nginx", NGINX_STREAM],
             Haproxy => &["/usr/sbin/haproxy"],
@@ -104,7 +132,7 @@ impl Contestant {
 
     /// True for those whose UDP forwarding keeps many flows apart.
     pub(crate) fn does_udp(self) -> bool {
-        matches!(self, Direct | Portolan | DockerProxy | Nginx)
+        matches!(self, Direct | Portolan | PlainPortolan | DockerProxy | Nginx)
     }
 
     /// True for those that take a process for each mapping.
@@ -133,16 +161,26 @@ impl Contestant {
 
     /// Starts it and waits until it listens.
     pub(crate) fn start(self, plan: Plan, folder: &Path, portolan: &Path) -> Result<Running> {
-        let group = if self == Direct { None } else { Group::new(&enclosure::run_name(), self.name()) };
+        self.start_under(&[], plan, folder, portolan)
+    }
+
+    /// As [`Contestant::start`], run by another program with these arguments.
+    pub(crate) fn start_under(self, above: &[String], plan: Plan, folder: &Path, portolan: &Path) -> Result<Running> {
+        let group = if self == Direct { None } else { Group::new(&enclosure::run_name(), self.label()) };
         let mut running = Running { children: Vec::new(), group };
         for arguments in self.command_lines(plan, folder, portolan)? {
             let has_status = self == DockerProxy;
             let mut command = Self::joining(running.group.as_ref(), has_status);
             // An empty home, in which Docker is out of reach too: nothing of this machine's user takes part.
-            command.args(arguments).current_dir(folder).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            command
+                .args(above)
+                .args(arguments)
+                .current_dir(folder)
+                .env_clear()
+                .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
             command.env("HOME", folder).env("DOCKER_HOST", format!("unix://{}/no-docker", folder.display()));
             command.env("DOORS", doors(running.group.as_ref()));
-            let errors = fs::File::create(folder.join(format!("{}.log", self.name())))?;
+            let errors = fs::File::create(folder.join(format!("{}.log", self.label())))?;
             command.stdin(Stdio::null()).stderr(errors);
             command.stdout(if has_status { Stdio::piped() } else { Stdio::null() });
             let mut child = command.spawn().with_context(|| format!("cannot start {}", self.name()))?;
@@ -174,26 +212,26 @@ impl Contestant {
     }
 
     fn said(self, folder: &Path) -> String {
-        let said = fs::read_to_string(folder.join(format!("{}.log", self.name()))).unwrap_or_default();
+        let said = fs::read_to_string(folder.join(format!("{}.log", self.label()))).unwrap_or_default();
         format!("{} said {:?}", self.name(), said.chars().take(500).collect::<String>())
     }
 
     /// The processes that it takes, each as program and arguments.
     fn command_lines(self, plan: Plan, folder: &Path, portolan: &Path) -> Result<Vec<Vec<String>>> {
-        let pairs = || (0..plan.listen.count).map(move |nth| (plan.listen.first + nth, plan.target + nth));
+        let pairs = || plan.pairs();
         let words = |text: String| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let file = |text: String| -> Result<String> {
-            let path = folder.join(format!("{}.conf", self.name()));
+            let path = folder.join(format!("{}.conf", self.label()));
             fs::write(&path, text)?;
             Ok(path.display().to_string())
         };
         let program = self.needs().first().copied().unwrap_or_default();
         Ok(match self {
             Direct => Vec::new(),
-            Portolan if plan.listen.count == 1 => vec![portolan_line(plan, portolan)],
-            Portolan => {
-                ensure!(!plan.has_udp, "many mappings are TCP alone");
-                let path = file(profile(pairs()))?;
+            Portolan if plan.listen.count == 1 && plan.mode == Mode::Plain => vec![portolan_line(plan, portolan)],
+            Portolan | PlainPortolan => {
+                let mode = if self == Portolan { plan.mode } else { Mode::Plain };
+                let path = file(configuration::profile(plan, mode))?;
                 vec![vec![portolan.display().to_string(), "run".to_owned(), "--file".to_owned(), path]]
             }
             DockerProxy => pairs()
@@ -210,9 +248,9 @@ impl Contestant {
             Nginx => vec![words(format!(
                 "{program} -e stderr -p {} -c {}",
                 folder.display(),
-                file(nginx_file(plan, folder))?
+                file(configuration::nginx(plan, folder))?
             ))],
-            Haproxy => vec![words(format!("{program} -db -f {}", file(haproxy_file(plan))?))],
+            Haproxy => vec![words(format!("{program} -db -f {}", file(configuration::haproxy(plan))?))],
             Socat => pairs()
                 .map(|(listen, target)| {
                     words(format!(
@@ -221,28 +259,14 @@ impl Contestant {
                 })
                 .collect(),
             Rinetd => {
-                let mut lines = String::new();
-                for (listen, target) in pairs() {
-                    let _ = writeln!(lines, "::1 {listen} 127.0.0.1 {target}");
-                }
-                vec![words(format!("{program} -f -c {}", file(lines)?))]
+                let lines = pairs().map(|(listen, target)| format!("::1 {listen} 127.0.0.1 {target}\n"));
+                vec![words(format!("{program} -f -c {}", file(lines.collect())?))]
             }
             Redir => pairs()
                 .map(|(listen, target)| words(format!("{program} -n -l none 127.0.0.1:{listen} 127.0.0.1:{target}")))
                 .collect(),
         })
     }
-}
-
-const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
-
-/// Many mappings, each by itself as in a profile that somebody has written, and not one of a range of ports.
-fn profile(pairs: impl Iterator<Item = (u16, u16)>) -> String {
-    let mapping = |(listen, target)| {
-        format!(r#"{{ "name": "port-{listen}", "listen": "[::1]:{listen}", "target": "127.0.0.1:{target}" }}"#)
-    };
-    let mappings: Vec<_> = pairs.map(mapping).collect();
-    format!(r#"{{ "version": 1, "mappings": [{}] }}"#, mappings.join(","))
 }
 
 fn portolan_line(plan: Plan, portolan: &Path) -> Vec<String> {
@@ -252,38 +276,6 @@ fn portolan_line(plan: Plan, portolan: &Path) -> Vec<String> {
         line.extend(["-p".to_owned(), format!("{mapping}/udp")]);
     }
     line
-}
-
-fn nginx_file(plan: Plan, folder: &Path) -> String {
-    let mut text = format!(
-        "load_module {NGINX_STREAM};\nuser root;\ndaemon off;\nworker_processes auto;\npid {}/nginx.pid;\n\
-         error_log stderr;\nevents {{ worker_connections 8192; }}\nstream {{\n",
-        folder.display()
-    );
-    for nth in 0..plan.listen.count {
-        let (listen, target) = (plan.listen.first + nth, plan.target + nth);
-        let _ = writeln!(text, "server {{ listen [::1]:{listen}; proxy_pass 127.0.0.1:{target}; }}");
-        if plan.has_udp {
-            // With several workers, nginx's manual asks for reuseport, else packets of one flow go to any of them. Flows
-            // that are over are kept for ten minutes unless told otherwise: those of some rounds would fill its table.
-            let _ = writeln!(
-                text,
-                "server {{ listen [::1]:{listen} udp reuseport; proxy_pass 127.0.0.1:{target}; proxy_timeout 3s; }}"
-            );
-        }
-    }
-    text + "}\n"
-}
-
-fn haproxy_file(plan: Plan) -> String {
-    let mut text = "global\n maxconn 8192\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n\
-                    timeout server 1h\n"
-        .to_owned();
-    for nth in 0..plan.listen.count {
-        let (listen, target) = (plan.listen.first + nth, plan.target + nth);
-        let _ = writeln!(text, "listen l{nth}\n bind ipv6@[::1]:{listen}\n server s 127.0.0.1:{target}");
-    }
-    text
 }
 
 fn doors(group: Option<&Group>) -> String {
@@ -324,6 +316,22 @@ impl Running {
             Some(group) => group.pids(),
             None => self.children.iter().flat_map(|child| memory::family(child.id())).collect(),
         }
+    }
+
+    /// Asks it to end, and waits until it has. What runs it is not asked: it ends, and tells what it found, when
+    /// portolan has ended.
+    pub(crate) fn finish(mut self) -> Result<()> {
+        let is_child = |pid: &u32| self.children.iter().any(|child| child.id() == *pid);
+        let (above, own): (Vec<u32>, Vec<u32>) = self.pids().into_iter().partition(is_child);
+        for pid in if own.is_empty() { above } else { own } {
+            kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        }
+        let start = Instant::now();
+        while self.alive().is_ok() {
+            ensure!(start.elapsed() < END, "it does not end when it is told to");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// What the kernel holds for it, in bytes, where a control group tells.

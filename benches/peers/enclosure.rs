@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::group;
+use crate::mode::ALIAS_POOL;
 
 /// Tells the inner program what it is, and the name of the run.
 const INSIDE: &str = "PORTOLAN_BENCH_INSIDE";
@@ -71,8 +72,9 @@ impl Enclosure {
     }
 }
 
-/// Brings the loopback up and sees to it that all of this ends with the outer program.
-pub(crate) fn prepare() -> Result<Enclosure> {
+/// Brings the loopback up and sees to it that all of this ends with the outer program. With `has_aliases`, every address
+/// of the alias pool is one of this namespace's own.
+pub(crate) fn prepare(has_aliases: bool) -> Result<Enclosure> {
     ensure!(std::process::id() == 1, "{INSIDE} is set, but this is no process namespace of the bench's own");
     let folder = tempfile::Builder::new().prefix("portolan-peers-").tempdir()?;
     let path = folder.path().to_owned();
@@ -81,12 +83,20 @@ pub(crate) fn prepare() -> Result<Enclosure> {
         let _ = std::io::stdin().read(&mut [0]);
         abandon(&path);
     });
-    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("cannot run ip")?;
-    ensure!(status.success(), "the loopback cannot be brought up");
+    ip(&["link", "set", "lo", "up"])?;
+    if has_aliases {
+        ip(&["route", "add", "local", ALIAS_POOL, "dev", "lo"])?;
+    }
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", LOCAL_PORTS).context("ip_local_port_range")?;
     let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(Enclosure { folder })
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("ip").args(arguments).status().context("cannot run ip")?;
+    ensure!(status.success(), "ip {} failed", arguments.join(" "));
+    Ok(())
 }
 
 /// Leaves nothing behind when the outer program is gone. Best effort: this process ends in any case.

@@ -6,13 +6,16 @@
 //! and writes a [`report`]. For each piece of work it starts itself once more as the [`load`]: client and target.
 
 mod cases;
+mod configuration;
 mod contestants;
+mod counting;
 mod cpu;
 mod enclosure;
 mod group;
 mod listening;
 mod load;
 mod memory;
+mod mode;
 mod options;
 mod packages;
 mod phase;
@@ -45,7 +48,7 @@ fn main() -> ExitCode {
 
 fn measure(options: &Options) -> Result<()> {
     let cases = options.cases()?;
-    let contestants = options.contestants()?;
+    let contestants = options.contestants(&cases)?;
     if options.list {
         report::list();
         return Ok(());
@@ -54,7 +57,7 @@ fn measure(options: &Options) -> Result<()> {
         packages::install_missing(&contestants)?;
         return enclosure::run_inside();
     }
-    let enclosure = enclosure::prepare()?;
+    let enclosure = enclosure::prepare(cases.iter().any(|case| case.mode == mode::Mode::Alias))?;
     let record = rounds::run(options, &cases, &contestants, enclosure.folder())?;
     report::print(&record);
     let path = options.json_path();

@@ -22,7 +22,10 @@ pub(crate) struct Options {
     /// Only these peers, separated by commas; portolan and direct always take part
     #[arg(long, value_name = "PEER", value_delimiter = ',')]
     peers: Vec<String>,
-    /// A part that takes less than a minute: the main tests beside docker-proxy and nginx
+    /// Only the tests of who the client is; without this or --only, they are left out
+    #[arg(long)]
+    identity: bool,
+    /// A part that takes less than a minute: the main tests beside docker-proxy and nginx (--identity: nginx and haproxy)
     #[arg(long)]
     quick: bool,
     /// How long one piece of work lasts, in milliseconds [default: 500, or 300 with --quick]
@@ -50,7 +53,8 @@ impl Options {
     pub(crate) fn cases(&self) -> Result<Vec<&'static Case>> {
         let all = Case::all();
         if self.only.is_empty() {
-            return Ok(all.iter().filter(|case| !self.quick || case.is_quick).collect());
+            let is_chosen = |case: &&Case| case.is_plain() != self.identity && (!self.quick || case.is_quick);
+            return Ok(all.iter().filter(is_chosen).collect());
         }
         self.only
             .iter()
@@ -61,12 +65,15 @@ impl Options {
             .collect()
     }
 
-    /// Who takes part, ours and `direct` first.
-    pub(crate) fn contestants(&self) -> Result<Vec<Contestant>> {
-        let mut contestants = vec![Contestant::Direct, Contestant::Portolan];
+    /// Who takes part in any of these tests, ours and `direct` first.
+    pub(crate) fn contestants(&self, cases: &[&Case]) -> Result<Vec<Contestant>> {
+        let mut contestants = vec![Contestant::Direct, Contestant::Portolan, Contestant::PlainPortolan];
         if self.peers.is_empty() {
-            let peers = if self.quick { &Contestant::PEERS[..2] } else { &Contestant::PEERS[..] };
-            contestants.extend(peers);
+            contestants.extend(match (self.quick, self.identity) {
+                (true, false) => &Contestant::PEERS[..2],
+                (true, true) => &Contestant::PEERS[1..3],
+                (false, _) => &Contestant::PEERS[..],
+            });
         }
         for name in &self.peers {
             match Contestant::PEERS.iter().find(|peer| peer.name() == name) {
@@ -74,6 +81,8 @@ impl Options {
                 None => bail!("no peer {name:?}: --list shows them"),
             }
         }
+        // Nobody is installed who has nothing to do.
+        contestants.retain(|contestant| cases.iter().any(|case| case.is_for(*contestant)));
         Ok(contestants)
     }
 

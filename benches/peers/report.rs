@@ -2,6 +2,7 @@
 
 use crate::cases::{Better, Case, Metric, Work};
 use crate::contestants::Contestant;
+use crate::counting;
 use crate::record::Record;
 use crate::statistics::median;
 use crate::targets::{self, Verdict};
@@ -9,12 +10,23 @@ use crate::targets::{self, Verdict};
 /// Prints tests and peers by the names that the command line takes.
 pub(crate) fn list() {
     println!("tests (* with --quick):");
-    for case in Case::all() {
-        println!("  {}{:15} {}", if case.is_quick { '*' } else { ' ' }, case.id, case.title);
-    }
+    list_cases(true);
+    println!("tests with --identity, and who takes part:");
+    list_cases(false);
     println!("peers:");
     for peer in Contestant::PEERS {
         println!("   {:15} {}", peer.name(), peer.packages().join(", "));
+    }
+}
+
+fn list_cases(is_plain: bool) {
+    for case in Case::all().iter().filter(|case| case.is_plain() == is_plain) {
+        println!("  {}{:23} {}", if case.is_quick { '*' } else { ' ' }, case.id, case.title);
+        if !is_plain {
+            let who: Vec<_> =
+                Contestant::ALL.into_iter().filter(|who| case.is_for(*who)).map(Contestant::name).collect();
+            println!("{:26} ({})", "", who.join("; "));
+        }
     }
 }
 
@@ -40,14 +52,19 @@ fn print_case(record: &Record, case: &Case) {
     table.rows[0].extend(case.metrics.iter().map(|metric| metric.heading.to_owned()));
     let compared = || case.metrics.iter().filter(|metric| metric.is_compared);
     table.rows[0].extend(compared().map(|metric| format!("ours ÷ it: {}", metric.heading)));
-    let everybody = [Contestant::Direct, Contestant::Portolan].into_iter().chain(Contestant::PEERS);
-    for contestant in everybody.filter(|contestant| has_values(record, case, *contestant)) {
+    for contestant in Contestant::ALL.into_iter().filter(|contestant| has_values(record, case, *contestant)) {
         let mut row = vec![contestant.name().to_owned()];
         row.extend(case.metrics.iter().map(|metric| values(record, case, contestant, metric)));
         row.extend(compared().map(|metric| ratio(record, case, contestant, metric)));
         table.rows.push(row);
     }
     table.print();
+    if !case.is_plain() && !matches!(case.work, Work::Count { .. }) {
+        println!("\n{}", case.mode.setting());
+    }
+    if matches!(case.work, Work::Count { .. }) {
+        println!("\n{}", counting::HOW);
+    }
     if record.is_mostly_slow(case) {
         println!(
             "\nThe machine was slow or busy with something else most of the time: take these for nothing but ratios."

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cases::{Case, Work};
 use crate::contestants::{Contestant, Plan, Running, TARGET};
+use crate::counting;
 use crate::cpu::CpuMeter;
 use crate::listening::Ports;
 use crate::load::{Figures, MODE, Order};
@@ -56,7 +57,7 @@ struct Bench {
 
 impl Bench {
     fn run_case(&mut self, case: &'static Case, who: &[Contestant]) -> Result<()> {
-        let mut who: Vec<Contestant> = who.iter().copied().filter(|who| takes_part(*who, case.work)).collect();
+        let mut who: Vec<Contestant> = who.iter().copied().filter(|who| case.is_for(*who)).collect();
         let rounds = self.record.setting.rounds.min(case.most_rounds);
         let mut running = BTreeMap::new();
         // Those that stand are started anew for each figure.
@@ -67,7 +68,7 @@ impl Bench {
             // Once with every byte compared. Who fails here is told of, and not measured.
             let mut sound = Vec::new();
             for contestant in who {
-                let result = load(&self.order(contestant, case.work, &running[&contestant], true)?);
+                let result = load(&self.order(contestant, case, &running[&contestant], true)?);
                 if self.is_success(case, contestant, result).is_some() {
                     sound.push(contestant);
                 }
@@ -84,18 +85,17 @@ impl Bench {
     }
 
     fn start(&self, contestant: Contestant, case: &Case) -> Result<Running> {
-        let listen = Ports { first: contestant.port(), count: 1 };
-        let plan = Plan { listen, target: TARGET.port(), has_udp: case.work.is_udp() };
-        contestant.start(plan, &self.folder, &self.portolan)
+        contestant.start(plan(contestant, case), &self.folder, &self.portolan)
     }
 
-    /// One piece of work, in a fast phase if there is one.
+    /// One piece of work, in a fast phase if there is one. What is counted is the same in a slow one.
     fn run_cell(&mut self, case: &'static Case, round: u32, who: Contestant, running: Option<&Running>) -> Result<()> {
+        let is_timed = !matches!(case.work, Work::Count { .. });
         for attempt in 1..=ATTEMPTS {
-            let is_fast_before = self.phase.wait()?;
+            let is_fast_before = !is_timed || self.phase.wait()?;
             let result = self.work(case, who, running);
             let Some(figures) = self.is_success(case, who, result) else { return Ok(()) };
-            let is_slow = !(is_fast_before && self.phase.is_fast_soon()?);
+            let is_slow = is_timed && !(is_fast_before && self.phase.is_fast_soon()?);
             if is_slow && attempt < ATTEMPTS && !self.phase.is_out_of_patience() {
                 self.record.discarded += 1;
                 continue;
@@ -111,17 +111,24 @@ impl Bench {
             (Work::Mappings, _) => standing::mappings(contestant, &self.folder, &self.portolan),
             (Work::Idle { connections }, _) => {
                 let running = self.start(contestant, case)?;
-                let order = self.order(contestant, case.work, &running, false)?;
+                let order = self.order(contestant, case, &running, false)?;
                 standing::idle(contestant, &running, &order, connections)
             }
-            (work, Some(running)) => load(&self.order(contestant, work, running, false)?),
+            (Work::Count { transactions }, _) => counting::count(transactions, &self.folder, |above, transactions| {
+                let running = contestant.start_under(above, plan(contestant, case), &self.folder, &self.portolan)?;
+                let order = self.order(contestant, case, &running, false)?;
+                load(&Order { work: Work::Count { transactions }, ..order })?;
+                running.finish()
+            }),
+            (_, Some(running)) => load(&self.order(contestant, case, running, false)?),
             (_, None) => bail!("{} does not run", contestant.name()),
         }
     }
 
-    fn order(&self, contestant: Contestant, work: Work, running: &Running, is_check: bool) -> Result<Order> {
+    fn order(&self, contestant: Contestant, case: &Case, running: &Running, is_check: bool) -> Result<Order> {
         let order = Order {
-            work,
+            work: case.work,
+            told: case.mode.told_by(contestant),
             client: contestant.client(contestant.port()),
             target: TARGET,
             millis: if is_check { 100 } else { self.millis },
@@ -139,7 +146,8 @@ impl Bench {
             Err(error) => {
                 let failure = format!("{}, {}: {error:#}", case.id, who.name());
                 eprintln!("peers: failed: {failure}");
-                self.record.has_failed |= matches!(who, Contestant::Direct | Contestant::Portolan);
+                self.record.has_failed |=
+                    matches!(who, Contestant::Direct | Contestant::Portolan | Contestant::PlainPortolan);
                 self.record.failures.push(failure);
                 None
             }
@@ -148,16 +156,13 @@ impl Bench {
 }
 
 fn is_standing(work: Work) -> bool {
-    matches!(work, Work::Mappings | Work::Idle { .. })
+    matches!(work, Work::Mappings | Work::Idle { .. } | Work::Count { .. })
 }
 
-fn takes_part(contestant: Contestant, work: Work) -> bool {
-    match work {
-        Work::Mappings | Work::Idle { .. } => contestant != Contestant::Direct,
-        // Three thousand processes anew for each round would take most of the bench's time.
-        Work::Connect { idle: 1.. } => !contestant.is_process_per_connection(),
-        work => contestant.does_udp() || !work.is_udp(),
-    }
+/// One mapping, with the contestant's own port.
+fn plan(contestant: Contestant, case: &Case) -> Plan {
+    let listen = Ports { first: contestant.port(), count: 1 };
+    Plan { listen, target: TARGET.port(), has_udp: case.work.is_udp(), mode: case.mode }
 }
 
 /// A load as a process of its own, with its input and output in hand.

@@ -11,6 +11,7 @@ use crate::contestants::{Contestant, Plan, Running};
 use crate::listening::Ports;
 use crate::load::{Figures, HELD, Order};
 use crate::memory::held;
+use crate::mode::Mode;
 use crate::rounds::start_load;
 
 /// Mappings of the test of that name.
@@ -96,7 +97,7 @@ fn held_by_load(running: &Running, order: &Order) -> Result<Total> {
 pub(crate) fn mappings(contestant: Contestant, folder: &Path, portolan: &Path) -> Result<Figures> {
     let count = if contestant.is_process_per_mapping() { SAMPLE } else { MAPPINGS };
     let factor = f64::from(MAPPINGS) / f64::from(count);
-    let plan = Plan { listen: Ports { first: 3_000, count }, target: 5_000, has_udp: false };
+    let plan = Plan { listen: Ports { first: 3_000, count }, target: 5_000, has_udp: false, mode: Mode::Plain };
     let start = Instant::now();
     let running = contestant.start(plan, folder, portolan)?;
     let ready = start.elapsed().as_secs_f64();

@@ -4,7 +4,7 @@
 //! for: smaller differences are not resolved on a shared machine.
 
 use crate::cases::Case;
-use crate::contestants::Contestant::{self, Direct, DockerProxy, Haproxy, Nginx, Socat};
+use crate::contestants::Contestant::{self, Direct, DockerProxy, Haproxy, Nginx, PlainPortolan, Socat};
 use crate::record::Record;
 use crate::statistics::median;
 
@@ -26,6 +26,8 @@ enum Goal {
     TimesAtLeast(f64, Contestant),
     /// At most so many times the other's figure.
     TimesAtMost(f64, Contestant),
+    /// At most so many times the other's figure, which is counted and not timed: there is nothing near it.
+    CountAtMost(f64, Contestant),
     /// At most the other's figure and so much more.
     Above(f64, Contestant),
     /// At most this.
@@ -65,12 +67,16 @@ const fn at_most(case: &'static str, key: &'static str, times: f64, other: Conte
     Target { case, key, goal: Goal::TimesAtMost(times, other) }
 }
 
+const fn count_at_most(case: &'static str, key: &'static str, times: f64, other: Contestant) -> Target {
+    Target { case, key, goal: Goal::CountAtMost(times, other) }
+}
+
 const fn absolute(case: &'static str, key: &'static str, most: f64) -> Target {
     Target { case, key, goal: Goal::AtMost(most) }
 }
 
 /// Everything to reach.
-pub(crate) static ALL: [Target; 48] = [
+pub(crate) static ALL: [Target; 67] = [
     at_least("bulk-8-up", "gb_per_s", 1.15, DockerProxy),
     at_least("bulk-8-up", "gb_per_s", 1.7, Haproxy),
     at_least("bulk-8-up", "gb_per_s", 1.7, Nginx),
@@ -119,6 +125,26 @@ pub(crate) static ALL: [Target; 48] = [
     at_most("udp-1000x1400", "cpu_s_per_million", 0.5, DockerProxy),
     Target { case: "udp-burst-150k", key: "lost_percent", goal: Goal::Above(0.1, Direct) },
     at_least("udp-burst-400k", "received_per_s", 2.5, DockerProxy),
+    // Once it has told who the client is, a connection takes the same path as one that tells nothing.
+    at_least("id-proxy-ping-64", "tx_per_s", 0.9, PlainPortolan),
+    at_most("id-proxy-ping-64", "cpu_us_per_tx", 1.1, PlainPortolan),
+    at_least("id-proxy-bulk-8-down", "gb_per_s", 0.9, PlainPortolan),
+    count_at_most("id-proxy-count", "instructions", 1.03, PlainPortolan),
+    count_at_most("id-proxy-count", "user_instructions", 1.03, PlainPortolan),
+    count_at_most("id-proxy-count", "calls", 1.03, PlainPortolan),
+    at_least("id-proxy-v1-ping-64", "tx_per_s", 0.9, PlainPortolan),
+    at_most("id-proxy-v1-ping-64", "cpu_us_per_tx", 1.1, PlainPortolan),
+    at_least("id-proxy-v1-bulk-8-down", "gb_per_s", 0.9, PlainPortolan),
+    count_at_most("id-proxy-v1-count", "instructions", 1.03, PlainPortolan),
+    count_at_most("id-proxy-v1-count", "user_instructions", 1.03, PlainPortolan),
+    count_at_most("id-proxy-v1-count", "calls", 1.03, PlainPortolan),
+    at_least("id-alias-ping-64", "tx_per_s", 0.9, PlainPortolan),
+    at_most("id-alias-ping-64", "cpu_us_per_tx", 1.1, PlainPortolan),
+    at_least("id-alias-bulk-8-down", "gb_per_s", 0.9, PlainPortolan),
+    count_at_most("id-alias-count", "instructions", 1.03, PlainPortolan),
+    count_at_most("id-alias-count", "user_instructions", 1.03, PlainPortolan),
+    count_at_most("id-alias-count", "calls", 1.03, PlainPortolan),
+    at_least("id-http-64", "tx_per_s", 1.0, Nginx),
 ];
 
 impl Target {
@@ -137,7 +163,9 @@ impl Target {
     pub(crate) fn asked(&self) -> String {
         match self.goal {
             Goal::TimesAtLeast(times, other) => format!("≥ {times} × {}", other.name()),
-            Goal::TimesAtMost(times, other) => format!("≤ {times} × {}", other.name()),
+            Goal::TimesAtMost(times, other) | Goal::CountAtMost(times, other) => {
+                format!("≤ {times} × {}", other.name())
+            }
             Goal::Above(more, other) => format!("≤ {}'s + {more}", other.name()),
             Goal::AtMost(most) => format!("≤ {most}"),
         }
@@ -147,7 +175,7 @@ impl Target {
     pub(crate) fn found(&self, record: &Record) -> Option<f64> {
         let case = self.case();
         match self.goal {
-            Goal::TimesAtLeast(_, other) | Goal::TimesAtMost(_, other) => {
+            Goal::TimesAtLeast(_, other) | Goal::TimesAtMost(_, other) | Goal::CountAtMost(_, other) => {
                 median(record.pairs(case, other, self.key).into_iter().map(|(ours, theirs)| ours / theirs))
             }
             Goal::Above(_, other) => {
@@ -161,9 +189,10 @@ impl Target {
     pub(crate) fn rounds(&self, record: &Record) -> usize {
         let case = self.case();
         match self.goal {
-            Goal::TimesAtLeast(_, other) | Goal::TimesAtMost(_, other) | Goal::Above(_, other) => {
-                record.pairs(case, other, self.key).len()
-            }
+            Goal::TimesAtLeast(_, other)
+            | Goal::TimesAtMost(_, other)
+            | Goal::CountAtMost(_, other)
+            | Goal::Above(_, other) => record.pairs(case, other, self.key).len(),
             Goal::AtMost(_) => record.values(case, Contestant::Portolan, self.key).len(),
         }
     }
@@ -174,7 +203,7 @@ impl Target {
         let (is_reached, is_near) = match self.goal {
             Goal::TimesAtLeast(times, _) => (found >= times, found >= times * (1.0 - NEAR)),
             Goal::TimesAtMost(most, _) | Goal::AtMost(most) => (found <= most, found <= most * (1.0 + NEAR)),
-            Goal::Above(more, _) => (found <= more, false),
+            Goal::Above(most, _) | Goal::CountAtMost(most, _) => (found <= most, false),
         };
         match (is_reached, is_near) {
             (true, _) => Verdict::Reached,

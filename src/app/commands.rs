@@ -1,6 +1,7 @@
 //! Commands of a running engine: whom they ask, where their answers go, and the exit status.
 
 use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use crate::cli::{Engine, Fields, Filter, Source, To, Which};
 use crate::commands::{self, Failure, Output, Remark};
 use crate::control::Folder;
 use crate::headless::{self, Demand, Ended};
+use crate::model::alias::nobody;
 use crate::model::{self, request::RequestError};
-use crate::service::{Handle, OpenError, OpenedProfile};
+use crate::service::{self, Handle, OpenError, OpenedProfile};
 use crate::store::ProfileSource;
 
 /// How long a terminal may take to be given back, which does not read perhaps.
@@ -56,6 +58,10 @@ pub(super) fn run(source: &Source, command: &Engine) -> anyhow::Result<ExitCode>
         // Which ones there are is known without it, unless it was a certain engine that was asked.
         (Err(_), Engine::Profiles { to }) if is_any(source, to) => {
             runtime.block_on(profiles_without_engine(&mut Output::new(io::stdout(), json)))
+        }
+        // Aliases outlast the engine, unless it was a certain one that was asked.
+        (Err(error), Engine::Whois { address, to }) if to.socket.is_none() => {
+            whois_without_engine(*address, &error, &mut Output::new(io::stdout(), json))
         }
         (Err(error), _) => Err(error),
     };
@@ -105,6 +111,7 @@ async fn answer(handle: &Handle, command: &Engine, out: &mut Output<impl Write>)
         Engine::Stop { which, .. } => commands::stop(handle, &these(which), out).await,
         Engine::Undo { .. } => commands::undo(handle, out).await,
         Engine::Kill { ids, .. } => commands::kill(handle, ids, out).await,
+        Engine::Whois { address, .. } => commands::whois(handle, *address, out).await,
         Engine::Profiles { to } => {
             // What the engine at a certain socket lists may be another user's.
             let folder = to.socket.is_none().then(Folder::of_this_user).and_then(Result::ok);
@@ -131,6 +138,19 @@ async fn profiles_without_engine(out: &mut Output<impl Write>) -> anyhow::Result
         }
         Err(OpenError::Invalid(problems)) => Ok(Err(Failure::Invalid { problems })),
         Err(OpenError::Running(message) | OpenError::Failed(message)) => Err(anyhow::anyhow!("{message}")),
+    }
+}
+
+/// Who is behind an address by what was saved; that it is not asked of an engine is said.
+fn whois_without_engine(
+    address: IpAddr,
+    error: &anyhow::Error,
+    out: &mut Output<impl Write>,
+) -> anyhow::Result<Result<Remark, Failure>> {
+    match service::who_is_saved(address) {
+        Some(found) => Ok(commands::say_whois(&found, out)
+            .map(|_| Some("no engine was asked: this is what was saved last".to_owned()))),
+        None => anyhow::bail!("{} is not found among the aliases that were saved; {error}", nobody(address)),
     }
 }
 

@@ -46,7 +46,7 @@ const MORE: [(&str, &[(&str, &str)]); 3] = [
                 "~/.config/portolan/profiles/NAME.json",
                 "The profile NAME. It may be edited by hand while the program runs.",
             ),
-            ("~/.local/state/portolan/", "The log."),
+            ("~/.local/state/portolan/", "The log; under aliases/, which client has which alias address."),
             (
                 "$XDG_RUNTIME_DIR/portolan/NAME.sock, ~/.local/state/portolan/run/NAME.sock",
                 "The control socket of the engine that runs the profile NAME, for --socket and for HTTP; FILE@KEY.sock is \

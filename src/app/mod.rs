@@ -3,6 +3,7 @@
 //! Order of an end: the client (screen or printer) by itself or by a signal; then the service, which closes
 //! listeners, drains and sends the last events; then the log. The terminal was restored by the screen itself.
 
+mod alias_route;
 mod commands;
 mod control;
 mod doctor;
@@ -53,6 +54,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             Ok(configs) => doctor::run(parts::runtime()?, configs, *json),
             Err(problems) => Ok(refuse(&problems)),
         },
+        Some(Command::AliasRoute { action, pool }) => alias_route::run(*action, *pool),
         Some(Command::Engine(command)) => commands::run(&cli.source, command),
         Some(Command::Run { options, .. }) => {
             let log = parts::start_log()?;

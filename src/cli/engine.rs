@@ -1,5 +1,6 @@
 //! Arguments of the commands that speak to a running engine, as typed.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -213,6 +214,21 @@ portolan connections --json state:half | jq '.[].id' | xargs -r portolan kill")]
         #[command(flatten)]
         to: To,
     },
+    /// Tell the client behind an alias address, or the alias of a client
+    #[command(after_help = "\
+portolan whois 198.18.3.7        the client that a container's log calls 198.18.3.7
+portolan whois 2001:db8::41      as which address its targets see it
+
+Without an engine it answers by what was saved last. An alias that was handed on is told with the clients that had it
+before.")]
+    Whois {
+        /// An alias, or the address of a client; a port behind it is left out of account
+        #[arg(value_parser = address)]
+        address: IpAddr,
+        /// Whom to ask.
+        #[command(flatten)]
+        to: To,
+    },
     /// Show mappings and open connections with what flows, again and again
     #[command(after_help = "\
 portolan watch                   in place, until ^C
@@ -279,6 +295,13 @@ Without an engine, and with none named by --profile, --file or --socket, the pro
     },
 }
 
+/// An address as logs have it, perhaps with a port.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let plain = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let parsed = plain.parse().or_else(|_| text.parse().map(|with_port: SocketAddr| with_port.ip()));
+    parsed.map_err(|_| "write an IP address, such as 198.18.3.7 or 2001:db8::41".to_owned())
+}
+
 impl Engine {
     /// As it is typed.
     pub(super) fn name(&self) -> &'static str {
@@ -292,6 +315,7 @@ impl Engine {
             Self::Undo { .. } => "undo",
             Self::Connections { .. } => "connections",
             Self::Kill { .. } => "kill",
+            Self::Whois { .. } => "whois",
             Self::Watch { .. } => "watch",
             Self::Events { .. } => "events",
             Self::Profiles { .. } => "profiles",
@@ -312,6 +336,7 @@ impl Engine {
             | Self::Undo { to }
             | Self::Connections { to, .. }
             | Self::Kill { to, .. }
+            | Self::Whois { to, .. }
             | Self::Watch { to, .. }
             | Self::Events { to, .. }
             | Self::Profiles { to }

@@ -10,6 +10,7 @@ mod in_place;
 mod lists;
 mod table;
 mod watch;
+mod whois;
 mod world;
 
 use std::io::{self, Write};
@@ -23,6 +24,7 @@ pub use changes::{Add, Edit, Fields, Which, add, edit, kill, open, remove, save_
 pub use in_place::Size;
 pub use lists::{Connections, Mappings, Profiles, connections, mappings, profiles, say_profiles};
 pub use watch::{Watch, watch};
+pub use whois::{say_whois, whois};
 
 /// What a command has to say beside its answer, such as that a list is empty.
 pub type Remark = Option<String>;

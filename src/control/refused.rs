@@ -45,7 +45,7 @@ pub(super) enum May {
 impl May {
     fn told(self) -> (u16, &'static str) {
         match self {
-            Self::Missing => (404, "There is no such mapping, connection, container or profile."),
+            Self::Missing => (404, "There is no such mapping, connection, container, profile or alias."),
             Self::Clash => {
                 (409, "It cannot be done as things stand: a port is in use, another revision stands, or the like.")
             }

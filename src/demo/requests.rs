@@ -98,6 +98,9 @@ impl Story {
                 Ok(Reply::Why(Box::new(self.why(actor))))
             }
             Request::Metrics => Ok(Reply::Metrics(Box::new(self.metrics()))),
+            Request::Whois { address } => {
+                Err(RequestError::NotFound { what: SafeText::new(&crate::model::alias::nobody(*address)) })
+            }
             Request::Containers => {
                 Ok(Reply::Containers { containers: containers::containers().to_vec(), docker: DockerState::Connected })
             }

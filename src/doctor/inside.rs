@@ -235,6 +235,7 @@ mod tests {
             engine: None,
             target: Whereabouts::Known(Vec::new()),
             circle: None,
+            alias_refusal: None,
             docker: DockerState::Unknown,
             place: EnginePlace::Unknown,
             containers: std::sync::Arc::default(),

@@ -17,7 +17,9 @@ pub(super) fn judge(subject: &Subject) -> Finding {
             finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str());
             out_of_descriptors(&mut finding, text.as_str());
         }
-        Some(LimitView::Memory(text)) => finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str()),
+        Some(LimitView::Memory(text) | LimitView::Aliases(text)) => {
+            finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str());
+        }
         Some(LimitView::Connections(text)) => {
             finding.add(StepKind::Limits, None, Verdict::Bad, text.as_str());
             let name = &subject.config.name;

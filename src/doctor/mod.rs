@@ -11,12 +11,14 @@
 //! | [`clients`] | can clients come to it, or are they sent elsewhere before |
 //! | [`target`] | where is the target |
 //! | [`route`] | is there a way to it, and back |
+//! | [`alias`] | can clients appear under addresses of their own |
 //! | [`firewall`] | what do rules do with packets of clients and of ours ([`walk`], [`experiment`]) |
 //! | [`connect`] | does it answer |
 //! | [`inside`] | who listens where it is |
 //! | [`speech`] | do clients and target speak the same |
 //! | [`limits`] | has the engine room |
 
+mod alias;
 mod clients;
 mod connect;
 mod experiment;
@@ -70,6 +72,7 @@ struct Tables {
     strict: Vec<SafeText>,
     places: Vec<(SocketAddr, Place)>,
     trials: Vec<Trial>,
+    aliases: Option<alias::Facts>,
 }
 
 /// Looks at everything, and tells.
@@ -133,6 +136,9 @@ pub async fn examine(subject: Subject) -> Report {
         if is_known {
             let (seen, strict) = (&observed, &tables.strict);
             found.push(route::judge(&subject, &routes, &attempts, seen, strict, tables.listen.has_ipv6));
+        }
+        if let Some(aliases) = &tables.aliases {
+            found.push(alias::judge(&subject, aliases, &tables.rules, &tables.trials));
         }
         found.push(firewall::judge(&subject, &tables.rules, &tables.trials, &attempts, &observed));
         if is_known {
@@ -204,6 +210,7 @@ impl Tables {
                     .map_err(|error| format!("cannot read which flows the kernel tracks without root ({error})"))
             }),
             strict: drops::strict_interfaces(),
+            aliases: alias::Facts::read(subject, &trials),
             places,
             trials,
         }
@@ -265,6 +272,10 @@ fn report(subject: &Subject, found: Vec<Finding>, attempts: &[Attempt], started:
                 | CauseKind::NoGlobalIpv6
                 | CauseKind::StaleUdpConntrack
                 | CauseKind::ConnectionLimit
+                | CauseKind::AliasRouteMissing
+                | CauseKind::AliasPool
+                | CauseKind::AliasRewritten
+                | CauseKind::AliasNoWayBack
                 | CauseKind::DescriptorLimit
         )
     };

@@ -25,6 +25,8 @@ pub struct Subject {
     pub target: Whereabouts,
     /// The way of a connection that would come back to it.
     pub circle: Option<SafeText>,
+    /// Why the engine that runs it gives no aliases.
+    pub alias_refusal: Option<SafeText>,
     /// The state of Docker.
     pub docker: DockerState,
     /// Whether its containers can be reached from here.
@@ -107,6 +109,8 @@ pub enum LimitView {
     Descriptors(SafeText),
     /// The mapping's own `max_connections`.
     Connections(SafeText),
+    /// Addresses of the alias pool.
+    Aliases(SafeText),
     /// Memory of the kernel.
     Memory(SafeText),
 }

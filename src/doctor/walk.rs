@@ -19,6 +19,8 @@ pub(super) struct Walk<'a> {
     pub(super) suspects: Vec<Suspect>,
     /// A rule sends it elsewhere, or may.
     pub(super) may_redirect: bool,
+    /// The rule that certainly gives it another source.
+    pub(super) rewrites: Option<&'a Rule>,
 }
 
 /// How a packet certainly comes to its end.
@@ -88,6 +90,7 @@ pub(super) fn walk<'a>(rules: &'a Rules, hooks: &[Hook], packet: &'a Packet) -> 
             let walked = way.walk;
             whole.suspects.extend(walked.suspects);
             let is_certain = !whole.may_redirect;
+            whole.rewrites = whole.rewrites.or(walked.rewrites.filter(|_| is_certain));
             whole.may_redirect |= walked.may_redirect;
             // What may have been sent elsewhere before is not certain to meet this.
             if walked.end.is_some() && is_certain {
@@ -134,7 +137,13 @@ impl<'a> Walker<'a> {
             match &rule.action {
                 Action::Continue => {}
                 Action::Accept if certain => return Fate::Accepted,
-                Action::Accept | Action::Unknown => self.is_open = true,
+                Action::Rewrite if certain => {
+                    if !self.is_open {
+                        self.walk.rewrites = Some(rule);
+                    }
+                    return Fate::Accepted;
+                }
+                Action::Accept | Action::Rewrite | Action::Unknown => self.is_open = true,
                 Action::Drop | Action::Reject | Action::Redirect { .. } => {
                     if matches!(rule.action, Action::Redirect { .. }) {
                         self.walk.may_redirect = true;

@@ -1,5 +1,6 @@
 //! The engine: forwards, counts, and tells. It knows `model` and `wire`; nothing of files, Docker or screens.
 
+pub mod alias;
 pub mod context;
 pub mod descriptors;
 pub mod engine;

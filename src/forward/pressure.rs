@@ -16,6 +16,8 @@ const FORGOTTEN: Duration = Duration::from_secs(1);
 pub enum Limit {
     /// The mapping's `max_connections`.
     Connections(u32),
+    /// Every one of so many aliases has a client with a connection.
+    Aliases(u32),
     /// What the engine may take of the process's descriptors.
     Descriptors(u64),
     /// The kernel has refused a descriptor.
@@ -75,6 +77,9 @@ impl fmt::Display for Limit {
                     f,
                     "all {limit} descriptors are in use: more clients are turned away (raise the limit with ulimit -n)"
                 )
+            }
+            Self::Aliases(all) => {
+                write!(f, "all {all} aliases are in use: more clients are turned away (set a larger alias_pool)")
             }
             Self::OutOfDescriptors => f.write_str("out of descriptors (raise the limit with ulimit -n)"),
             Self::OutOfMemory => f.write_str("the kernel is out of memory for sockets"),

@@ -12,6 +12,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 
+use super::alias::Aliases;
 use super::exchanges::Exchanges;
 use super::kill::Kill;
 use super::meter::{Counters, Counts, Direction, MappingMeter};
@@ -35,6 +36,8 @@ pub const EVENTS: usize = 8_192;
 pub struct Registry {
     /// From which addresses the open UDP flows speak.
     pub(super) flow_sources: Arc<FlowSources>,
+    /// As which addresses clients appear to their targets.
+    pub(super) aliases: Arc<Aliases>,
     /// Of UDP flows that have ended.
     pub(super) held_ports: Arc<HeldPorts>,
     started: Instant,
@@ -117,6 +120,7 @@ impl Registry {
         let (events, _) = broadcast::channel(EVENTS);
         Arc::new(Self {
             flow_sources: Arc::default(),
+            aliases: Arc::default(),
             held_ports: Arc::default(),
             started: Instant::now(),
             started_at: Timestamp::now(),
@@ -127,6 +131,11 @@ impl Registry {
             events_wait: Notify::new(),
             young: Mutex::new((1, 1)),
         })
+    }
+
+    /// The aliases that connections have.
+    pub fn aliases(&self) -> &Arc<Aliases> {
+        &self.aliases
     }
 
     /// Steady milliseconds since the engine started.
@@ -190,9 +199,8 @@ impl Registry {
         OpenConnection { registry: Arc::clone(self), record }
     }
 
-    /// Names a connection to others, so that no connection of an earlier engine, or of another host, has the same name:
-    /// `portolan-`, when this engine started (microseconds of Unix time, in hexadecimal), `-`, and the id that events
-    /// have.
+    /// Names a connection to others, as no connection of an earlier engine was named: `portolan-`, when this engine
+    /// started (microseconds of Unix time, in hexadecimal), `-`, and the id that events have.
     pub fn unique_id(&self, id: ConnectionId) -> String {
         format!("portolan-{:x}-{}", self.started_at.as_microsecond(), id.0)
     }

@@ -3,11 +3,13 @@
 //! listens inside a container.
 //!
 //! It knows `model` alone. Everything here only reads: no function binds, connects or sends to anybody (fault 28),
-//! so asking about a port can neither take it nor touch who serves there. All of it is synchronous and may take
+//! so asking about a port can neither take it nor touch who serves there. What is changed, on demand, is the one route of
+//! [`alias_route`]. All of it is synchronous and may take
 //! some milliseconds on a busy machine: the service calls it from `spawn_blocking`, but for [`addresses`] and the two
 //! small files of [`machine`], which are read in place.
 
 pub mod addresses;
+pub mod alias_route;
 pub mod bound;
 pub mod conntrack;
 pub mod drops;

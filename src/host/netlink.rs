@@ -63,6 +63,16 @@ impl Netlink {
         }
     }
 
+    /// Changes something, and waits for the kernel's word that it is done.
+    pub(super) fn change(&mut self, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
+        self.send(kind, libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags, body)?;
+        match self.receive()?.next() {
+            Some(Ok(Message::Done)) => Ok(()),
+            Some(Err(error)) => Err(error),
+            Some(Ok(Message::Data(_))) | None => Err(io::Error::other("no answer")),
+        }
+    }
+
     /// A list as it comes, [`MOST`] messages of it at most.
     pub(super) fn table(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         let mut table = Vec::new();

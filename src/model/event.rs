@@ -90,7 +90,8 @@ pub enum EventKind {
         mappings: Vec<MappingTraffic>,
         /// Open connections whose counters, state or target leg changed; none where only text is wanted.
         connections: Vec<Connection>,
-        /// So many connections have been accepted since; each has said so by `opened`.
+        /// So many connections have been accepted since; each says so by `opened`, those whose client a PROXY header is
+        /// to tell once it has.
         #[serde(default, skip_serializing_if = "is_zero")]
         opened: u64,
         /// So many connections have closed since; each has said so by `closed`.

@@ -3,6 +3,7 @@
 //! Everything that crosses the line between the service and its clients (the screen, `run`, later the
 //! control socket) is declared here and is serialisable, so a client in another process sees the same.
 
+pub mod alias;
 pub mod assemble;
 pub mod cidr;
 pub mod config;

@@ -312,7 +312,7 @@ impl<'a> Reader<'a> {
                 _ => self.unworded += 1,
             }
         }
-        (self.problems.len() == before).then(|| serde_json::Value::Array(texts))
+        (self.problems.len() == before).then_some(serde_json::Value::Array(texts))
     }
 
     fn report(&mut self, offset: usize, problem: Problem) {

@@ -56,6 +56,8 @@ pub enum StepKind {
     Target,
     /// The way to the target's address.
     Route,
+    /// The pool of addresses that clients appear under, with the identity `alias`.
+    Alias,
     /// The packet filter.
     Firewall,
     /// Connecting to the target.
@@ -163,11 +165,19 @@ pub enum CauseKind {
     ProtocolUnsupported,
     /// The mapping has as many connections as it may have.
     ConnectionLimit,
+    /// The route is missing that makes the pool of aliases local.
+    AliasRouteMissing,
+    /// The pool of aliases cannot be used: somebody else has addresses of it.
+    AliasPool,
+    /// A rule of a packet filter gives connections from aliases another source.
+    AliasRewritten,
+    /// The container has no way to answer an alias: no gateway.
+    AliasNoWayBack,
 }
 
 impl CauseKind {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 37] = [
         Self::PortHeldByProcess,
         Self::PortHeldByContainer,
         Self::ShadowedByDnat,
@@ -201,6 +211,10 @@ impl CauseKind {
         Self::MappingStopped,
         Self::ProtocolUnsupported,
         Self::ConnectionLimit,
+        Self::AliasRouteMissing,
+        Self::AliasPool,
+        Self::AliasRewritten,
+        Self::AliasNoWayBack,
     ];
 }
 
@@ -224,6 +238,7 @@ impl StepKind {
             Self::Clients => "clients",
             Self::Target => "target",
             Self::Route => "route",
+            Self::Alias => "alias",
             Self::Firewall => "firewall",
             Self::Connect => "connect",
             Self::Inside => "inside",

@@ -3,11 +3,12 @@
 //! Requests and replies are plain serialisable data: the screen, `run` and later the control socket use the
 //! same ones. A request that changes the desired state may name the revision that it was made from.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::alias::WhoIs;
 use super::container::{Container, DockerState, InsideListener};
 use super::id::{ConnectionId, MappingId, Revision};
 use super::mapping::{Family, Listen, Protocol, Target};
@@ -133,6 +134,11 @@ pub enum Request {
     },
     /// What is counted since the start. Answer: [`Reply::Metrics`].
     Metrics,
+    /// Which client is behind an alias, or which alias a client has. Answer: [`Reply::Whois`].
+    Whois {
+        /// An alias, or the address of a client.
+        address: IpAddr,
+    },
 }
 
 /// The answer to a request that was carried out.
@@ -195,6 +201,8 @@ pub enum Reply {
     Why(Box<Report>),
     /// See [`Request::Metrics`].
     Metrics(Box<Metrics>),
+    /// See [`Request::Whois`].
+    Whois(Box<WhoIs>),
 }
 
 impl Reply {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Duration, Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::aliases::{AliasJob, AliasPools, LOOK_AT_ALIASES};
 use super::changes::{Changes, Prepared};
 use super::desired::{Desired, Entry};
 use super::dns::{self, DnsTable, Resolver};
@@ -111,6 +112,7 @@ pub(super) struct Service {
     pub(super) changes: Changes,
     pub(super) lookups: Lookups,
     pub(super) published: Published,
+    pub(super) aliases: AliasPools,
     /// What it is called now.
     pub(super) name: watch::Sender<EngineName>,
     /// The end that a client asked for.
@@ -131,6 +133,8 @@ pub(super) enum Job {
     Sought(InSight),
     /// What was seen of the ports that Docker publishes.
     Published(Looked),
+    /// What was seen of the pools of aliases, or came of saving a table.
+    Aliases(AliasJob),
 }
 
 impl Running {
@@ -246,17 +250,14 @@ async fn run(
         changes: Changes::default(),
         lookups: Lookups::default(),
         published: Published::default(),
+        aliases: AliasPools::default(),
         name,
         asked,
     };
-    service.first_state(options.session);
-    if options.always_docker {
-        service.docker.need();
-    }
+    service.first_state(options.session, options.always_docker);
     let mut stopping: JoinSet<()> = JoinSet::new();
     let mut reset_at: Option<Instant> = None;
-    let mut look_again = interval(LOOK_AGAIN);
-    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let [mut look_again, mut look_at_aliases] = [LOOK_AGAIN, LOOK_AT_ALIASES].map(steadily);
     let registry = Arc::clone(&service.registry);
     let mut next_flush = Instant::now();
     loop {
@@ -293,6 +294,7 @@ async fn run(
                 service.look_around();
                 service.look_again().await;
             }
+            _ = look_at_aliases.tick(), if service.aliases.has_any() => service.look_at_aliases(),
             Some(job) = service.jobs.join_next() => service.job_done(job).await,
             Ok(()) = drain_asked.changed() => {
                 let drain = drain_asked.borrow_and_update().unwrap_or_default();
@@ -319,6 +321,13 @@ async fn run(
     while names.join_next().await.is_some() {}
 }
 
+/// Ticks of which none comes early because another was late.
+fn steadily(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Waits for the next change; for ever when there will be none.
 async fn next_change<T>(value: &mut watch::Receiver<T>) {
     if value.changed().await.is_err() {
@@ -327,7 +336,10 @@ async fn next_change<T>(value: &mut watch::Receiver<T>) {
 }
 
 impl Service {
-    fn first_state(&mut self, session: Vec<MappingConfig>) {
+    fn first_state(&mut self, session: Vec<MappingConfig>, always_docker: bool) {
+        if always_docker {
+            self.docker.need();
+        }
         let mappings = self.profile.as_ref().map(|profile| profile.mappings().to_vec()).unwrap_or_default();
         let mut entries = self.desired.matched(mappings);
         for config in session {
@@ -386,6 +398,7 @@ impl Service {
             Ok(Job::Holders(found)) => self.holders_found(&found),
             Ok(Job::Processes(found)) => self.processes_found(found),
             Ok(Job::Sought(found)) => self.processes_sought(found),
+            Ok(Job::Aliases(job)) => self.aliases_seen(job),
             Ok(Job::Published(looked)) => self.published_seen(looked),
             Err(error) => {
                 tracing::error!(%error, "a job of the service has failed");
@@ -478,6 +491,7 @@ impl Service {
         };
         // Out of patience, what is half saved is saved whole or not at all.
         let _ = tokio::time::timeout(LAST_WORDS, changes).await;
+        self.save_aliases().await;
         let deadline = Instant::now() + LAST_WORDS;
         let snapshot = self.snapshot(true);
         let (registry, processes) = (&self.registry, &self.lookups.processes);

@@ -36,6 +36,7 @@ impl Service {
             .iter()
             .filter(|entry| self.known.get(&entry.id).is_none_or(|known| known.config != entry.config))
             .collect();
+        self.open_alias_pools().await;
         let routes = self.routes();
         let route = |entry: &Entry| {
             // Every entry has one; without, it would wait.
@@ -83,7 +84,7 @@ impl Service {
         }
     }
 
-    /// Where each mapping's connections go now; refused where they would come back to it.
+    /// Where each mapping's connections go now; refused where they would come back to it, or could not go as aliases.
     fn routes(&mut self) -> HashMap<MappingId, Addresses> {
         let entries = self.desired.entries().to_vec();
         let mut found: HashMap<Wanted, Addresses> = HashMap::new();
@@ -97,6 +98,7 @@ impl Service {
                 found.insert(wanted, addresses.clone());
                 addresses
             };
+            let addresses = self.aliases.judged(entry, addresses, &entries);
             routes.insert(entry.id, addresses);
         }
         let enabled: Vec<&Entry> = entries.iter().filter(|entry| entry.config.enabled).collect();
@@ -138,7 +140,11 @@ impl Service {
                 Addresses::Known(list) => list.first().copied(),
                 _ => None,
             };
-            let is_moved = first(&known.addresses) != first(&addresses);
+            // Where the target is does not change by a mapping that must not go there, or may again.
+            let is_refused = |addresses: &Addresses| matches!(addresses, Addresses::Refused { .. });
+            let is_moved = first(&known.addresses) != first(&addresses)
+                && !is_refused(&known.addresses)
+                && !is_refused(&addresses);
             known.addresses = addresses.clone();
             if let Some(engine) = &self.engine {
                 engine.set_addresses(entry.id, addresses.clone());

@@ -54,6 +54,7 @@ impl Service {
             Request::Inside { container } => return self.inside(container, reply),
             Request::Why { id } => return self.why(*id, reply),
             Request::Metrics => Ok(Reply::Metrics(Box::new(self.metrics()))),
+            Request::Whois { address } => return self.whois(*address, reply),
             Request::Validate { mapping, replaces } => self.validate(mapping, *replaces),
             Request::Kill { id } => self.kill(*id),
             Request::Shutdown { drain_ms } => {
@@ -109,6 +110,7 @@ impl Service {
             | Request::Inside { .. }
             | Request::Why { .. }
             | Request::Metrics
+            | Request::Whois { .. }
             | Request::Containers => unreachable!("answered by `serve`"),
         };
         Ok(Plan::Make(change))

@@ -69,9 +69,13 @@ impl Service {
         let descriptors = self.engine.as_ref().map(crate::forward::engine::Engine::descriptors).unwrap_or_default();
         let view = self.docker.view();
         let kept = self.kept.get(&(config.mapping.target.host.clone(), config.network.clone())).cloned();
+        // A mapping that must not go as aliases has a target all the same.
+        let found = self.addresses(&Wanted::from(&config));
+        let alias_refusal = self.alias_refusal(id, &found);
         let known = self.known.get(&id)?;
+        let target = if alias_refusal.is_some() { &found } else { &known.addresses };
         let circle = match (&known.addresses, &known.status().reason) {
-            (Addresses::Refused { reason }, _) => Some(reason.clone()),
+            (Addresses::Refused { reason }, _) if alias_refusal.is_none() => Some(reason.clone()),
             (_, Some(StateReason::SelfForwarding(way))) => Some(SafeText::new(way)),
             _ => None,
         };
@@ -83,8 +87,9 @@ impl Service {
         Some(Subject {
             config,
             engine: Some(engine),
-            target: whereabouts(&known.addresses),
+            target: whereabouts(target),
             circle,
+            alias_refusal,
             docker: view.state,
             place: self.surroundings.place.clone(),
             containers: view.containers,
@@ -137,6 +142,7 @@ fn limit_view(limit: Limit) -> LimitView {
     match limit {
         Limit::Connections(_) => LimitView::Connections(text),
         Limit::Descriptors(_) | Limit::OutOfDescriptors => LimitView::Descriptors(text),
+        Limit::Aliases(_) => LimitView::Aliases(text),
         Limit::OutOfMemory => LimitView::Memory(text),
     }
 }
@@ -184,6 +190,7 @@ fn from_outside(config: MappingConfig, sight: &Sight<'_>) -> Subject {
     Subject {
         engine: None,
         target: whereabouts(&addresses),
+        alias_refusal: None,
         circle: circle.first().map(|circle| SafeText::new(&circle.to_string())),
         docker: sight.docker.state.clone(),
         place: sight.place.clone(),

@@ -1,4 +1,4 @@
-//! One running engine to a profile: a lock that ends with its process, and says which process that is.
+//! One running engine to a profile, and to a table of aliases: a lock that ends with its process, and says which process that is.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,7 +17,7 @@ const MAX_PID_TEXT: u64 = 16;
 const PID_TRIES: u32 = 20;
 const PID_RETRY: Duration = Duration::from_millis(5);
 
-/// Holds a profile until it is dropped or the process ends, however it ends.
+/// Holds a profile, or a table of aliases, until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct Claim {
     /// The lock lives as long as this is open.
@@ -33,21 +33,32 @@ impl Drop for Claim {
 
 impl Claim {
     pub(super) fn take(place: &Place, locations: &Locations) -> Result<Self, ClaimError> {
-        let path = lock_file(place, locations);
-        let failed = |source| ClaimError::Unlockable { path: path.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder_of(&path)).map_err(failed)?;
+        Self::take_lock(&lock_file(place, locations), &place.path)
+    }
+
+    /// Takes the lock of that file, which stands for `what`.
+    pub(super) fn take_lock(path: &Path, what: &Path) -> Result<Self, ClaimError> {
+        let failed = |source| ClaimError::Unlockable { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(folder_of(path)).map_err(failed)?;
         let mut options = OpenOptions::new();
         let mut file =
-            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {
                 write_pid(&mut file).map_err(failed)?;
                 Ok(Self { file })
             }
-            Err(TryLockError::WouldBlock) => {
-                Err(ClaimError::Running { path: place.path.clone(), pid: holder(&mut file) })
-            }
+            Err(TryLockError::WouldBlock) => Err(ClaimError::Running { path: what.to_owned(), pid: holder(&mut file) }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// Whether nobody holds the lock of that file; else the process that does. It is tried, and let go at once.
+    pub(super) fn free(path: &Path) -> Result<(), Option<u32>> {
+        let Ok(mut file) = File::open(path) else { return Ok(()) };
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(holder(&mut file)),
+            _ => Ok(()),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! writing a new file beside the old one and renaming it, the second by comparing, under a lock, what lies on
 //! the disk with what was last read or written.
 
+mod aliases;
 mod claim;
 mod disk;
 mod error;
@@ -17,6 +18,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use self::aliases::{AliasFile, AliasFileError, OpenedAliases, saved_aliases};
 pub use self::claim::Claim;
 pub use self::error::{ClaimError, LoadError, SaveError};
 pub use self::paths::{Locations, ProfileSource};

@@ -117,7 +117,7 @@ fn refuse_read_only(path: &Path, metadata: &Metadata) -> Result<(), SaveError> {
 }
 
 /// A new file beside the old one, synced, then renamed over it. `like` lends permissions and owner.
-fn write_atomically(path: &Path, content: &[u8], like: Option<&Metadata>) -> Result<(), SaveError> {
+pub(super) fn write_atomically(path: &Path, content: &[u8], like: Option<&Metadata>) -> Result<(), SaveError> {
     let failed = SaveError::unwritable(path);
     let mode = like.map_or(NEW_FILE, |metadata| metadata.mode() & 0o7777);
     let mut file = tempfile::Builder::new()
@@ -144,7 +144,7 @@ fn temporary_prefix(path: &Path) -> String {
 }
 
 /// Removes what a killed process left. The folder is locked, so nobody else is writing now.
-fn remove_leftovers(path: &Path) {
+pub(super) fn remove_leftovers(path: &Path) {
     let prefix = temporary_prefix(path);
     let entries = fs::read_dir(folder_of(path)).into_iter().flatten().filter_map(io::Result::ok);
     for entry in entries {

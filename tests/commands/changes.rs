@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use portolan::commands::{Add, Edit, Fields, Which, add, edit, kill, remove, start, stop, undo};
 use portolan::model::event::MappingState;
 use portolan::model::id::{MappingId, Revision};
+use portolan::model::identity::{Identity, Inspect};
 use portolan::model::profile::WrittenMapping;
 use portolan::model::request::{Reply, Request, RequestError};
 use portolan::model::update::{MappingRow, Overview, Update};
@@ -106,6 +107,7 @@ async fn every_field_of_a_mapping_can_be_given_and_taken_back() {
             idle_timeout: default(),
             half_close_timeout: None,
             max_connections: default(),
+            ..Fields::default()
         },
         ..Edit::default()
     };
@@ -382,4 +384,43 @@ async fn a_change_that_somebody_else_overtook_is_made_once_more_from_what_they_l
     let handle = engine_of_a_busy_user(2);
     let said = text(async |out| edit(&handle, &rename, out).await).await.failed(1);
     assert_eq!(said, "changed by somebody else in the meantime: look again, then repeat");
+}
+
+#[tokio::test]
+async fn an_edit_says_how_the_container_learns_who_its_client_is() {
+    let world = World::new().await;
+    let mut rows = world.rows().await;
+    text(async |out| add(&world.handle, &named("localhost:auto:127.0.0.1:9", "web"), out).await).await.well();
+    let edited = async |fields: Fields| {
+        let what = Edit { which: "web".into(), fields, ..Edit::default() };
+        text(async |out| edit(&world.handle, &what, out).await).await
+    };
+    let word = |word: &str| Some(word.to_owned());
+    let networks = |networks: &[&str]| Some(networks.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let fields = Fields {
+        identity: word("proxy-v2"),
+        accept_proxy: word("true"),
+        trusted_cidrs: networks(&["10.0.0.0/8", "fd00::/8"]),
+        inspect: word("http"),
+        ..Fields::default()
+    };
+    edited(fields).await.well();
+    let is_told = |rows: &[MappingRow]| rows.first().is_some_and(|row| row.written.identity.is_some());
+    let row = rows.wait("changed", is_told).await[0].written.clone();
+    assert_eq!((row.identity, row.accept_proxy), (Some(Identity::ProxyV2), Some(true)));
+    assert_eq!((row.trusted_cidrs, row.inspect), (networks(&["10.0.0.0/8", "fd00::/8"]), Some(Inspect::Http)));
+    // One without the other is refused by the engine, with every problem.
+    let refused = edited(Fields { trusted_cidrs: networks(&["default"]), ..Fields::default() }).await;
+    let said = refused.failed(2);
+    assert!(said.contains("whose header is to be believed is not said"), "{said}");
+    let fields = Fields {
+        identity: word("none"),
+        accept_proxy: word("false"),
+        trusted_cidrs: networks(&["default"]),
+        inspect: word("default"),
+        ..Fields::default()
+    };
+    edited(fields).await.well();
+    let back = rows.wait("back", |rows| rows[0].written.identity.is_none()).await[0].written.clone();
+    assert_eq!(back, WrittenMapping { name: Some("web".into()), ..written("localhost:auto", "127.0.0.1:9") });
 }

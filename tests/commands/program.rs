@@ -162,6 +162,7 @@ fn every_command_of_an_engine_has_a_help_with_what_it_takes() {
         "undo",
         "connections",
         "kill",
+        "whois",
         "watch",
         "events",
         "profiles",

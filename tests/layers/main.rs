@@ -71,14 +71,17 @@ const LAYERS: &[Layer] = &[
     Layer {
         module: "forward",
         ours: &["model", "wire"],
-        crates: &["std", "futures_util", "hyper", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror", "tokio", "tokio_util", "tracing"],
+        crates: &[
+            "std", "futures_util", "hashbrown", "hyper", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror",
+            "tokio", "tokio_util", "tracing",
+        ],
         without: &["std::fs", "std::process", "std::env", "tokio::fs", "tokio::process"],
     },
     Layer {
         module: "store",
         ours: &["model"],
         crates: &[
-            "std", "directories", "jiff", "jsonc_parser", "nix", "notify", "serde", "serde_json", "tempfile", "thiserror",
+            "std", "directories", "ipnet", "jiff", "jsonc_parser", "nix", "notify", "serde", "serde_json", "tempfile", "thiserror",
             "tokio", "tokio_util", "tracing",
         ],
         without: &["std::net::TcpListener", "std::net::TcpStream", "std::net::UdpSocket", "tokio::net"],

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use jiff::Timestamp;
+use portolan::model::alias::{AliasClient, WhoIs};
 use portolan::model::container::{
     ComposeLabel, Container, ContainerNetwork, ContainerPort, DockerState, EnginePlace, InsideListener, Publication,
 };
@@ -80,6 +81,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Inside { container: "3f4e9a12".into() },
         Request::Why { id },
         Request::Metrics,
+        Request::Whois { address: "198.18.3.7".parse().unwrap() },
         Request::Shutdown { drain_ms: 5_000 },
     ]
 }
@@ -119,6 +121,18 @@ pub(crate) fn replies() -> Vec<Reply> {
         },
         Reply::Why(Box::new(report())),
         Reply::Metrics(Box::new(metrics())),
+        Reply::Whois(Box::new(WhoIs {
+            alias: "198.18.3.7".parse().unwrap(),
+            pool: "198.18.0.0/15".into(),
+            clients: [None, Some(time())]
+                .map(|until| AliasClient {
+                    client: "2001:db8::41".parse().unwrap(),
+                    last_seen: time(),
+                    open_connections: 2,
+                    until,
+                })
+                .into(),
+        })),
     ]
 }
 
@@ -364,6 +378,7 @@ fn report() -> Report {
         StepKind::Clients,
         StepKind::Target,
         StepKind::Route,
+        StepKind::Alias,
         StepKind::Firewall,
         StepKind::Connect,
         StepKind::Inside,

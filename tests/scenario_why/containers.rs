@@ -101,7 +101,7 @@ fn inside(table: &mut Table, engine: &Engine, looker: &Looker<'_>) {
     table.row_of("healthy: datagrams to a container", looker, "5353:why_udp:54/udp", None, &AsUser::Same);
 }
 
-fn pid_of(engine: &Engine, container: &Container) -> i32 {
+pub(crate) fn pid_of(engine: &Engine, container: &Container) -> i32 {
     let id = engine.id(container.name());
     let pid = wait_for("its process", SOON, || process_of(&id));
     i32::try_from(pid).expect("a pid")

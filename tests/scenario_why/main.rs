@@ -1,6 +1,7 @@
 //! Why a mapping does not work: a fixture for every cause, each with the report of `portolan doctor` (or of the engine,
 //! for what only that knows), as root and as an ordinary user. The table of causes and results is printed.
 
+mod aliases;
 #[path = "../common/mod.rs"]
 mod common;
 mod containers;
@@ -31,6 +32,7 @@ fn each_cause_is_told_and_no_other_and_healthy_mappings_have_none() {
     host::rows(&mut table);
     firewalls::rows(&mut table);
     containers::rows(&mut table);
+    aliases::rows(&mut table);
     engine::rows(&mut table);
     table.finish();
 }

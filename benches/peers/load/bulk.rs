@@ -13,17 +13,18 @@ use std::thread::ScopedJoinHandle;
 use anyhow::{Result, anyhow, ensure};
 use nix::sys::socket::{MsgFlags, recv};
 
+use super::told::accept;
 use super::{Clock, Figures, Order, WARM_UP, figures, listen};
 use crate::cases::Direction;
 
 /// Bytes of one call.
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 
 /// Bytes of one stream that are compared.
 const CHECKED: usize = 24 << 20;
 
 /// Length of the pattern, a prime: no buffer of a proxy divides it, so a byte that moved is not the byte expected.
-const PATTERN: usize = 1_000_003;
+pub(super) const PATTERN: usize = 1_000_003;
 
 /// Both ends of every stream.
 struct Streams {
@@ -34,7 +35,7 @@ struct Streams {
 fn connect(order: &Order, streams: usize, direction: Direction) -> Result<Streams> {
     let listener = listen(order)?;
     let clients = (0..streams).map(|_| TcpStream::connect(order.client)).collect::<std::io::Result<Vec<_>>>()?;
-    let targets = (0..streams).map(|_| Ok(listener.accept()?.0)).collect::<std::io::Result<Vec<_>>>()?;
+    let targets = (0..streams).map(|_| accept(order, &listener)).collect::<Result<Vec<_>>>()?;
     Ok(match direction {
         Direction::Up => Streams { senders: clients, receivers: targets },
         Direction::Down => Streams { senders: targets, receivers: clients },
@@ -104,7 +105,7 @@ pub(super) fn check(order: &Order, streams: usize, direction: Direction) -> Resu
 }
 
 /// Bytes of a xorshift generator.
-fn pattern() -> Vec<u8> {
+pub(super) fn pattern() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = || {
         state ^= state << 13;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Result, anyhow, ensure};
 
+use super::told::accept;
 use super::{Clock, Figures, HELD, Order, WARM_UP, figures, listen};
 
 /// Clients that connect one after the other.
@@ -32,7 +33,7 @@ impl Held {
         for _ in 0..count {
             let mut client = TcpStream::connect(order.client)?;
             client.write_all(&[GREETING])?;
-            let (mut target, _) = listener.accept()?;
+            let mut target = accept(order, listener)?;
             let mut byte = [0];
             target.read_exact(&mut byte)?;
             target.write_all(&byte)?;
@@ -79,7 +80,7 @@ pub(super) fn run(order: &Order, idle: usize) -> Result<Figures> {
     let held = Held::open(order, &listener, idle)?;
     let (seen, is_closed) = (Seen::default(), AtomicBool::new(false));
     let found = std::thread::scope(|scope| {
-        let acceptors: Vec<_> = (0..ACCEPTORS).map(|_| scope.spawn(|| greet(&listener, &is_closed))).collect();
+        let acceptors: Vec<_> = (0..ACCEPTORS).map(|_| scope.spawn(|| greet(order, &listener, &is_closed))).collect();
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| connect(order, &seen))).collect();
         std::thread::sleep(WARM_UP);
         let (clock, before) = (Clock::start(&order.cpu)?, seen.done.load(Ordering::Relaxed));
@@ -96,7 +97,7 @@ pub(super) fn run(order: &Order, idle: usize) -> Result<Figures> {
             while !acceptor.is_finished() {
                 TcpStream::connect(order.target)?;
             }
-            acceptor.join().map_err(|_| anyhow!("the target panicked"))??;
+            acceptor.join().map_err(|_| anyhow!("the target panicked"))?;
         }
         let failed = seen.failed.load(Ordering::Relaxed) as f64;
         ensure!(failed <= count / 100.0, "{failed} connections failed beside {count} that did not");
@@ -110,13 +111,23 @@ pub(super) fn run(order: &Order, idle: usize) -> Result<Figures> {
     Ok(found)
 }
 
-fn greet(listener: &TcpListener, is_closed: &AtomicBool) -> Result<()> {
+fn greet(order: &Order, listener: &TcpListener, is_closed: &AtomicBool) {
     while !is_closed.load(Ordering::Relaxed) {
-        let (mut stream, _) = listener.accept()?;
+        let mut stream = match accept(order, listener) {
+            Ok(stream) => stream,
+            // Whoever wakes this thread to end it tells it nothing.
+            Err(_) if is_closed.load(Ordering::Relaxed) => break,
+            Err(error) => give_up(&error),
+        };
         // Whoever woke this thread to end it may be gone.
         let _ = stream.write_all(&[GREETING]);
     }
-    Ok(())
+}
+
+/// Ends the load: its clients would wait for ever for a target that does not take them.
+fn give_up(error: &anyhow::Error) -> ! {
+    eprintln!("peers: {error:#}");
+    std::process::exit(1);
 }
 
 fn connect(order: &Order, seen: &Seen) {

@@ -1,7 +1,7 @@
 //! Datagrams in batches: the sockets of the UDP tests, and their target.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +10,9 @@ use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt, sockopt};
 use socket2::{Domain, Socket, Type};
+
+use super::{Order, told};
+use crate::mode::Told;
 
 /// Datagrams of one call.
 pub(super) const BATCH: usize = 64;
@@ -146,8 +149,14 @@ impl Client {
     }
 }
 
-/// Sends back whatever comes, until it is over.
-pub(super) fn send_back(socket: &UdpSocket, size: usize, count: &AtomicU64, is_over: &AtomicBool) -> Result<()> {
+/// Sends back whatever comes, without what stands ahead of the payload, until it is over.
+pub(super) fn send_back(
+    order: &Order,
+    socket: &UdpSocket,
+    size: usize,
+    count: &AtomicU64,
+    is_over: &AtomicBool,
+) -> Result<()> {
     let mut room = vec![0; BATCH * size];
     let mut receive_headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut send_headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
@@ -156,11 +165,18 @@ pub(super) fn send_back(socket: &UdpSocket, size: usize, count: &AtomicU64, is_o
         let mut lengths = [0; BATCH];
         let received = receive_into(socket, &mut room, size, &mut receive_headers, &mut addresses, &mut lengths)?;
         count.fetch_add(received as u64, Ordering::Relaxed);
+        let mut starts = [0; BATCH];
+        if order.told != Told::Nothing {
+            for nth in 0..received {
+                let peer = addresses[nth].map_or(Ipv4Addr::UNSPECIFIED, |address| address.ip());
+                starts[nth] = told::ahead(order, &room[nth * size..][..lengths[nth]], peer.into())?;
+            }
+        }
         let mut done = 0;
         while done < received {
             let slices: [[IoSlice<'_>; 1]; BATCH] = std::array::from_fn(|nth| {
                 let nth = (done + nth).min(BATCH - 1);
-                [IoSlice::new(&room[nth * size..][..lengths[nth]])]
+                [IoSlice::new(&room[nth * size..][starts[nth]..lengths[nth]])]
             });
             let (slices, addresses) = (&slices[..received - done], &addresses[done..received]);
             match sendmmsg(socket.as_raw_fd(), &mut send_headers, slices, addresses, [], MsgFlags::empty()) {

@@ -53,7 +53,7 @@ fn beside_target<T>(order: &Order, client: impl FnOnce() -> Result<T>) -> Result
     let target = socket(Some(order.target), None)?;
     let (is_over, count) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        let target = scope.spawn(|| send_back(&target, 2_048, &count, &is_over));
+        let target = scope.spawn(|| send_back(order, &target, 2_048, &count, &is_over));
         let found = client();
         is_over.store(true, Ordering::Relaxed);
         target.join().map_err(|_| anyhow!("the target panicked"))??;

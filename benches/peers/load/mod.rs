@@ -5,10 +5,14 @@
 mod bulk;
 mod connect;
 mod datagrams;
+mod download;
 mod echo;
+mod http;
+mod http_text;
 mod paced;
 mod pingpong;
 mod pingpong_many;
+mod told;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,6 +25,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::cases::Work;
 use crate::cpu::CpuMeter;
+use crate::mode::Told;
 
 /// First argument of a load.
 pub(crate) const MODE: &str = "load";
@@ -43,6 +48,8 @@ pub(crate) struct Order {
     pub(crate) client: SocketAddr,
     /// Where the target listens.
     pub(crate) target: SocketAddr,
+    /// What the target has to be told of its client.
+    pub(crate) told: Told,
     /// How long, in milliseconds.
     pub(crate) millis: u64,
     /// Every byte is compared with what was sent; such a round is not timed.
@@ -88,6 +95,9 @@ pub(crate) fn run(order: &Order) -> Result<()> {
         Work::UdpEcho { flows, size } => echo::run_many(order, flows, size)?,
         Work::UdpRoundTrip => echo::round_trips(order)?,
         Work::UdpBurst { per_second, size } => paced::run(order, per_second, size)?,
+        Work::Http { connections } => http::run(order, connections)?,
+        Work::Download { streams } => download::run(order, streams)?,
+        Work::Count { transactions } => pingpong::count(order, transactions)?,
         Work::Mappings => bail!("mappings need no load"),
     };
     println!("{}", serde_json::to_string(&figures)?);

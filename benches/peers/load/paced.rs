@@ -20,7 +20,7 @@ pub(super) fn run(order: &Order, per_second: u32, size: usize) -> Result<Figures
     let (is_over, is_sent) = (AtomicBool::new(false), AtomicBool::new(false));
     let (reached, returned) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        let target = scope.spawn(|| send_back(&target, 2_048, &reached, &is_over));
+        let target = scope.spawn(|| send_back(order, &target, 2_048, &reached, &is_over));
         let receiver = scope.spawn(|| receive(order, &client, size, &returned, &is_sent));
         introduce(&client, size, &returned)?;
         let before = (reached.load(Ordering::Relaxed), returned.load(Ordering::Relaxed));

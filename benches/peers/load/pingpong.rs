@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
+use super::told::accept;
 use super::{Clock, Figures, Order, WARM_UP, figures, listen};
 use crate::statistics::percentile_us;
 
@@ -22,20 +23,35 @@ pub(super) fn message(nth: u64) -> [u8; MESSAGE] {
 
 /// Runs it for the time ordered.
 pub(super) fn run(order: &Order) -> Result<Figures> {
+    with_target(order, |client| {
+        exchange(client, 0, WARM_UP)?;
+        let clock = Clock::start(&order.cpu)?;
+        let mut samples = exchange(client, 1 << 32, order.duration())?;
+        let (seconds, cpu) = clock.stop()?;
+        Ok(of_samples(&mut samples, seconds, cpu))
+    })
+}
+
+/// So many of them, however long they take.
+pub(super) fn count(order: &Order, transactions: u32) -> Result<Figures> {
+    with_target(order, |client| {
+        (0..u64::from(transactions)).try_for_each(|nth| round_trip(client, nth))?;
+        Ok(Figures::new())
+    })
+}
+
+fn with_target(order: &Order, work: impl FnOnce(&mut TcpStream) -> Result<Figures>) -> Result<Figures> {
     let listener = listen(order)?;
     let mut client = TcpStream::connect(order.client)?;
     client.set_nodelay(true)?;
-    let (target, _) = listener.accept()?;
+    let target = accept(order, &listener)?;
     target.set_nodelay(true)?;
     std::thread::scope(|scope| {
         let target = scope.spawn(|| answer(target));
-        exchange(&mut client, 0, WARM_UP)?;
-        let clock = Clock::start(&order.cpu)?;
-        let mut samples = exchange(&mut client, 1 << 32, order.duration())?;
-        let (seconds, cpu) = clock.stop()?;
+        let found = work(&mut client)?;
         drop(client);
         target.join().map_err(|_| anyhow!("the target panicked"))??;
-        Ok(of_samples(&mut samples, seconds, cpu))
+        Ok(found)
     })
 }
 
@@ -64,14 +80,10 @@ fn answer(mut stream: TcpStream) -> Result<()> {
 
 fn exchange(stream: &mut TcpStream, first: u64, duration: Duration) -> Result<Vec<u32>> {
     let mut samples = Vec::with_capacity(1 << 20);
-    let mut answer = [0; MESSAGE];
     let start = Instant::now();
     let mut before = Duration::ZERO;
     for nth in first.. {
-        let request = message(nth);
-        stream.write_all(&request)?;
-        stream.read_exact(&mut answer)?;
-        ensure!(answer == request, "an answer is not the one to its request");
+        round_trip(stream, nth)?;
         let now = start.elapsed();
         samples.push(nanoseconds(now.saturating_sub(before)));
         if now >= duration {
@@ -80,6 +92,14 @@ fn exchange(stream: &mut TcpStream, first: u64, duration: Duration) -> Result<Ve
         before = now;
     }
     Ok(samples)
+}
+
+fn round_trip(stream: &mut TcpStream, nth: u64) -> Result<()> {
+    let (request, mut answer) = (message(nth), [0; MESSAGE]);
+    stream.write_all(&request)?;
+    stream.read_exact(&mut answer)?;
+    ensure!(answer == request, "an answer is not the one to its request");
+    Ok(())
 }
 
 /// A round trip as it is kept: four seconds are as good as for ever.

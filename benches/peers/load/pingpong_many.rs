@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::pingpong::{MESSAGE, message, nanoseconds, of_samples};
+use super::told::accept;
 use super::{Clock, Figures, Order, WARM_UP, listen};
 
 /// One end of a connection, and how much of the next message has arrived.
@@ -65,7 +66,7 @@ pub(super) fn run(order: &Order, connections: usize) -> Result<Figures> {
     let mut targets = Vec::new();
     for nth in 0..connections {
         clients.push(End::new(TcpStream::connect(order.client)?, (nth as u64) << 40)?);
-        targets.push(End::new(listener.accept()?.0, 0)?);
+        targets.push(End::new(accept(order, &listener)?, 0)?);
     }
     std::thread::scope(|scope| {
         let target = scope.spawn(|| answer(targets));

@@ -1,4 +1,6 @@
-//! Connections and UDP flows: listed, looked at, reset.
+//! Connections and UDP flows: listed, looked at, reset; and who is behind an alias.
+
+use std::net::IpAddr;
 
 use aide::axum::ApiRouter;
 use aide::axum::routing::get_with;
@@ -7,18 +9,21 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Desk, Done, says};
+use super::{Answer, Desk, Done, says, unexpected};
 use crate::control::document::Tag;
 use crate::control::extract::{At, Params};
 use crate::control::refused::May::Missing;
 use crate::control::rows;
+use crate::model::alias::WhoIs;
 use crate::model::id::ConnectionId;
-use crate::model::request::Request;
+use crate::model::request::{Reply, Request};
 use crate::model::update::ConnectionRow;
 
 pub(super) fn resources() -> ApiRouter<Desk> {
     let says = |id, summary| says(id, Tag::Connections, summary, &[Missing]);
+    let says_whois = says("whois", "The client behind an alias, or a client's alias, with who had it before");
     ApiRouter::new()
+        .api_route("/v1/aliases/{address}", get_with(whois, says_whois))
         .api_route(
             "/v1/connections",
             get_with(list, says("list_connections", "Connections and UDP flows, oldest first")),
@@ -28,6 +33,12 @@ pub(super) fn resources() -> ApiRouter<Desk> {
             get_with(get, says("get_connection", "A connection, open or closed lately"))
                 .delete_with(kill, says("kill_connection", "Resets a connection")),
         )
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+struct AliasPath {
+    /// An alias, or the address of a client.
+    address: IpAddr,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -66,6 +77,13 @@ async fn list(State(desk): State<Desk>, Params(query): Params<Connecting>) -> An
 
 async fn get(State(desk): State<Desk>, At(place): At<ConnectionPath>) -> Answer<ConnectionRow> {
     Ok(Json(rows::connection(&desk.handle, place.id).await?))
+}
+
+async fn whois(State(desk): State<Desk>, At(place): At<AliasPath>) -> Answer<WhoIs> {
+    match desk.ask(Request::Whois { address: place.address }).await? {
+        Reply::Whois(found) => Ok(Json(*found)),
+        other => Err(unexpected(&other)),
+    }
 }
 
 async fn kill(State(desk): State<Desk>, At(place): At<ConnectionPath>) -> Answer<Done> {

@@ -4,7 +4,7 @@
 //! It resolves no names and keeps no state between dials.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{sleep, timeout};
 
+use crate::forward::alias;
 use crate::forward::descriptors::{DescriptorBudget, DescriptorPermit};
 use crate::forward::own::{Chain, OwnConnections, OwnSource};
 use crate::forward::sys;
@@ -73,11 +74,13 @@ pub enum DialError {
     Refused,
 }
 
-/// Who dials, so that a connection to ourselves is known again.
+/// Who dials, so that a connection to ourselves is known again, and as whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) own: Arc<OwnConnections>,
     pub(crate) chain: Arc<Chain>,
+    /// The address that it has towards the target; `None`: the kernel chooses.
+    pub(crate) source: Option<IpAddr>,
     /// For attempts beside the first, whose descriptor is the connection's.
     pub(crate) descriptors: Arc<DescriptorBudget>,
 }
@@ -200,12 +203,15 @@ struct Started {
 
 /// Opens a socket and starts to connect it. It never blocks and knows no runtime, so it can run wherever the target
 /// is reached from: also on a thread in another network namespace, which a descriptor outlives.
-fn start(endpoint: Endpoint, protocol: Protocol) -> io::Result<Started> {
+fn start(endpoint: Endpoint, protocol: Protocol, source: Option<IpAddr>) -> io::Result<Started> {
     let Endpoint::Inet(address) = endpoint;
     let (kind, number) = stream_type(protocol);
     let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(number))?;
     if protocol == Protocol::Tcp {
         socket.set_tcp_nodelay(true)?;
+    }
+    if let Some(source) = source {
+        alias::bind(&socket, source)?;
     }
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
@@ -217,10 +223,11 @@ fn start(endpoint: Endpoint, protocol: Protocol) -> io::Result<Started> {
 impl Underway {
     fn new(endpoint: Endpoint, protocol: Protocol, caller: Option<&Caller>) -> Result<Self, DialError> {
         let Endpoint::Inet(address) = endpoint;
+        let from = caller.and_then(|caller| caller.source);
         let (Started { fd, source }, own) = match caller.filter(|caller| caller.own.may_reach(address.port())) {
-            None => (start(endpoint, protocol)?, None),
+            None => (start(endpoint, protocol, from)?, None),
             Some(Caller { own, chain, .. }) => {
-                let start = || start(endpoint, protocol).map(|started| (started.source, started));
+                let start = || start(endpoint, protocol, from).map(|started| (started.source, started));
                 own.connect(Arc::clone(chain), start).map(|(started, own)| (started, Some(own)))?
             }
         };

@@ -41,7 +41,15 @@ pub(super) fn admit(
         CloseReason::Limit
     })?;
     let errand = Errand {
-        caller: Caller { own: Arc::clone(&links.own), chain, descriptors: Arc::clone(&context.descriptors) },
+        caller: Caller {
+            own: Arc::clone(&links.own),
+            chain,
+            descriptors: Arc::clone(&context.descriptors),
+            source: None,
+        },
+        aliases: (config.identity == Identity::Alias)
+            .then(|| (Arc::clone(context.registry.aliases()), config.alias_pool)),
+        alias: None,
         targets: links.in_order(addresses, context.target_port(route)),
         is_container: config.mapping.target.host.is_container(),
         protocol: config.mapping.protocol,

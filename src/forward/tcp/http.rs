@@ -38,7 +38,7 @@ pub(super) fn plan(
     // Of a client that a PROXY header has told, it is that client who has written the requests.
     let is_trusted = identity::contains(&config.trusted_cidrs, record.client().ip());
     let (errand, route, links, record) =
-        (Arc::new(errand.clone()), route.clone(), Arc::clone(links), Arc::clone(record));
+        (Arc::new(errand.again()), route.clone(), Arc::clone(links), Arc::clone(record));
     let redial = move || {
         let (errand, route, links, record) =
             (Arc::clone(&errand), route.clone(), Arc::clone(&links), Arc::clone(&record));
@@ -54,7 +54,7 @@ pub(super) async fn run(
     connection: &OpenConnection,
     admitted: &Admitted,
 ) -> Outcome {
-    let Standing { legs: [client, target], own } = standing;
+    let Standing { legs: [client, target], own, .. } = standing;
     let standing = http::Standing { client, target, own };
     http::run(standing, *plan, connection, &admitted.timeouts, &admitted.links.pipes).await
 }

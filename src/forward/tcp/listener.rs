@@ -27,6 +27,7 @@ use crate::forward::relay::{Leg, Outcome};
 use crate::forward::sys;
 use crate::model::event::CloseReason;
 use crate::model::id::MappingId;
+use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
 
 /// How long accepting pauses when descriptors or memory have run out, unless a descriptor is given back before.
@@ -209,7 +210,8 @@ fn open(
     let route = Arc::clone(&context.route.borrow());
     let target = connections.target.of(&route, context);
     let connection = context.registry.enter(&context.meter, protocol, client, local, target);
-    if !route.config.accept_proxy {
+    // Who the client is, and as whom it appears, is told with it.
+    if !route.config.accept_proxy && route.config.identity != Identity::Alias {
         connection.announce();
     }
     match gate::admit(client, &route, context, links) {

@@ -1,7 +1,7 @@
 //! A TCP (or SCTP) connection's life, as a pipeline with one place for each stage:
 //!
-//! accept ([`listener`]) → gate ([`gate`]) → address ([`gate`]) → read identity ([`incoming`]) → dial ([`dial`])
-//! → prelude ([`prelude`]) → relay ([`super::relay`]), or HTTP ([`super::http`]).
+//! accept ([`listener`]) → gate ([`gate`]) → address ([`gate`]) → read identity ([`incoming`]) → dial ([`dial`]),
+//! perhaps as an alias ([`super::alias`]) → prelude ([`prelude`]) → relay ([`super::relay`]), or HTTP ([`super::http`]).
 //!
 //! What is known of a connection stands in the registry; this module holds sockets and decides how it ends.
 
@@ -20,12 +20,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
 use self::prelude::{Sending, Unsent};
+use super::alias::{AliasLease, Aliases};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
@@ -86,9 +88,12 @@ struct Admitted {
 }
 
 /// What it takes to reach the target; of no use once the target is reached, but for HTTP.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Errand {
     caller: Caller,
+    /// Where the client's alias comes from, if it is to have one.
+    aliases: Option<(Arc<Aliases>, IpNet)>,
+    alias: Option<AliasLease>,
     targets: Vec<Endpoint>,
     /// Whether the target is a container, whose addresses come and go.
     is_container: bool,
@@ -125,12 +130,11 @@ fn serve(
                 drop(client);
                 return end(connection, admitted, outcome);
             }
-            connection.announce();
         }
         let http =
             admitted.http.take().map(|wanted| http::plan(*wanted, &errand, &route, &admitted.links, &connection));
         let identity = errand.identity;
-        let reached = match start_reaching(connection.record(), &client, &admitted.links, errand, route) {
+        let reached = match start_reaching(&connection, &client, &admitted.links, errand, route) {
             Reaching::Over(reached) => reached,
             Reaching::Underway(reaching) => reaching.await,
         };
@@ -160,14 +164,14 @@ fn serve(
             }
         }
         let outcome = relay::run(&standing.legs, &connection, &admitted.timeouts, &admitted.links.pipes).await;
-        let Standing { legs, own } = standing;
+        let Standing { legs, own, alias } = standing;
         if outcome.reason == CloseReason::Finished {
             relay::finish(legs);
         } else {
             let [client, target] = legs;
             Box::pin(relay::reset(client, Some(target), &connection)).await;
         }
-        drop(own);
+        drop((own, alias));
         end(connection, admitted, outcome);
     }
 }
@@ -181,20 +185,21 @@ fn end(connection: OpenConnection, admitted: Admitted, outcome: Outcome) {
 struct Standing {
     legs: [Leg; 2],
     own: Option<OwnSource>,
+    alias: Option<AliasLease>,
 }
 
 impl Standing {
     fn new(reached: Result<Reached, Outcome>, client: Leg, connection: &OpenConnection) -> Result<Self, Outcome> {
-        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken } = reached?;
+        let Reached { target: Dialed { fd, source, target, broken, own }, client_broken, alias } = reached?;
         connection.connected(source, target);
         let target = Leg::from_registered(fd, connection.record().protocol()).broken_by(broken);
-        Ok(Self { legs: [client.broken_by(client_broken), target], own })
+        Ok(Self { legs: [client.broken_by(client_broken), target], own, alias })
     }
 
     /// The target has gone before it was told who its client is. What it had said before is for the client all the same.
     fn target_broken(self, kind: io::ErrorKind) -> Self {
-        let Self { legs: [client, target], own } = self;
-        Self { legs: [client, target.broken_by(Some(kind))], own }
+        let Self { legs: [client, target], own, alias } = self;
+        Self { legs: [client, target.broken_by(Some(kind))], own, alias }
     }
 }
 
@@ -203,6 +208,7 @@ struct Reached {
     target: Dialed,
     /// By which error the client has reset meanwhile; what it had sent before is for the target.
     client_broken: Option<io::ErrorKind>,
+    alias: Option<AliasLease>,
 }
 
 /// The way to the target.
@@ -215,24 +221,31 @@ enum Reaching<'a> {
 
 /// Sets out to the target. One on this host or in a container has mostly answered when this returns.
 fn start_reaching<'a>(
-    record: &'a Record,
+    connection: &'a OpenConnection,
     client: &'a Leg,
     links: &'a MappingLinks,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     route: watch::Receiver<Arc<Route>>,
 ) -> Reaching<'a> {
+    let record = connection.record();
     if record.kill_reason().is_some() {
         return Reaching::Over(Err(Outcome::killed(record)));
     }
     if errand.has_lost_all(&route.borrow()) {
         return Reaching::Over(Err(CloseReason::TargetUnreachable.into()));
     }
+    if let Err(refused) = errand.take_alias(record, links) {
+        return Reaching::Over(Err(refused));
+    }
+    // By now it is known who the client is, and as whom it appears.
+    connection.announce();
     let started = Instant::now();
     let first = match dial::set_out(&errand.targets, errand.protocol, &errand.caller) {
         Ok(attempt) if attempt.has_arrived() => match attempt.arrived() {
             Ok(dialed) => {
                 let settled = errand.settle(Ok(dialed), record, links, started, &route.borrow());
-                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None }));
+                let alias = errand.alias.take();
+                return Reaching::Over(settled.map(|target| Reached { target, client_broken: None, alias }));
             }
             Err(error) => Err(error),
         },
@@ -246,11 +259,12 @@ async fn reach(
     record: &Record,
     client: &Leg,
     links: &MappingLinks,
-    errand: Box<Errand>,
+    mut errand: Box<Errand>,
     mut route: watch::Receiver<Arc<Route>>,
     first: Result<Underway, DialError>,
     started: Instant,
 ) -> Result<Reached, Outcome> {
+    let alias = errand.alias.take();
     let Errand { targets, protocol, connect_within, caller, .. } = &*errand;
     let mut dialing = pin!(dial::dial(first, targets, *protocol, *connect_within, caller));
     let mut client_broken = None;
@@ -274,10 +288,45 @@ async fn reach(
         }
     };
     let dialed = errand.settle(dialed, record, links, started, &route.borrow());
-    dialed.map(|target| Reached { target, client_broken })
+    dialed.map(|target| Reached { target, client_broken, alias })
 }
 
 impl Errand {
+    /// The same once more, for HTTP, which goes out as this host: an alias belongs to one connection.
+    fn again(&self) -> Self {
+        Self {
+            caller: self.caller.clone(),
+            aliases: None,
+            alias: None,
+            targets: self.targets.clone(),
+            is_container: self.is_container,
+            protocol: self.protocol,
+            connect_within: self.connect_within,
+            identity: self.identity,
+            accepts_proxy: self.accepts_proxy,
+        }
+    }
+
+    /// From here on the client has its alias, if it is to have one.
+    fn take_alias(&mut self, record: &Record, links: &MappingLinks) -> Result<(), Outcome> {
+        let Some((aliases, pool)) = self.aliases.take() else { return Ok(()) };
+        match aliases.lease(pool, record.client().ip()) {
+            Ok((alias, lease)) => {
+                record.set_alias(alias);
+                self.caller.source = Some(alias);
+                self.alias = Some(lease);
+                Ok(())
+            }
+            Err(none) => {
+                let (reason, limit) = none.ends_as();
+                if let Some(limit) = limit {
+                    links.pressure.press(limit);
+                }
+                Err(Outcome { reason, error: Some(none.into()) })
+            }
+        }
+    }
+
     /// What came of dialling, noted for who asks how the target does.
     fn settle(
         &self,

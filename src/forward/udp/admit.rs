@@ -4,7 +4,7 @@
 //! flood does not wash everything else out of the recent closings and the events.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,11 @@ use super::flow::{self, Flow, errno, outcome};
 use super::poller::Poller;
 use super::serve::{Listener, Trouble};
 use super::table::{FlowId, FlowKey, Full};
+use crate::forward::alias::AliasLease;
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::pressure::Limit;
-use crate::forward::registry::OpenConnection;
+use crate::forward::registry::{OpenConnection, Registry};
 use crate::model::event::CloseReason;
 use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
@@ -74,8 +75,10 @@ impl Listener {
         }
         self.make_room(route.config.max_connections, now)?;
         let permit = self.take_descriptor(now)?;
-        let dialled = match flow::dial(target) {
-            Err(error) if is_shortage(&error) && registry.held_ports.let_go() => flow::dial(target),
+        let alias = alias_of(&key, route, &registry)?;
+        let source = alias.as_ref().map(|(alias, _)| *alias);
+        let dialled = match flow::dial(target, source) {
+            Err(error) if is_shortage(&error) && registry.held_ports.let_go() => flow::dial(target, source),
             dialled => dialled,
         };
         let dialled = dialled.map_err(|error| {
@@ -90,13 +93,13 @@ impl Listener {
         }
 
         // The record is made last, so that what is refused above leaves none behind.
-        let record = self.enter(key, route);
+        let record = self.enter(key, route, source);
         if let Some(hook) = self.context.hook {
             hook(record.record());
         }
         let watched = Arc::clone(record.record());
         let header = header(route.config.identity, &record);
-        let flow = Flow::new(dialled, record, header, self.route, permit);
+        let flow = Flow::new(dialled, record, header, self.route, permit).with_alias(alias.map(|(_, lease)| lease));
         let id = self.table.insert(key, flow, now);
         let added = match (&self.poller, self.table.get_mut(id)) {
             (Some(poller), Some((_, flow))) => poller.add(flow, id),
@@ -187,15 +190,18 @@ impl Listener {
 
     fn tell_of(&self, key: FlowKey, route: &Route, Refusal { reason, error, .. }: Refusal) {
         tracing::debug!(client = %key.client, listener = %key.local, %error, "a flow was refused");
-        self.enter(key, route).close(reason, Some(error));
+        self.enter(key, route, None).close(reason, Some(error));
     }
 
     /// The record of a flow, or of one that is not to be.
-    fn enter(&self, key: FlowKey, route: &Route) -> OpenConnection {
+    fn enter(&self, key: FlowKey, route: &Route, alias: Option<IpAddr>) -> OpenConnection {
         let ListenerContext { registry, meter, .. } = &self.context;
         let record = registry.enter(meter, Protocol::Udp, key.client, key.local, self.context.target(route));
         if let Some(Told { client, listener }) = key.told {
             record.record().tell_client(client, listener);
+        }
+        if let Some(alias) = alias {
+            record.record().set_alias(alias);
         }
         record.announce();
         record
@@ -205,6 +211,17 @@ impl Listener {
     pub(super) fn target_port(&self, route: &Route) -> u16 {
         self.context.target_port(route)
     }
+}
+
+/// The alias of a client, where the mapping gives it one.
+fn alias_of(key: &FlowKey, route: &Route, registry: &Registry) -> Result<Option<(IpAddr, AliasLease)>, Refusal> {
+    if route.config.identity != Identity::Alias {
+        return Ok(None);
+    }
+    registry.aliases().lease(route.config.alias_pool, key.true_client().ip()).map(Some).map_err(|none| {
+        let (reason, limit) = none.ends_as();
+        Refusal { reason, error: none.into(), limit }
+    })
 }
 
 /// What each datagram to the target begins with, if anything. It holds no more than it must: each pays for it, and one

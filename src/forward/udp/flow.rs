@@ -7,7 +7,7 @@
 //! leave for the target is [`super::sending`].
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::held::{HeldPort, HeldPorts};
 use super::packet::merge_arrivals;
 use super::runs::Run;
 use super::sources::SourceEntry;
+use crate::forward::alias::{self, AliasLease};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::meter::{Direction, MappingMeter};
 use crate::forward::registry::OpenConnection;
@@ -62,6 +63,8 @@ pub(super) struct Flow {
     pub(super) singly: [usize; 2],
     entry: SourceEntry,
     permit: DescriptorPermit,
+    /// Its client's, until the end.
+    _alias: Option<AliasLease>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +84,8 @@ pub(super) struct Dialled {
     target: SocketAddr,
 }
 
-/// Connects a socket to `target`. Nothing is sent by this.
-pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
+/// Connects a socket to `target`, from the address `source` or one that the kernel chooses. Nothing is sent by this.
+pub(super) fn dial(target: SocketAddr, source: Option<IpAddr>) -> io::Result<Dialled> {
     // A socket whose source is its own target would hear itself. Such a one is held until another is found,
     // so that the kernel picks a different port.
     let mut echoes = Vec::new();
@@ -90,6 +93,9 @@ pub(super) fn dial(target: SocketAddr) -> io::Result<Dialled> {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM.nonblocking(), None)?;
         socket.set_recv_buffer_size(FLOW_BUFFER)?;
         merge_arrivals(&socket);
+        if let Some(source) = source {
+            alias::bind(&socket, source)?;
+        }
         socket.connect(&target.into())?;
         let socket = UdpSocket::from(socket);
         let source = socket.local_addr()?;
@@ -132,7 +138,13 @@ impl Flow {
             singly: [usize::MAX; 2],
             entry,
             permit,
+            _alias: None,
         }
+    }
+
+    /// Holds its client's alias until the end.
+    pub(super) fn with_alias(self, alias: Option<AliasLease>) -> Self {
+        Self { _alias: alias, ..self }
     }
 
     /// What is written about it.
@@ -289,7 +301,7 @@ mod tests {
         let client = SocketAddr::from(([127, 0, 0, 1], 9));
         let record = Registry::new().open(&meter, Protocol::Udp, client, address, "localhost".into());
         let permit = DescriptorBudget::new(1).take(1).unwrap();
-        (target, Flow::new(dial(address).unwrap(), record, header.map(Arc::from), 0, permit), meter)
+        (target, Flow::new(dial(address, None).unwrap(), record, header.map(Arc::from), 0, permit), meter)
     }
 
     #[test]
@@ -379,7 +391,7 @@ mod tests {
     #[test]
     fn a_dialled_socket_hears_its_target_alone() {
         let target = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let dialled = dial(target.local_addr().unwrap()).unwrap();
+        let dialled = dial(target.local_addr().unwrap(), None).unwrap();
         assert_eq!(dialled.source, dialled.socket.local_addr().unwrap());
         assert_eq!(dialled.socket.peer_addr().unwrap(), target.local_addr().unwrap());
         let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -26,6 +26,13 @@ pub(super) struct FlowKey {
     pub(super) told: Option<Told>,
 }
 
+impl FlowKey {
+    /// The client, as it was told or as the kernel has it.
+    pub(super) fn true_client(&self) -> SocketAddr {
+        self.told.map_or(self.client, |told| told.client)
+    }
+}
+
 /// Names a flow for as long as it stands; the id of one that is gone finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlowId {

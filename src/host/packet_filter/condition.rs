@@ -35,6 +35,8 @@ pub enum What {
     Out(String),
     /// Its destination is an address of this host.
     ToThisHost,
+    /// Its source is an address of this host.
+    FromThisHost,
     /// Its connection is in one of these states.
     State {
         /// `NEW` is among them.
@@ -120,6 +122,14 @@ impl Packet {
             What::In(name) => known(self.came_in.as_deref().map(|interface| is_named(interface, name))),
             What::Out(name) => known(self.goes_out.as_deref().map(|interface| is_named(interface, name))),
             What::ToThisHost => sure(self.is_for_this_host),
+            // What came in by no interface is of this host; of anything else it is not known.
+            What::FromThisHost => {
+                if self.came_in.as_deref() == Some("") {
+                    Truth::Yes
+                } else {
+                    Truth::Maybe
+                }
+            }
             What::State { new, established } => sure(match self.state {
                 State::New => *new,
                 State::Answer => *established,

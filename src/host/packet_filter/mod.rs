@@ -120,6 +120,8 @@ pub enum Action {
         /// Where, as the tool writes it.
         to: SafeText,
     },
+    /// It gets another source, and goes on to the next chain.
+    Rewrite,
     /// Another chain goes on, and then this one.
     Jump(String),
     /// Another chain goes on instead.

@@ -96,7 +96,8 @@ fn rule(table: &Table, chain: &str, written: &Value) -> Rule {
         match name.as_str() {
             "match" => rule.conditions.extend(conditions(value)),
             "counter" => rule.packets = value.get("packets").and_then(Value::as_u64),
-            "accept" | "masquerade" | "snat" => rule.action = Action::Accept,
+            "accept" => rule.action = Action::Accept,
+            "masquerade" | "snat" => rule.action = Action::Rewrite,
             "drop" => rule.action = Action::Drop,
             "reject" => rule.action = Action::Reject,
             "return" => rule.action = Action::Return,
@@ -164,6 +165,8 @@ fn conditions(matched: &Value) -> Vec<Condition> {
         states(right)
     } else if left.get("fib").is_some_and(|fib| word(fib, "result") == "type" && is_word(&fib["flags"], "daddr")) {
         (right == "local").then_some(What::ToThisHost)
+    } else if left.get("fib").is_some_and(|fib| word(fib, "result") == "type" && is_word(&fib["flags"], "saddr")) {
+        (right == "local").then_some(What::FromThisHost)
     } else {
         None
     };

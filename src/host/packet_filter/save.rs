@@ -131,6 +131,7 @@ fn condition(option: &str, value: &str) -> What {
         "--sport" | "--sports" => ports(value).map(What::SourcePort),
         "--dport" | "--dports" => ports(value).map(What::DestinationPort),
         "--dst-type" if value == "LOCAL" => Some(What::ToThisHost),
+        "--src-type" if value == "LOCAL" => Some(What::FromThisHost),
         "--ctstate" | "--state" => Some(What::State {
             new: value.split(',').any(|state| state == "NEW"),
             established: value.split(',').any(|state| state == "ESTABLISHED"),
@@ -169,7 +170,8 @@ fn action<'a>(target: &str, is_goto: bool, mut rest: impl Iterator<Item = &'a st
         return Action::Goto(target.to_owned());
     }
     match target {
-        "ACCEPT" | "MASQUERADE" | "SNAT" => Action::Accept,
+        "ACCEPT" => Action::Accept,
+        "MASQUERADE" | "SNAT" => Action::Rewrite,
         "DROP" => Action::Drop,
         "REJECT" => Action::Reject,
         "RETURN" => Action::Return,

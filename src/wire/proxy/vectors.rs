@@ -1,5 +1,7 @@
 //! The specification as a table: each header whole, byte by byte, and fused with what follows.
 
+use proptest::prelude::*;
+
 use super::*;
 use Expected::{Refused, Tells, Unfinished};
 use Transport::{Datagram, Stream};
@@ -312,4 +314,29 @@ fn a_header_of_ours_is_written_as_others_write_it() {
     assert_eq!(named, v2(0x21, 0x21, &[INET6, &id, &field(0xE0, b"web")]));
     // What the specification promises its readers: it comes in one segment, whatever the path.
     assert!(version_2(v6, Stream, &"i".repeat(128), Some(&"n".repeat(64))).len() <= 536);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_096))]
+    #[test]
+    fn what_resembles_a_header_holds_what_holds_for_all_bytes(
+        vector in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        length in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        thread_local!(static VECTORS: Vec<Vec<u8>> = vectors().into_iter().map(|(_, _, bytes, _)| bytes).collect());
+        // The longest ones take long, byte by byte, and are like others.
+        let mut bytes = VECTORS.with(|all| vector.get(all).iter().copied().take(1_000).collect::<Vec<u8>>());
+        for (place, byte) in changes {
+            if !bytes.is_empty() {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+        }
+        if is_cut {
+            bytes.truncate(length.index(bytes.len() + 1));
+        }
+        crate::wire::fuzzing::proxy_headers(&bytes);
+    }
 }

@@ -1,0 +1,183 @@
+//! Whether clients can appear under addresses of their own (identity `alias`): the pool's route, who else has its
+//! addresses, rules that change sources, and the way that answers take.
+//!
+//! The reverse-path filter is no hindrance, strict or not: answers come in by the interface by which requests go out, and
+//! are for an address of this host. It is looked at with the route to the target.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::experiment::{OUT, Trial};
+use super::finding::Finding;
+use super::subject::Subject;
+use super::{firewall, walk};
+use crate::host::alias_route::{self, PoolSight};
+use crate::host::namespace::within;
+use crate::host::packet_filter::{Packet, State};
+use crate::host::routes::route_to;
+use crate::model::alias::{Pool, Slot, route_commands};
+use crate::model::identity::Identity;
+use crate::model::mapping::Family;
+use crate::model::report::{CauseKind, StepKind, Verdict};
+use crate::model::untrusted::SafeText;
+
+/// What was read of the pool.
+#[derive(Debug)]
+pub(super) struct Facts {
+    pool: Result<Pool, String>,
+    sight: Result<PoolSight, String>,
+    ways: Vec<(SocketAddr, WayBack)>,
+}
+
+/// Whether an answer of the target finds its way to an alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum WayBack {
+    /// It does.
+    There,
+    /// The container of that name has no route for it.
+    None(SafeText),
+    /// That cannot be seen.
+    Unknown(&'static str),
+}
+
+impl Facts {
+    /// Reads what matters to a mapping with aliases; `None` for any other.
+    pub(super) fn read(subject: &Subject, trials: &[Trial]) -> Option<Self> {
+        if subject.config.identity != Identity::Alias {
+            return None;
+        }
+        let pool = Pool::new(subject.config.alias_pool);
+        let sight = match &pool {
+            Ok(pool) => alias_route::look(pool).map_err(|error| error.to_string()),
+            Err(said) => Err(said.clone()),
+        };
+        let alias = pool.as_ref().ok().map(|pool| pool.address(Slot(0)));
+        let ways = trials.iter().zip(alias.into_iter().cycle());
+        let ways = ways.map(|(trial, alias)| (trial.address, way_back(subject, trial, alias))).collect();
+        Some(Self { pool, sight, ways })
+    }
+}
+
+fn way_back(subject: &Subject, trial: &Trial, alias: IpAddr) -> WayBack {
+    let Some(container) = subject.container_at(trial.address) else {
+        let is_local = trial.route.as_ref().is_some_and(|route| route.is_local);
+        return if is_local {
+            WayBack::There
+        } else {
+            WayBack::Unknown("whether the target sends its answers by way of this host: it needs a route to the pool")
+        };
+    };
+    if let Some(pid) = trial.inside
+        && let Ok(found) = within(pid, || route_to(SocketAddr::new(alias, 0)).is_ok())
+    {
+        return if found { WayBack::There } else { WayBack::None(container.name.clone()) };
+    }
+    // Some engines give a container of such a network a gateway, and some do not.
+    let is_closed = !container.networks.is_empty() && container.networks.iter().all(|network| network.is_internal);
+    if is_closed {
+        WayBack::Unknown("whether the container has a gateway, on an --internal network: that needs root")
+    } else {
+        WayBack::There
+    }
+}
+
+/// The step, and what is wrong.
+pub(super) fn judge(subject: &Subject, facts: &Facts, rules: &firewall::Facts, trials: &[Trial]) -> Finding {
+    let mut finding = Finding::default();
+    let network = subject.config.alias_pool;
+    let mut bad = |text: &str, kind, sentence: &str, remedies: &[&str]| {
+        finding.add(StepKind::Alias, None, Verdict::Bad, text);
+        finding.cause(kind, sentence, remedies);
+    };
+    let (pool, sight) = match (&facts.pool, &facts.sight) {
+        (Ok(pool), Ok(sight)) => (pool, sight),
+        (Err(said), _) => {
+            bad(said, CauseKind::AliasPool, &format!("{network} cannot be a pool of aliases."), &[ANOTHER_POOL]);
+            return finding;
+        }
+        (_, Err(error)) => {
+            let text = format!("cannot read the routes: {error}");
+            return Finding::step(StepKind::Alias, None, Verdict::Unknown, &text);
+        }
+    };
+    if let Some(other) = &sight.in_the_way {
+        let free = sight.free.map_or_else(|| ANOTHER_POOL.to_owned(), |free| format!("\"alias_pool\": \"{free}\""));
+        let sentence = format!("{network} cannot be used for aliases: it overlaps {other}.");
+        bad(&format!("overlaps {other}"), CauseKind::AliasPool, &sentence, &[&free]);
+        return finding;
+    }
+    if !sight.is_local {
+        let [ours, plain] = route_commands(network);
+        let sentence = format!("Clients cannot have aliases: the route that makes {network} local is missing.");
+        bad("the route is missing", CauseKind::AliasRouteMissing, &sentence, &[&ours, &plain]);
+        return finding;
+    }
+    let is_of_family = |trial: &Trial| Family::of(trial.address.ip()) == Family::of(network.addr());
+    if !trials.is_empty() && !trials.iter().any(is_of_family) {
+        let text = format!("the target has no address of the family of {network}");
+        let sentence = format!("Clients cannot have aliases of {network}: the target has no address of that family.");
+        let other = if network.addr().is_ipv4() {
+            "\"alias_pool\": \"fd00:a1a5::/64\""
+        } else {
+            "\"alias_pool\": \"198.18.0.0/15\""
+        };
+        bad(&text, CauseKind::AliasPool, &sentence, &[other]);
+        return finding;
+    }
+    if let Some(refusal) = &subject.alias_refusal {
+        let sentence = format!("The engine gives no aliases of {network}: {refusal}.");
+        bad(refusal.as_str(), CauseKind::AliasPool, &sentence, &[ANOTHER_POOL]);
+        return finding;
+    }
+    for (trial, (address, way)) in trials.iter().zip(&facts.ways) {
+        if let Some(text) = rewritten(rules, trial, pool) {
+            let sentence =
+                format!("A rule of this host gives connections to {address} another source: aliases are lost.");
+            let remedies = [
+                format!("take the rule out, or let it spare {network}: {text}"),
+                "Docker: run it with userland-proxy (\"userland-proxy\": true)".to_owned(),
+            ];
+            bad(&text, CauseKind::AliasRewritten, &sentence, &remedies.each_ref().map(String::as_str));
+            return finding;
+        }
+        if let WayBack::None(name) = way {
+            let text = format!("{name} has no route to {network}");
+            let sentence = format!(
+                "{name} cannot answer its clients: it has no gateway (an --internal network?), and so no way to {network}."
+            );
+            let remedies = ["a network without --internal", "\"identity\": \"proxy-v2\", if the server reads it"];
+            bad(&text, CauseKind::AliasNoWayBack, &sentence, &remedies);
+            return finding;
+        }
+    }
+    let unseen = facts.ways.iter().find_map(|(_, way)| match way {
+        WayBack::Unknown(what) => Some(*what),
+        WayBack::There | WayBack::None(_) => None,
+    });
+    let (verdict, more) = match unseen.or_else(|| rules.rules.unseen.first().map(SafeText::as_str)) {
+        Some(what) => (Verdict::Unknown, what),
+        None => (Verdict::Ok, "what listens on every address is found under these, too, from here and by containers"),
+    };
+    finding.add(StepKind::Alias, None, verdict, &format!("{network} is local; {more}"));
+    finding
+}
+
+const ANOTHER_POOL: &str = "another \"alias_pool\", of addresses that nobody has";
+
+/// The rule that certainly gives a connection from an alias to the target another source.
+fn rewritten(facts: &firewall::Facts, trial: &Trial, pool: &Pool) -> Option<String> {
+    if Family::of(trial.address.ip()) != Family::of(pool.network().addr()) {
+        return None;
+    }
+    let packet = Packet {
+        protocol: trial.protocol,
+        source: Some(pool.address(Slot(0))),
+        source_port: None,
+        destination: trial.address.ip(),
+        destination_port: Some(trial.address.port()),
+        came_in: Some(String::new()),
+        goes_out: trial.route.as_ref().map(|route| route.interface.to_string()),
+        is_for_this_host: trial.route.as_ref().is_some_and(|route| route.is_local),
+        state: State::New,
+    };
+    walk::walk(&facts.rules, &OUT, &packet).rewrites.map(|rule| rule.text.to_string())
+}
