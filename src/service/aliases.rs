@@ -277,6 +277,10 @@ impl Service {
     /// Takes in what was seen of a pool. Whether it is new.
     fn looked_at_pool(&mut self, look: Look) -> bool {
         let Look { pool, sight, is_of_all, opened } = look;
+        // A look that was under way while another one opened the table has found it taken, by this process: what stands
+        // stays, since its aliases are in use.
+        let stands = self.aliases.pools.get(&pool.network()).is_some_and(|kept| kept.table.is_ok());
+        let opened = opened.filter(|_| !stands);
         let table = opened.map(|opened| opened.map(|opened| self.open_table(pool, opened)));
         let Some(kept) = self.aliases.pools.get_mut(&pool.network()) else {
             let table = table.unwrap_or_else(|| Err("its aliases are not read yet".into()));
@@ -356,14 +360,17 @@ impl Service {
     /// Lets go of pools that no mapping wants any more, once their last connection has ended.
     fn close_unwanted(&mut self) {
         let is_over = |kept: &Kept| {
-            let is_in_use = kept.table.as_ref().is_ok_and(|open| open.is_saving || open.aliases.is_in_use());
-            kept.unwanted_since.is_some_and(|since| since.elapsed() >= KEEP) && !is_in_use
+            let is_old = kept.unwanted_since.is_some_and(|since| since.elapsed() >= KEEP);
+            is_old
+                && match &kept.table {
+                    Ok(open) => !open.is_saving && self.registry.aliases().close(&open.aliases.pool()),
+                    Err(_) => true,
+                }
         };
         let over: Vec<IpNet> =
             self.aliases.pools.iter().filter(|(_, kept)| is_over(kept)).map(|(network, _)| *network).collect();
         for network in over {
             let Some(Kept { table: Ok(open), .. }) = self.aliases.pools.remove(&network) else { continue };
-            self.registry.aliases().close(&open.aliases.pool());
             self.jobs.spawn(async move {
                 let saved = spawn_blocking(move || open.file.save(&open.aliases.to_save())).await;
                 if let Ok(Err(error)) = saved {

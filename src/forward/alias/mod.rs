@@ -86,9 +86,14 @@ pub(crate) enum NoAlias {
 }
 
 impl Aliases {
-    /// Lets connections have aliases of a pool, as they were saved.
+    /// Lets connections have aliases of a pool, as they were saved. One that is open and has clients stays as it is: a
+    /// second table beside it would give its aliases to others.
     pub fn open(&self, saved: SavedAliases) -> Arc<PoolAliases> {
         let pool = saved.pool;
+        let mut pools = self.write();
+        if let Some(standing) = pools.get(&pool.network()).filter(|standing| standing.usage().0 > 0) {
+            return Arc::clone(standing);
+        }
         let table = Table { aliases: AliasTable::restore(saved), handed_on: Vec::new(), untold: 0 };
         let opened = Arc::new(PoolAliases {
             pool,
@@ -96,13 +101,18 @@ impl Aliases {
             has_changed: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
         });
-        self.write().insert(pool.network(), Arc::clone(&opened));
+        pools.insert(pool.network(), Arc::clone(&opened));
         opened
     }
 
-    /// No connection gets an alias of that pool any more; those that have one keep it.
-    pub fn close(&self, pool: &Pool) {
-        self.write().remove(&pool.network());
+    /// No connection gets an alias of that pool any more, if none has one now; else false, and nothing changes.
+    pub fn close(&self, pool: &Pool) -> bool {
+        let mut pools = self.write();
+        let is_idle = pools.get(&pool.network()).is_none_or(|aliases| !aliases.is_in_use());
+        if is_idle {
+            pools.remove(&pool.network());
+        }
+        is_idle
     }
 
     /// The alias of `client`, and the hold on it.
@@ -265,6 +275,26 @@ mod tests {
     }
 
     #[test]
+    fn a_table_with_clients_is_neither_replaced_nor_closed_under_them() {
+        let aliases = Aliases::default();
+        let first = opened(&aliases, "192.0.2.0/24");
+        let network = first.pool().network();
+        let empty = opened(&aliases, "192.0.2.0/24");
+        assert!(!Arc::ptr_eq(&first, &empty), "nobody has an alias of it");
+        let (alias, lease) = aliases.lease(network, IpAddr::from([10, 0, 0, 1])).unwrap();
+        let again = opened(&aliases, "192.0.2.0/24");
+        assert!(Arc::ptr_eq(&empty, &again));
+        // As many as there are: none of them gets the alias that is held.
+        for number in 2..=254 {
+            let (other, _lease) = aliases.lease(network, IpAddr::from([10, 0, 0, number])).unwrap();
+            assert_ne!(other, alias);
+        }
+        assert!(!aliases.close(&again.pool()), "it is in use");
+        drop(lease);
+        assert!(aliases.close(&again.pool()));
+    }
+
+    #[test]
     fn a_client_without_an_alias_is_told_why() {
         let aliases = Aliases::default();
         let pool = opened(&aliases, "192.0.2.0/30");
@@ -282,7 +312,7 @@ mod tests {
         let handed = HandedOn { alias: first, from: client(0), to: client(2) };
         assert_eq!(pool.handed_on(), (vec![handed], 0));
         assert_eq!(pool.handed_on(), (Vec::new(), 0));
-        aliases.close(&pool.pool());
+        assert!(aliases.close(&pool.pool()));
         assert_eq!(said(aliases.lease(network, client(0))), "the aliases of 192.0.2.0/30 are not open");
     }
 }
