@@ -199,7 +199,7 @@ fn each_client_has_an_address_of_its_own_over_tcp_and_udp_and_after_a_restart() 
 
     for (client, alias) in CLIENTS.iter().zip(aliases) {
         let said = whois(&[&alias.to_string()]);
-        assert!(said.starts_with(&format!("{alias} is {client}, ")), "{said}");
+        assert!(said.starts_with(&format!("{alias} of {POOL} is {client} since ")), "{said}");
         let told: Value = serde_json::from_str(&whois(&[client, "--json"])).expect("JSON");
         assert_eq!((&told["alias"], &told["clients"][0]["client"]), (&json!(alias), &json!(client)));
     }
@@ -212,7 +212,8 @@ fn each_client_has_an_address_of_its_own_over_tcp_and_udp_and_after_a_restart() 
 
     // By what was saved, while no engine runs.
     let said = whois(&[&aliases[1].to_string()]);
-    assert!(said.starts_with(&format!("{} is {}, last seen ", aliases[1], CLIENTS[1])), "{said}");
+    let begins = format!("{} of {POOL} is {} since ", aliases[1], CLIENTS[1]);
+    assert!(said.starts_with(&begins) && said.contains(", last seen "), "{said}");
 
     let second = run("2");
     assert_eq!(CLIENTS.map(|client| network.by_udp(client, 5353)), aliases.map(Some));

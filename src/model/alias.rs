@@ -153,8 +153,12 @@ pub struct SavedAlias {
     pub slot: Slot,
     /// Whose.
     pub client: ClientKey,
+    /// Since when. What a target logged before is of another client.
+    pub since: u32,
     /// When a connection of it was last seen to begin or end.
     pub last_seen: u32,
+    /// It has connected, or was answered; else no more than datagrams without a reply were seen of it.
+    pub is_known: bool,
 }
 
 /// An alias that was handed on.
@@ -164,6 +168,8 @@ pub struct FormerAlias {
     pub slot: Slot,
     /// Whose it was.
     pub client: ClientKey,
+    /// Since when.
+    pub since: u32,
     /// When a connection of that client was last seen to begin or end.
     pub last_seen: u32,
     /// When another client got it.
@@ -186,6 +192,9 @@ pub struct WhoIs {
 pub struct AliasClient {
     /// Its address.
     pub client: IpAddr,
+    /// When it got the alias: what a target logged of the alias before is another client's.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Timestamp,
     /// When a connection of it was last seen to begin or end; a client with open connections is seen now.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_seen: Timestamp,
@@ -212,6 +221,7 @@ impl SavedAliases {
         };
         let present = self.entries.iter().find(|entry| entry.slot == slot).map(|entry| AliasClient {
             client: entry.client.into(),
+            since: time(entry.since),
             last_seen: time(entry.last_seen),
             open_connections: 0,
             until: None,
@@ -227,6 +237,7 @@ impl From<&FormerAlias> for AliasClient {
     fn from(former: &FormerAlias) -> Self {
         Self {
             client: former.client.into(),
+            since: time(former.since),
             last_seen: time(former.last_seen),
             open_connections: 0,
             until: Some(time(former.until)),
@@ -311,16 +322,23 @@ mod tests {
         let saved = SavedAliases {
             pool: pool("198.18.0.0/15"),
             key: [0; 16],
-            entries: vec![SavedAlias { slot: Slot(4), client: key("2001:db8::7"), last_seen: 9 }],
+            entries: vec![SavedAlias {
+                slot: Slot(4),
+                client: key("2001:db8::7"),
+                since: 4,
+                last_seen: 9,
+                is_known: true,
+            }],
             former: vec![
-                FormerAlias { slot: Slot(4), client: key("192.0.2.1"), last_seen: 1, until: 2 },
-                FormerAlias { slot: Slot(4), client: key("192.0.2.2"), last_seen: 3, until: 4 },
+                FormerAlias { slot: Slot(4), client: key("192.0.2.1"), since: 0, last_seen: 1, until: 2 },
+                FormerAlias { slot: Slot(4), client: key("192.0.2.2"), since: 2, last_seen: 3, until: 4 },
             ],
         };
         let by_alias = saved.who_is("198.18.0.5".parse().unwrap()).unwrap();
         let clients: Vec<String> = by_alias.clients.iter().map(|client| client.client.to_string()).collect();
         assert_eq!(clients, ["2001:db8::7", "192.0.2.2", "192.0.2.1"]);
         assert_eq!(by_alias.clients[1].until, Some(time(4)));
+        assert_eq!(by_alias.clients[0].since, time(4));
         assert_eq!(saved.who_is("2001:db8::7".parse().unwrap()), Some(by_alias));
         assert_eq!(saved.who_is("198.18.0.6".parse().unwrap()), None);
     }

@@ -3,6 +3,10 @@
 //! A pool is taken for this process when a mapping first wants it, and let go once none does and no connection has an
 //! alias of it. Its route is looked at every second: a mapping without it is `failed` with the command that adds it, and
 //! recovers by itself. Tables are saved within seconds of a change, beside the data path.
+//!
+//! Each alias that is handed on is logged, with who had it and who has it, up to [`LOGGED`] a second and pool; what goes
+//! beyond is counted in one line. Of every alias it is known since when its present client has it, so that an older line
+//! of a target's log is known to be another's even where the hand-over was only counted.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -16,7 +20,7 @@ use tokio::time::{Duration, Instant};
 use super::changes::ReplyTo;
 use super::core::{Job, Service};
 use super::desired::Entry;
-use crate::forward::alias::{HandedOn, PoolAliases};
+use crate::forward::alias::{HandOvers, HandedOn, PoolAliases};
 use crate::forward::context::Addresses;
 use crate::host::alias_route::{self, PoolSight};
 use crate::model::alias::{Pool, SavedAliases, WhoIs, nobody, route_commands};
@@ -39,8 +43,8 @@ const SAVING: u32 = 10;
 const KEEP: Duration = Duration::from_secs(5);
 /// Aliases that were handed on are told in events so often.
 const TELL: Duration = Duration::from_secs(10);
-/// And so many of them are logged each second.
-const LOGGED: usize = 20;
+/// And so many of them are logged each second, of each pool.
+const LOGGED: usize = 100;
 
 /// Every pool that a mapping wants, or wanted a moment ago.
 #[derive(Debug, Default)]
@@ -261,6 +265,7 @@ impl Service {
 
     /// Saves every table, at the end.
     pub(super) async fn save_aliases(&mut self) {
+        self.tell_handed_on();
         let pools = std::mem::take(&mut self.aliases.pools);
         let open = pools.into_values().filter_map(|kept| kept.table.ok());
         let saving: Vec<_> = open.filter(|open| open.aliases.has_changed() || open.aliases.was_used()).collect();
@@ -385,16 +390,20 @@ impl Service {
     fn tell_handed_on(&mut self) {
         for (network, kept) in &self.aliases.pools {
             let Ok(open) = &kept.table else { continue };
-            let (handed_on, more) = open.aliases.handed_on();
-            for HandedOn { alias, from, to } in handed_on.iter().take(LOGGED) {
+            let HandOvers { told, more, of_strangers } = open.aliases.handed_on();
+            for HandedOn { alias, from, to } in told.iter().take(LOGGED) {
                 tracing::info!(%alias, %from, %to, "an alias was handed on");
             }
-            let unlogged = handed_on.len().saturating_sub(LOGGED) as u64 + more;
+            let unlogged = told.len().saturating_sub(LOGGED) as u64 + more;
             if unlogged > 0 {
                 tracing::info!("{unlogged} more aliases of {network} were handed on within a second");
             }
-            self.aliases.untold += handed_on.len() as u64 + more;
-            self.aliases.example = handed_on.last().map(|last| (*last, *network)).or(self.aliases.example);
+            if of_strangers > 0 {
+                let whose = "sources of datagrams that had no reply";
+                tracing::debug!("{of_strangers} aliases of {network} were handed on by {whose}, within a second");
+            }
+            self.aliases.untold += told.len() as u64 + more;
+            self.aliases.example = told.last().map(|last| (*last, *network)).or(self.aliases.example);
         }
         let is_due = self.aliases.told.is_none_or(|told| told.elapsed() >= TELL);
         if !is_due {

@@ -27,6 +27,8 @@ use crate::model::untrusted::SafeText;
 const HEADER: &str = "portolan aliases 1";
 /// Longest file that is read: as many lines as a table may have, each as long as it may be.
 const MOST_BYTES: u64 = 16 << 20;
+/// What a line ends with whose client is known by datagrams alone.
+const CLAIMED: &str = " claimed";
 const TABLE: &str = "aliases";
 const LOCK: &str = "lock";
 
@@ -198,11 +200,12 @@ fn text(aliases: &SavedAliases) -> String {
     let key = u128::from_be_bytes(*key);
     // Writing to a string does not fail.
     let _ = writeln!(text, "{HEADER}\npool {pool}\nkey {key:032x}");
-    for SavedAlias { slot, client, last_seen } in entries {
-        let _ = writeln!(text, "{} {} {last_seen}", pool.address(*slot), IpAddr::from(*client));
+    for SavedAlias { slot, client, since, last_seen, is_known } in entries {
+        let claimed = if *is_known { "" } else { CLAIMED };
+        let _ = writeln!(text, "{} {} {since} {last_seen}{claimed}", pool.address(*slot), IpAddr::from(*client));
     }
-    for FormerAlias { slot, client, last_seen, until } in former {
-        let _ = writeln!(text, "former {} {} {last_seen} {until}", pool.address(*slot), IpAddr::from(*client));
+    for FormerAlias { slot, client, since, last_seen, until } in former {
+        let _ = writeln!(text, "former {} {} {since} {last_seen} {until}", pool.address(*slot), IpAddr::from(*client));
     }
     let sum = sum(text.as_bytes());
     let _ = writeln!(text, "sum {sum:016x}");
@@ -234,7 +237,8 @@ fn parse(bytes: &[u8], pool: Pool) -> Result<SavedAliases, ReadError> {
     let mut saved = SavedAliases { pool, key, entries: Vec::new(), former: Vec::new() };
     let mut taken = Taken::default();
     for (at, line) in lines {
-        let mut words = line.split(' ');
+        let is_known = !line.ends_with(CLAIMED);
+        let mut words = line.strip_suffix(CLAIMED).unwrap_or(line).split(' ');
         let is_former = line.starts_with("former ");
         let line_of = || ReadError::Line(at);
         if is_former {
@@ -243,17 +247,19 @@ fn parse(bytes: &[u8], pool: Pool) -> Result<SavedAliases, ReadError> {
         let slot = word(&mut words).and_then(|alias: IpAddr| pool.slot(alias)).ok_or_else(line_of)?;
         let client =
             word(&mut words).map(|client: IpAddr| ClientKey::from(client.to_canonical())).ok_or_else(line_of)?;
+        let since = word(&mut words).ok_or_else(line_of)?;
         let last_seen = word(&mut words).ok_or_else(line_of)?;
         if is_former {
             let until = word(&mut words).ok_or_else(line_of)?;
-            saved.former.push(FormerAlias { slot, client, last_seen, until });
+            saved.former.push(FormerAlias { slot, client, since, last_seen, until });
         } else if taken.enter(slot, client) {
-            saved.entries.push(SavedAlias { slot, client, last_seen });
+            saved.entries.push(SavedAlias { slot, client, since, last_seen, is_known });
         } else {
             return Err(line_of());
         }
+        let is_odd = is_former && !is_known;
         let is_too_long = saved.entries.len() > MOST_ALIASES as usize || saved.former.len() > MOST_FORMER;
-        if words.next().is_some() || is_too_long {
+        if words.next().is_some() || is_too_long || is_odd {
             return Err(line_of());
         }
     }
@@ -299,12 +305,18 @@ mod tests {
     }
 
     fn some(pool: Pool) -> SavedAliases {
-        let entry = |slot, client: &str| SavedAlias { slot: Slot(slot), client: key(client), last_seen: 1_764_284_572 };
+        let entry = |slot, client: &str| SavedAlias {
+            slot: Slot(slot),
+            client: key(client),
+            since: 1_764_284_000,
+            last_seen: 1_764_284_572,
+            is_known: slot != 3,
+        };
         SavedAliases {
             pool,
             key: *b"0123456789abcdef",
             entries: vec![entry(0, "2001:db8::41"), entry(3, "192.0.2.7"), entry(131_069, "fd00::1")],
-            former: vec![FormerAlias { slot: Slot(3), client: key("2001:db8::9"), last_seen: 5, until: 6 }],
+            former: vec![FormerAlias { slot: Slot(3), client: key("2001:db8::9"), since: 4, last_seen: 5, until: 6 }],
         }
     }
 
@@ -330,7 +342,7 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         assert!(text.starts_with(
             "portolan aliases 1\npool 198.18.0.0/15\nkey 30313233343536373839616263646566\n\
-             198.18.0.1 2001:db8::41 1764284572\n198.18.0.4 192.0.2.7 1764284572\n"
+             198.18.0.1 2001:db8::41 1764284000 1764284572\n198.18.0.4 192.0.2.7 1764284000 1764284572 claimed\n"
         ));
     }
 
@@ -369,11 +381,11 @@ mod tests {
             (whole[..whole.len() / 2].to_owned(), "it was cut or changed"),
             (whole.replace("192.0.2.7", "192.0.2.8"), "it was cut or changed"),
             // Whole, and yet none of ours.
-            (again(format!("{body}198.18.0.1 2001:db8::42 1\n")), "line 8 is none"),
-            (again(format!("{body}198.18.9.1 2001:db8::41 1\n")), "line 8 is none"),
-            (again(format!("{body}198.20.0.1 2001:db8::42 1\n")), "line 8 is none"),
-            (again(format!("{body}198.18.9.1 2001:db8::42\n")), "line 8 is none"),
-            (again(format!("{body}198.18.9.1 2001:db8::42 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.0.1 2001:db8::42 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.9.1 2001:db8::41 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.20.0.1 2001:db8::42 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.9.1 2001:db8::42 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.9.1 2001:db8::42 1 1 1\n")), "line 8 is none"),
             (again(body.replace("/15", "/16")), "line 2 is none"),
             (huge, "it is larger than 16 MiB"),
         ] {
