@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::body::{Answer, Asking, Error, Noted};
@@ -42,6 +42,10 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     common.take_to_interim(head.version == Version::HTTP_11);
     let expectation = expects(head.version, &head.headers).then(Arc::<Expectation>::default);
     let authority = head.uri.authority().filter(|_| is_2).map(|authority| authority.as_str());
+    if head.version == Version::HTTP_10 {
+        // It has no upgrades, so what the client sends next is no other protocol.
+        head.headers.remove(UPGRADE);
+    }
     let wishes = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&mut head.headers, is_2, authority);
     if !is_2 {
         // What the target is asked for is a path; where it was named in full, `Host` says the same.
@@ -59,7 +63,10 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     common.expect(None);
     let response = match sent {
         Ok(response) => response,
-        Err(trouble) => return Ok(failure(common, nth, &trouble, noted)),
+        Err(trouble) => {
+            client.stay(nth);
+            return Ok(failure(common, nth, &trouble, noted));
+        }
     };
     let (mut head, body) = response.into_parts();
     let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -68,7 +75,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if is_switch {
         common.upgrade();
     } else {
-        client.stay();
+        client.stay(nth);
     }
     let expectation = expectation.filter(|expectation| !expectation.is_granted.load(Relaxed));
     if expectation.is_some() {
