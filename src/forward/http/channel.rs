@@ -187,10 +187,11 @@ impl Channel {
         state.kept.is_empty() && !state.is_refused && state.gate.as_ref().is_none_or(Follower::is_between)
     }
 
-    /// Sends `head`, that of an interim response, if that can be done between what the library sends.
+    /// Sends `head`, that of an interim response, if that can be done between what the library sends. A client that has not
+    /// taken the last one yet does without.
     pub(super) fn send_interim(&self, cx: &mut Context<'_>, head: &[u8]) {
         let mut state = self.state();
-        if state.is_flushed {
+        if state.is_flushed && state.ahead.is_empty() {
             state.ahead.extend_from_slice(head);
             // Where this fails, so will what is sent next.
             let _ = self.poll_ahead(cx, &mut state);
