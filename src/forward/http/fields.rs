@@ -1,7 +1,13 @@
 //! The fields of a request that say who its client is, and those that are the affair of one hop.
 //!
-//! What a client that is not trusted says of itself is removed, in every spelling that some server takes for the real
-//! one; what a trusted proxy says is added to. Fields of a hop are taken away before ours are set, so that none of ours
+//! What a client that is not trusted says of itself is removed: `Forwarded`, `X-Forwarded`, all of `X-Forwarded-*` and
+//! `X-Real-IP`, in a head and in a trailer section, in every spelling that some server takes for the real one. Other
+//! fields that products have invented for it (`True-Client-IP`, `CF-Connecting-IP`) pass: there is no end to them, and
+//! whoever believes them has to take care of who can set them.
+//!
+//! A trusted proxy is believed in all of these, not in the address alone: what it says in `Forwarded` and
+//! `X-Forwarded-For` is added to, `X-Forwarded-Proto` and `-Host` are ours only where it has none, and the others stay as
+//! they are. So it must itself remove or replace what its clients send. Its odd spellings are removed. Fields of a hop are taken away before ours are set, so that none of ours
 //! can be named away by a `Connection` field.
 
 use std::fmt::Write as _;
