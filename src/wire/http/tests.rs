@@ -148,3 +148,23 @@ fn what_follows_a_request_for_another_protocol_waits_for_the_answer() {
     follower.stay();
     assert_eq!(follower.follow(next, |_| {}), Ok(next.len()));
 }
+
+#[test]
+fn a_request_for_another_protocol_that_is_answered_amid_its_body_holds_nothing_up_behind_it() {
+    let fields = "Host: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n";
+    let next = "GET /b HTTP/1.1\r\nHost: a\r\n\r\n";
+    for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n"]
+    {
+        let request = format!("POST / HTTP/1.1\r\n{fields}{body}");
+        let head = request.find("\r\n\r\n").unwrap() + 4;
+        // Answered wherever its body has got to, its end included.
+        for answered in head..=request.len() {
+            let mut follower = Follower::requests(Strictness::Gate);
+            let passed = follower.follow(&request.as_bytes()[..answered], |_| {}).unwrap();
+            follower.stay();
+            let rest = format!("{}{next}", &request[passed..]);
+            assert_eq!(follower.follow(rest.as_bytes(), |_| {}), Ok(rest.len()), "{body:?} at {answered}");
+            assert!(!follower.is_held());
+        }
+    }
+}
