@@ -41,7 +41,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     }
     common.take_to_interim(head.version == Version::HTTP_11);
     let expectation = expects(head.version, &head.headers).then(Arc::<Expectation>::default);
-    let authority = head.uri.authority().filter(|_| is_2).map(|authority| authority.as_str());
+    let authority: Option<&str> = head.uri.authority().filter(|_| is_2).map(AsRef::as_ref);
     let wishes = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&mut head.headers, is_2, authority);
     if !is_2 {
         // What the target is asked for is a path; where it was named in full, `Host` says the same.
