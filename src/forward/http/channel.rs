@@ -172,7 +172,7 @@ impl Channel {
     /// Whether this client's requests, `known` of them, are all that there will be, and whole.
     pub(super) fn is_last(&self, known: u64) -> bool {
         let state = self.state();
-        let is_between = state.gate.as_ref().is_some_and(|gate| gate.is_between());
+        let is_between = state.gate.as_ref().is_some_and(Follower::is_between);
         state.kept.is_empty() && state.ready.is_empty() && state.heads == known && is_between
     }
 

@@ -181,11 +181,9 @@ impl Common {
             if let Some(expectation) = notes.expectation.take() {
                 expectation.grant();
             }
-        } else {
-            if self.takes_interim.load(Relaxed) {
-                notes.interim.extend_from_slice(head);
-                self.has_interim.store(true, Relaxed);
-            }
+        } else if self.takes_interim.load(Relaxed) {
+            notes.interim.extend_from_slice(head);
+            self.has_interim.store(true, Relaxed);
         }
     }
 

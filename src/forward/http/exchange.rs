@@ -44,7 +44,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     }
     common.take_to_interim(head.version == Version::HTTP_11);
     let expectation = expects(head.version, &head.headers).then(Arc::<Expectation>::default);
-    let authority = head.uri.authority().filter(|_| is_2).map(|authority| authority.as_str());
+    let authority: Option<&str> = head.uri.authority().filter(|_| is_2).map(AsRef::as_ref);
     if head.version == Version::HTTP_10 {
         // It has no upgrades, so what the client sends next is no other protocol.
         head.headers.remove(UPGRADE);

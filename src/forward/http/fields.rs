@@ -58,27 +58,25 @@ impl Teller {
     /// Makes the fields of a request of the client those of one of ours. `authority` is the host where it stands outside
     /// of the fields, as it does in HTTP/2.
     pub(super) fn tell(&mut self, fields: &mut HeaderMap, is_2: bool, authority: Option<&str>) -> Wishes {
-        let wishes = strip_hop_of_request(fields, is_2);
-        let theirs = self.strip_identity(fields);
+        let census = Census::of(fields);
+        let wishes = strip_hop_of_request(fields, is_2, census);
+        let theirs = self.strip_identity(fields, census);
         let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
         let host = host.or_else(|| fields.get(HOST).cloned());
         let ours = self.forwarded(host.as_ref());
-        match theirs {
-            Some(Theirs { forwarded, addresses }) => {
-                fields.insert(FORWARDED, appended(forwarded, ours));
-                fields.insert(X_FORWARDED_FOR, appended(addresses, self.address.clone()));
-                fields.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-                if let Some(host) = host {
-                    fields.entry(X_FORWARDED_HOST).or_insert(host);
-                }
+        if let Some(Theirs { forwarded, addresses }) = theirs {
+            fields.insert(FORWARDED, appended(forwarded, ours));
+            fields.insert(X_FORWARDED_FOR, appended(addresses, self.address.clone()));
+            fields.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            if let Some(host) = host {
+                fields.entry(X_FORWARDED_HOST).or_insert(host);
             }
-            None => {
-                fields.insert(FORWARDED, ours);
-                fields.insert(X_FORWARDED_FOR, self.address.clone());
-                fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-                if let Some(host) = host {
-                    fields.insert(X_FORWARDED_HOST, host);
-                }
+        } else {
+            fields.insert(FORWARDED, ours);
+            fields.insert(X_FORWARDED_FOR, self.address.clone());
+            fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+            if let Some(host) = host {
+                fields.insert(X_FORWARDED_HOST, host);
             }
         }
         wishes
@@ -90,13 +88,17 @@ impl Teller {
     }
 
     /// Removes what is said of the client, or of a trusted one takes out what is added to.
-    fn strip_identity(&self, fields: &mut HeaderMap) -> Option<Theirs> {
+    fn strip_identity(&self, fields: &mut HeaderMap, census: Census) -> Option<Theirs> {
         if !self.is_trusted {
-            remove_where(fields, |name| is_of_identity(name).is_some());
+            if census.has_identity {
+                remove_where(fields, |name| is_of_identity(name).is_some());
+            }
             return None;
         }
-        // A spelling that a proxy would not use has come through it from somebody else.
-        remove_where(fields, |name| is_of_identity(name) == Some(Spelling::Variant));
+        if census.has_identity {
+            // A spelling that a proxy would not use has come through it from somebody else.
+            remove_where(fields, |name| is_of_identity(name) == Some(Spelling::Variant));
+        }
         let joined = |name: &HeaderName| joined(fields, name);
         Some(Theirs { forwarded: joined(&FORWARDED), addresses: joined(&X_FORWARDED_FOR) })
     }
@@ -142,11 +144,11 @@ fn joined(fields: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     Some(all)
 }
 
-fn appended(list: Option<Vec<u8>>, last: HeaderValue) -> HeaderValue {
-    let Some(mut list) = list else { return last };
-    list.extend_from_slice(b", ");
-    list.extend_from_slice(last.as_bytes());
-    HeaderValue::from_maybe_shared(list).unwrap_or(last)
+fn appended(theirs: Option<Vec<u8>>, ours: HeaderValue) -> HeaderValue {
+    let Some(mut all) = theirs else { return ours };
+    all.extend_from_slice(b", ");
+    all.extend_from_slice(ours.as_bytes());
+    HeaderValue::from_maybe_shared(all).unwrap_or(ours)
 }
 
 /// How a field of identity is written.
@@ -189,9 +191,37 @@ fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
     }
 }
 
+/// Which fields there are that are looked for one by one. Most requests have none of them, and looking once is cheaper
+/// than asking for each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Census {
+    has_hop: bool,
+    has_te: bool,
+    has_upgrade: bool,
+    has_identity: bool,
+}
+
+impl Census {
+    fn of(fields: &HeaderMap) -> Self {
+        let mut census = Self::default();
+        for name in fields.keys() {
+            match name.as_str() {
+                "connection" | "keep-alive" | "proxy-connection" => census.has_hop = true,
+                "te" => census.has_te = true,
+                "upgrade" => census.has_upgrade = true,
+                other => census.has_identity |= is_of_identity(other).is_some(),
+            }
+        }
+        census
+    }
+}
+
 /// Takes away what was for us alone. `Transfer-Encoding` is the library's matter: what it sends says how it is framed.
-fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool) -> Wishes {
-    let takes_trailers = fields.contains_key(TE)
+fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool, census: Census) -> Wishes {
+    if !(census.has_hop || census.has_te || census.has_upgrade) {
+        return Wishes::default();
+    }
+    let takes_trailers = census.has_te
         && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
     let named = named_by_connection(fields);
     let upgrade = wanted_upgrade(fields, named.wants_upgrade);
@@ -220,6 +250,10 @@ fn wanted_upgrade(fields: &HeaderMap, is_named: bool) -> bool {
 
 /// Takes away what the target said to us alone. An offer of another protocol goes with the status that makes it.
 pub(super) fn strip_hop_of_response(fields: &mut HeaderMap, is_offer: bool) {
+    let census = Census::of(fields);
+    if !(census.has_hop || census.has_upgrade || is_offer) {
+        return;
+    }
     let named = named_by_connection(fields);
     strip_hop(fields, &named.names);
     if is_offer {

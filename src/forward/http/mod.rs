@@ -240,10 +240,9 @@ fn outcome(common: &Common, result: hyper::Result<()>, is_ended: bool) -> Outcom
         return Outcome { reason: CloseReason::Rejected, error: Some(SafeText::new(&refused.why)) };
     }
     match (result, common.failed(), common.malformation()) {
-        (_, Some((Side::Client, _)), _) => failed(common),
+        (_, Some((Side::Client, _)), _) | (Err(_), Some(_), None) => failed(common),
         (Ok(()), _, _) => CloseReason::Finished.into(),
         (Err(_), _, Some(refusal)) => Outcome::error("target", &io::Error::other(refusal)),
-        (Err(_), Some(_), None) => failed(common),
         // It has ended amid a request, of its own will.
         (Err(_), None, None) if is_ended => CloseReason::Finished.into(),
         (Err(error), None, None) => {

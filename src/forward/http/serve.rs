@@ -83,10 +83,10 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
             return Poll::Ready(End::Killed);
         }
         loop {
-            let served = turns.poll(cx, |part, cx| {
-                let mut served = Poll::Pending;
+            let ended = turns.poll(cx, |part, cx| {
+                let mut over = Poll::Pending;
                 match part {
-                    Part::Client => served = server.as_mut().poll(cx),
+                    Part::Client => over = server.as_mut().poll(cx),
                     Part::Target => {
                         proxy.target.poll(cx);
                         if proxy.common.has_interim() {
@@ -105,9 +105,9 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
                 if proxy.spoken == Spoken::Http2 && tasks.have_begun() {
                     turns.wake(Part::Streams);
                 }
-                served
+                over
             });
-            if let Poll::Ready(result) = served {
+            if let Poll::Ready(result) = ended {
                 return Poll::Ready(End::Served(result));
             }
             match watch.poll(cx, turns.waker(Part::Client)) {

@@ -16,7 +16,7 @@ use crate::forward::relay::Timeouts;
 use crate::model::event::{CloseReason, ConnectionState, Side};
 
 /// How long a head may take from its first byte to its last one, or from when the request before it was answered.
-pub(super) const HEAD: Duration = Duration::from_secs(60);
+pub(super) const HEAD: Duration = Duration::from_mins(1);
 /// How often within a timeout the send queues are looked at.
 const LOOKS: u32 = 4;
 

@@ -37,7 +37,7 @@ pub(super) fn plan(
     route: &watch::Receiver<Arc<Route>>,
     links: &Arc<MappingLinks>,
     connection: &OpenConnection,
-) -> Box<Plan> {
+) -> Plan {
     let Wanted { config, port, drain } = wanted;
     let record = connection.record();
     // Of a client that a PROXY header has told, it is that client who has written the requests. Where the header has told
@@ -49,19 +49,14 @@ pub(super) fn plan(
         let (errand, route, links, record) = (errand.again(), route.clone(), Arc::clone(&links), Arc::clone(&record));
         Box::pin(async move { redial(errand, port, &route, &links, &record).await }) as _
     };
-    Box::new(Plan { is_trusted, redial: Box::new(redial), drain })
+    Plan { is_trusted, redial: Box::new(redial), drain }
 }
 
 /// Serves a connection that stands.
-pub(super) async fn run(
-    standing: Standing,
-    plan: Box<Plan>,
-    connection: &OpenConnection,
-    admitted: &Admitted,
-) -> Outcome {
+pub(super) async fn run(standing: Standing, plan: Plan, connection: &OpenConnection, admitted: &Admitted) -> Outcome {
     let Standing { legs: [client, target], own, .. } = standing;
     let standing = http::Standing { client, target, own };
-    http::run(standing, *plan, connection, &admitted.timeouts, &admitted.links.pipes).await
+    http::run(standing, plan, connection, &admitted.timeouts, &admitted.links.pipes).await
 }
 
 /// Dials as a client would be led that comes now. Whoever waits for it may give up at any moment.

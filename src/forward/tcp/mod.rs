@@ -125,14 +125,14 @@ fn serve(
         if let Some(hook) = admitted.links.hook {
             hook(connection.record());
         }
-        if errand.accepts_proxy {
-            if let Err(outcome) = Box::pin(incoming::read(&client, connection.record())).await {
-                drop(client);
-                return end(connection, admitted, outcome);
-            }
+        if errand.accepts_proxy
+            && let Err(outcome) = Box::pin(incoming::read(&client, connection.record())).await
+        {
+            drop(client);
+            return end(connection, admitted, outcome);
         }
-        let http =
-            admitted.http.take().map(|wanted| http::plan(*wanted, &errand, &route, &admitted.links, &connection));
+        let http = (admitted.http.take())
+            .map(|wanted| Box::new(http::plan(*wanted, &errand, &route, &admitted.links, &connection)));
         let identity = errand.identity;
         let reached = match start_reaching(&connection, &client, &admitted.links, errand, route) {
             Reaching::Over(reached) => reached,
@@ -146,7 +146,7 @@ fn serve(
             http::Inspector::watch(connection.record());
         }
         if let Some(plan) = http {
-            let outcome = Box::pin(http::run(standing, plan, &connection, &admitted)).await;
+            let outcome = Box::pin(http::run(standing, *plan, &connection, &admitted)).await;
             return end(connection, admitted, outcome);
         }
         if let Some(header) = prelude::header(identity, &connection) {

@@ -23,7 +23,7 @@ fn messages_are_told_apart_however_they_are_cut() {
                         Seen::Request { method, target, .. } => format!("{method} {target}"),
                         Seen::Response(status) | Seen::Interim(status, _) => status.to_string(),
                         Seen::End => ".".to_owned(),
-                    })
+                    });
                 })
                 .unwrap_or_else(|refusal| panic!("in pieces of {size}: {refusal}"));
             kept.drain(..passed);
@@ -103,7 +103,9 @@ fn a_chunk_is_taken_in_its_plain_form_alone() {
 fn a_response_is_read_by_what_was_asked() {
     let respond = |asked: &[Asked], text: &str| -> Result<(String, usize), Refusal> {
         let mut follower = Follower::responses(Strictness::Gate);
-        asked.iter().for_each(|asked| follower.ask(*asked));
+        for asked in asked {
+            follower.ask(*asked);
+        }
         let mut seen = Vec::new();
         let passed = follower.follow(text.as_bytes(), |what| {
             seen.push(match what {
@@ -112,7 +114,7 @@ fn a_response_is_read_by_what_was_asked() {
                     format!("Interim({status})")
                 }
                 other => format!("{other:?}"),
-            })
+            });
         })?;
         follower.follow(&text.as_bytes()[passed..], |_| {})?;
         assert_eq!(passed, text.len());
