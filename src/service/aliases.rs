@@ -469,13 +469,13 @@ fn is_rival(pool: &Pool, other: IpNet) -> bool {
 /// Takes a pool, and the table of it. Blocks.
 fn open(pool: Pool) -> Result<(OpenedAliases, PoolHold), SafeText> {
     let locations = Locations::of_this_user().map_err(|problem| SafeText::new(&problem.to_string()))?;
-    let opened = AliasFile::open(pool, &locations).map_err(|error| match error {
+    let opened = AliasFile::open(pool, &locations).map_err(|error: AliasFileError| match error.held_here() {
         // Of a pool that no mapping wants any more, as long as connections have aliases of it.
-        AliasFileError::Running { pool: theirs, pid } if pid == Some(std::process::id()) => {
+        Some(theirs) => {
             let text = format!("the aliases of {pool} are not read yet: those of {theirs} are still in use here");
             SafeText::new(&text)
         }
-        error => SafeText::new(&error.to_string()),
+        None => SafeText::new(&error.to_string()),
     })?;
     let hold = PoolHold::take(&pool).map_err(|error| SafeText::new(&error.to_string()))?;
     Ok((opened, hold))

@@ -108,6 +108,16 @@ pub enum AliasFileError {
     },
 }
 
+impl AliasFileError {
+    /// The pool that this very process has, where that is why.
+    pub fn held_here(&self) -> Option<IpNet> {
+        match self {
+            Self::Running { pool, pid } if *pid == Some(std::process::id()) => Some(*pool),
+            _ => None,
+        }
+    }
+}
+
 impl AliasFile {
     /// Takes the table of a pool for this process. Blocks.
     pub fn open(pool: Pool, locations: &Locations) -> Result<OpenedAliases, AliasFileError> {
