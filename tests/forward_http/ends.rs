@@ -258,6 +258,7 @@ async fn a_head_behind_a_slow_response_has_its_time_from_when_that_is_over() {
     assert!(late.starts_with("HTTP/1.1 408 "), "{late}");
     assert!(begun.elapsed() >= Duration::from_secs(150));
     tokio::time::resume();
+    client.read_to_end(&mut Vec::new()).await.unwrap();
     drop(client);
     bench.closed(1).await;
     assert_eq!(bench.reasons(), [CloseReason::Rejected]);
