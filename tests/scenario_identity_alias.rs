@@ -100,12 +100,12 @@ impl Teller {
         })
     }
 
-    fn start(mut step: impl FnMut() + Send + 'static) -> Self {
+    fn start(mut answer: impl FnMut() + Send + 'static) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stop);
         let work = move || {
             while !stopped.load(Ordering::Relaxed) {
-                step();
+                answer();
             }
         };
         Self { stop, thread: Some(std::thread::spawn(work)) }
