@@ -94,7 +94,7 @@ async fn calls_of_one_connection_run_side_by_side_with_trailers() {
             let response = response.await.unwrap();
             assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
             assert_eq!(
-                (&response.headers()["seen"], &*response.headers()["path"].to_str().unwrap()),
+                (&response.headers()["seen"], response.headers()["path"].to_str().unwrap()),
                 (&"::1".parse().unwrap(), &*format!("/call/{nth}"))
             );
             // Turn by turn: nothing waits for the whole of anything.

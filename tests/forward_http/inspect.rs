@@ -80,7 +80,8 @@ async fn what_is_not_http_passes_and_is_spliced_again() {
         let (mut read, mut write) = client.split();
         let mut received = vec![0; sent.len()];
         let (sending, receiving) = tokio::join!(write.write_all(&sent), read.read_exact(&mut received));
-        (sending.unwrap(), receiving.unwrap());
+        sending.unwrap();
+        receiving.unwrap();
         assert!(received == sent);
         assert!(bench.engine.path_switches().0 > before.0, "it is not looked at any more");
         let record = bench.registry.open_connections().pop().unwrap();

@@ -12,8 +12,8 @@ use crate::support::{Peer, field, map, map_with, mirror};
 async fn each_request_of_a_connection_names_its_client() {
     let bench = Bench::start();
     let server = mirror("127.0.0.1");
-    for listen in ["127.0.0.1", "[::1]"] {
-        let listener = map(&bench, u64::from(listen.len() as u32), listen, server.address).await;
+    for (id, listen) in [(1, "127.0.0.1"), (2, "[::1]")] {
+        let listener = map(&bench, id, listen, server.address).await;
         let mut client = Peer::connect(listener).await;
         let own = client.stream.local_addr().unwrap();
         for nth in 0..5 {
@@ -74,10 +74,9 @@ async fn pipelined_requests_are_answered_in_their_order() {
     let server = mirror("127.0.0.1");
     let listener = map(&bench, 1, "127.0.0.1", server.address).await;
     let mut client = Peer::connect(listener).await;
-    let fields: String = (0..10).map(|nth| format!("X-Field-{nth}: {nth}\r\n")).collect();
-    let requests: String = (0..10)
-        .map(|nth| format!("POST /{nth} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 6\r\n\r\nbody-{nth}"))
-        .collect();
+    let fields = (0..10).fold(String::new(), |fields, nth| fields + &format!("X-Field-{nth}: {nth}\r\n"));
+    let request = |nth| format!("POST /{nth} HTTP/1.1\r\nHost: a\r\n{fields}Content-Length: 6\r\n\r\nbody-{nth}");
+    let requests = (0..10).fold(String::new(), |requests, nth| requests + &request(nth));
     client.send(&requests).await;
     for nth in 0..10 {
         let (_, seen) = client.response().await;

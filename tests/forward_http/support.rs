@@ -29,6 +29,9 @@ pub(crate) async fn map_with(
     bound(&bench.apply(id, &config, &[target]).await)
 }
 
+/// For what is read at once.
+const ROOM: usize = 64 * 1024;
+
 /// One side of a connection, which reads messages off it.
 pub(crate) struct Peer {
     pub(crate) stream: TcpStream,
@@ -56,10 +59,9 @@ impl Peer {
 
     /// More bytes; false at the end. Fails where nothing comes.
     async fn more(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        let count = timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("something comes").unwrap_or(0);
-        self.read.extend_from_slice(&buffer[..count]);
-        count > 0
+        self.read.reserve(ROOM);
+        let reading = self.stream.read_buf(&mut self.read);
+        timeout(PATIENCE, reading).await.expect("something comes").unwrap_or(0) > 0
     }
 
     /// The next head, in small letters as far as the names of its fields go, without its empty line; nothing at the end.
@@ -94,10 +96,10 @@ impl Peer {
     /// All that comes until the end; `Err` where that is a reset.
     pub(crate) async fn rest(mut self) -> Result<Vec<u8>, Vec<u8>> {
         loop {
-            let mut buffer = [0; 16 * 1024];
-            match timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("an end") {
+            self.read.reserve(ROOM);
+            match timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await.expect("an end") {
                 Ok(0) => return Ok(self.read),
-                Ok(count) => self.read.extend_from_slice(&buffer[..count]),
+                Ok(_) => {}
                 Err(_) => return Err(self.read),
             }
         }
