@@ -3,7 +3,6 @@
 //!
 //! The engine runs in a network namespace of the test's own, in which a pool is local.
 
-#[allow(dead_code, unreachable_pub, reason = "of what tests share, this one uses a part")]
 mod common;
 #[path = "common/sockets.rs"]
 mod sockets;
