@@ -133,7 +133,7 @@ mod tests {
             turns.poll(cx, |part, _| {
                 taken.push(part);
                 match (part, taken.len()) {
-                    (Part::Client, 1..5) => turns.wake(Part::Target),
+                    (Part::Client, 1..6) => turns.wake(Part::Target),
                     (Part::Target, 1..7) => turns.wake(Part::Client),
                     (Part::Client, _) => return Poll::Ready(()),
                     _ => {}
