@@ -1,7 +1,5 @@
 //! Connections and UDP flows: listed, looked at, reset; and who is behind an alias.
 
-use std::net::IpAddr;
-
 use aide::axum::ApiRouter;
 use aide::axum::routing::get_with;
 use axum::Json;
@@ -12,16 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Desk, Done, says, unexpected};
 use crate::control::document::Tag;
 use crate::control::extract::{At, Params};
-use crate::control::refused::May::Missing;
+use crate::control::refused::May::{Invalid, Missing};
 use crate::control::rows;
 use crate::model::alias::WhoIs;
 use crate::model::id::ConnectionId;
-use crate::model::request::{Reply, Request};
+use crate::model::problem::Problem;
+use crate::model::request::{Reply, Request, RequestError};
+use crate::model::untrusted::SafeText;
 use crate::model::update::ConnectionRow;
 
 pub(super) fn resources() -> ApiRouter<Desk> {
     let says = |id, summary| says(id, Tag::Connections, summary, &[Missing]);
-    let says_whois = says("whois", "The client behind an alias, or a client's alias, with who had it before");
+    let who = "The client behind an alias, or a client's alias, with who had it before";
+    let says_whois = super::says("whois", Tag::Connections, who, &[Missing, Invalid]);
     ApiRouter::new()
         .api_route("/v1/aliases/{address}", get_with(whois, says_whois))
         .api_route(
@@ -37,8 +38,8 @@ pub(super) fn resources() -> ApiRouter<Desk> {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 struct AliasPath {
-    /// An alias, or the address of a client.
-    address: IpAddr,
+    /// An alias, or the address of a client; of that, the zone is passed over.
+    address: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -80,7 +81,13 @@ async fn get(State(desk): State<Desk>, At(place): At<ConnectionPath>) -> Answer<
 }
 
 async fn whois(State(desk): State<Desk>, At(place): At<AliasPath>) -> Answer<WhoIs> {
-    match desk.ask(Request::Whois { address: place.address }).await? {
+    let (plain, _) = place.address.split_once('%').unwrap_or((&place.address, ""));
+    let address = plain.parse().map_err(|_| {
+        let text = format!("\"{}\" is no address", SafeText::quoted(&place.address));
+        let problem = Problem::new("address", text).with_hint("write it as 198.18.3.7 or 2001:db8::7");
+        RequestError::Invalid { problems: vec![problem] }
+    })?;
+    match desk.ask(Request::Whois { address }).await? {
         Reply::Whois(found) => Ok(Json(*found)),
         other => Err(unexpected(&other)),
     }
