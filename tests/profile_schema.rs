@@ -205,6 +205,12 @@ fn types_and_limits_are_in_the_schema() {
         ("connect_timeout", json!("1.5s")),
         ("idle_timeout", json!("1h30m")),
         ("max_connections", json!(1)),
+        ("identity", json!("proxy-v2")),
+        ("identity", json!("alias")),
+        ("alias_pool", json!("198.18.0.0/15")),
+        ("accept_proxy", json!(true)),
+        ("trusted_cidrs", json!(["10.0.0.0/8", "fd00::/8"])),
+        ("inspect", json!("http")),
     ] {
         assert!(validator.is_valid(&with(field, good.clone())), "{field}: {good}");
         assert!(!validator.is_valid(&with(field, Value::Null)), "{field}: null");
@@ -222,7 +228,15 @@ fn types_and_limits_are_in_the_schema() {
         ("max_connections", json!(0)),
         ("max_connections", json!(80.5)),
         ("tarket", json!("web:80")),
-        ("identity", json!("proxy-v2")),
+        ("identity", json!("proxy-v3")),
+        ("identity", json!(true)),
+        ("alias_pool", json!("198.18.0.0")),
+        ("accept_proxy", json!("yes")),
+        ("trusted_cidrs", json!([])),
+        ("trusted_cidrs", json!("10.0.0.0/8")),
+        ("trusted_cidrs", json!([10])),
+        ("inspect", json!("tls")),
+        ("probe", json!("10s")),
     ] {
         assert!(!validator.is_valid(&with(field, bad.clone())), "{field}: {bad}");
     }
