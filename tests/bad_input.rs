@@ -339,3 +339,27 @@ fn what_is_fine_is_fine() {
     let output = program.run(&["check", "-p", "any:8080:web:80", "-p", "8080:web:80/udp"]);
     assert!(output.status.success());
 }
+
+/// What is valid and hardly meant: the target would take every client for a local one.
+#[test]
+fn check_warns_of_a_target_on_loopback_that_others_reach_without_an_identity() {
+    let program = Program::new();
+    let warned = |mapping: &str| {
+        let output = program.run(&["check", "-p", mapping]);
+        assert!(output.status.success(), "{mapping}: {output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.is_empty() || stderr.starts_with("warning: "), "{mapping}: {stderr}");
+        stderr.contains("every remote client will look local")
+    };
+    for mapping in ["any:8080:127.0.0.1:80", "any:8080:localhost:80", "192.0.2.7:53:[::1]:53/udp"] {
+        assert!(warned(mapping), "{mapping}");
+    }
+    for mapping in ["8080:127.0.0.1:80", "any:8080:172.17.0.2:80", "any:8080:web:80"] {
+        assert!(!warned(mapping), "{mapping}");
+    }
+    let profile = program.path("told.json");
+    let mapping = r#"{"listen": "any:8080", "target": "127.0.0.1:80", "identity": "proxy-v2"}"#;
+    fs::write(&profile, format!(r#"{{"version": 1, "mappings": [{mapping}]}}"#)).unwrap();
+    let output = program.run(&["check", "--file", profile.to_str().unwrap()]);
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), b"".as_slice()), "{output:?}");
+}

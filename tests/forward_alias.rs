@@ -3,7 +3,6 @@
 //!
 //! The engine runs in a network namespace of the test's own, in which a pool is local.
 
-#[allow(dead_code, unreachable_pub, reason = "of what tests share, this one uses a part")]
 mod common;
 #[path = "common/sockets.rs"]
 mod sockets;
@@ -159,6 +158,43 @@ fn a_flow_has_the_alias_of_its_client_too() {
 }
 
 #[test]
+fn datagrams_of_made_up_sources_hand_on_no_alias_of_a_client_that_was_answered() {
+    const POOL: &str = "198.18.0.0/27";
+    if !require(NEEDS) {
+        return;
+    }
+    with_local(&[POOL], async {
+        let bench = Bench::start();
+        let pool = open(&bench, POOL);
+        let target = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let listener = map(&bench, "127.0.0.1", target.local_addr().unwrap(), "/udp", POOL).await;
+        let mut buffer = [0; 16];
+        let end = async |ended: usize| {
+            let record = bench.registry.open_connections().pop().expect("it is open");
+            bench.engine.kill(record.id);
+            bench.closed(ended).await;
+        };
+        let client = UdpSocket::bind("127.0.0.9:0").await.expect("a port");
+        client.send_to(b"hello", listener).await.expect("sent");
+        let (length, from) = timeout(PATIENCE, target.recv_from(&mut buffer)).await.expect("it comes").unwrap();
+        target.send_to(&buffer[..length], from).await.expect("sent");
+        timeout(PATIENCE, client.recv_from(&mut buffer)).await.expect("it comes").unwrap();
+        end(1).await;
+        for number in 0..100u8 {
+            let stranger = UdpSocket::bind((format!("127.0.1.{number}"), 0)).await.expect("a port");
+            stranger.send_to(b"hello", listener).await.expect("sent");
+            timeout(PATIENCE, target.recv_from(&mut buffer)).await.expect("it comes").unwrap();
+            end(usize::from(number) + 2).await;
+        }
+        let still = pool.who_is(from.ip()).expect("it is somebody's");
+        assert_eq!(still.clients[0].client, "127.0.0.9".parse::<IpAddr>().unwrap());
+        let handed_on = pool.handed_on();
+        assert_eq!((handed_on.told.len(), handed_on.more, handed_on.of_strangers), (0, 0, 71));
+        bench.shutdown().await;
+    });
+}
+
+#[test]
 fn a_pool_of_ipv6_serves_targets_of_ipv6() {
     const POOL: &str = "fd00:a1a5::/64";
     if !require(NEEDS) {
@@ -241,8 +277,8 @@ fn while_all_aliases_are_in_use_a_new_client_is_turned_away_with_the_reason() {
         sockets::until("the end of the first", || Some(bench.registry.open_count()).filter(|open| *open == 1)).await;
         let mut third = connect_from("127.0.0.7", listener).await;
         assert_eq!(told(&mut third).await, alias);
-        let (handed_on, more) = pool.handed_on();
-        assert_eq!((handed_on.len(), handed_on[0].alias, more), (1, alias, 0));
+        let handed_on = pool.handed_on();
+        assert_eq!((handed_on.told.len(), handed_on.told[0].alias, handed_on.more), (1, alias, 0));
         assert_eq!(pool.who_is(alias).expect("it is somebody's").clients.len(), 2);
         bench.shutdown().await;
     });

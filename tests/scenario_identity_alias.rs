@@ -100,12 +100,12 @@ impl Teller {
         })
     }
 
-    fn start(mut step: impl FnMut() + Send + 'static) -> Self {
+    fn start(mut answer: impl FnMut() + Send + 'static) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stop);
         let work = move || {
             while !stopped.load(Ordering::Relaxed) {
-                step();
+                answer();
             }
         };
         Self { stop, thread: Some(std::thread::spawn(work)) }
@@ -199,7 +199,7 @@ fn each_client_has_an_address_of_its_own_over_tcp_and_udp_and_after_a_restart() 
 
     for (client, alias) in CLIENTS.iter().zip(aliases) {
         let said = whois(&[&alias.to_string()]);
-        assert!(said.starts_with(&format!("{alias} is {client}, ")), "{said}");
+        assert!(said.starts_with(&format!("{alias} of {POOL} is {client} since ")), "{said}");
         let told: Value = serde_json::from_str(&whois(&[client, "--json"])).expect("JSON");
         assert_eq!((&told["alias"], &told["clients"][0]["client"]), (&json!(alias), &json!(client)));
     }
@@ -212,7 +212,8 @@ fn each_client_has_an_address_of_its_own_over_tcp_and_udp_and_after_a_restart() 
 
     // By what was saved, while no engine runs.
     let said = whois(&[&aliases[1].to_string()]);
-    assert!(said.starts_with(&format!("{} is {}, last seen ", aliases[1], CLIENTS[1])), "{said}");
+    let begins = format!("{} of {POOL} is {} since ", aliases[1], CLIENTS[1]);
+    assert!(said.starts_with(&begins) && said.contains(", last seen "), "{said}");
 
     let second = run("2");
     assert_eq!(CLIENTS.map(|client| network.by_udp(client, 5353)), aliases.map(Some));
@@ -316,6 +317,11 @@ fn a_pool_that_is_not_free_or_of_the_other_family_is_refused_in_words() {
         assert_eq!(state(&mut run, 0, name, "failed"), said);
     }
     run.listening("127.0.0.1:7003");
+    // Once the one before it no longer wants its own, and that is let go of, the other one gets its pool.
+    let mark = run.mark();
+    let stop = home.command(Some(&network.machine)).args(["stop", "fine"]).output().expect("it starts");
+    assert!(stop.status.success(), "{stop:?}");
+    state(&mut run, mark, "other", "up");
     let add = |more: &[&str]| {
         let mut command = home.command(Some(&network.machine));
         command.args(["alias-route", "--add"]).args(more).output().expect("it starts")
@@ -350,6 +356,21 @@ fn a_second_engine_is_told_who_has_the_pool_and_gets_it_afterwards() {
         said,
         format!("the aliases of {POOL} are kept by another portolan (pid {pid}): give this mapping another alias_pool")
     );
+    // So is one that knows nothing of the files of the first.
+    let elsewhere = Home::new();
+    let dns_of_part = json!({ "alias_pool": "198.18.0.0/16", "name": "part", "listen": "any:5354" });
+    let mut part = dns();
+    part.as_object_mut().expect("a mapping").extend(dns_of_part.as_object().expect("fields").clone());
+    write_profile(&elsewhere, "default", vec![part]);
+    let mut third = elsewhere.run(Some(&network.machine), ["--drain", "0s"]);
+    third.ready();
+    let said = state(&mut third, 0, "part", "failed");
+    let user = nix::unistd::geteuid();
+    assert_eq!(
+        said,
+        format!("the aliases of {POOL} are held by process {pid} of user {user}: give this mapping another alias_pool")
+    );
+    assert!(third.stop().status.success());
     let alias = network.by_tcp(CLIENTS[0], 8080).expect("the application answers");
     let mark = second.mark();
     assert!(first.stop().status.success());

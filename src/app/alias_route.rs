@@ -18,7 +18,7 @@ use crate::model::alias::{Pool, route_commands};
 pub(super) fn run(action: RouteAction, network: IpNet) -> anyhow::Result<ExitCode> {
     let pool = match Pool::new(network) {
         Ok(pool) => pool,
-        Err(said) => bail!("--pool: {said}"),
+        Err(unfit) => bail!("--pool: {unfit} ({})", unfit.hint),
     };
     if action.print {
         return super::print(&recipes(network));

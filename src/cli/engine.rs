@@ -222,7 +222,7 @@ portolan whois 2001:db8::41      as which address its targets see it
 Without an engine it answers by what was saved last. An alias that was handed on is told with the clients that had it
 before.")]
     Whois {
-        /// An alias, or the address of a client; a port behind it is left out of account
+        /// An alias, or the address of a client; a port or a zone behind it is left out of account
         #[arg(value_parser = address)]
         address: IpAddr,
         /// Whom to ask.
@@ -297,6 +297,12 @@ Without an engine, and with none named by --profile, --file or --socket, the pro
 
 /// An address as logs have it, perhaps with a port.
 fn address(text: &str) -> Result<IpAddr, String> {
+    // The zone of a link-local address is not part of what is known of a client.
+    let without_zone = text.split_once('%').map(|(before, zone)| {
+        let after = zone.find(']').map_or("", |end| &zone[end..]);
+        format!("{before}{after}")
+    });
+    let text = without_zone.as_deref().unwrap_or(text);
     let plain = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let parsed = plain.parse().or_else(|_| text.parse().map(|with_port: SocketAddr| with_port.ip()));
     parsed.map_err(|_| "write an IP address, such as 198.18.3.7 or 2001:db8::41".to_owned())
@@ -343,5 +349,24 @@ impl Engine {
             | Self::Open { to, .. }
             | Self::Saveas { to, .. } => to,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_stand_with_its_zone_and_its_port() {
+        for (text, expected) in [
+            ("fe80::1%eth0", "fe80::1"),
+            ("[fe80::1%eth0]", "fe80::1"),
+            ("[fe80::1%eth0]:53", "fe80::1"),
+            ("[fe80::1]:53", "fe80::1"),
+            ("198.18.3.7:80", "198.18.3.7"),
+        ] {
+            assert_eq!(address(text), Ok(expected.parse().unwrap()), "{text}");
+        }
+        assert!(address("%eth0").is_err() && address("fe80::1]%eth0").is_err());
     }
 }

@@ -28,18 +28,21 @@ pub fn say_whois(found: &WhoIs, out: &mut Output<impl Write>) -> Result<Remark, 
     if out.json {
         out.value(found)?;
     } else {
-        let lines: String = found.clients.iter().map(|client| line(found.alias, client)).collect();
+        let lines: String = found.clients.iter().map(|client| line(found, client)).collect();
         out.text(&lines)?;
     }
     Ok(None)
 }
 
-fn line(alias: IpAddr, told: &AliasClient) -> String {
-    let AliasClient { client, last_seen, open_connections, until } = told;
-    match (until, open_connections) {
-        (None, 0) => format!("{alias} is {client}, last seen {last_seen:.0}\n"),
-        (None, open) => format!("{alias} is {client}, seen now ({} open)\n", count(u64::from(*open), "connection")),
-        (Some(until), _) => format!("{alias} was {client} until {until:.0}, last seen {last_seen:.0}\n"),
+fn line(WhoIs { alias, pool, .. }: &WhoIs, told: &AliasClient) -> String {
+    let AliasClient { client, since, last_seen, open_connections, until } = told;
+    let seen = match (until, open_connections) {
+        (Some(_), _) | (None, 0) => format!("last seen {last_seen:.0}"),
+        (None, open) => format!("seen now ({} open)", count(u64::from(*open), "connection")),
+    };
+    match until {
+        None => format!("{alias} of {pool} is {client} since {since:.0}, {seen}\n"),
+        Some(until) => format!("{alias} of {pool} was {client} from {since:.0} until {until:.0}, {seen}\n"),
     }
 }
 
@@ -52,6 +55,7 @@ mod tests {
     fn each_client_of_an_alias_is_a_line() {
         let client = |client: &str, open_connections, until| AliasClient {
             client: client.parse().unwrap(),
+            since: time(3_600),
             last_seen: time(86_400),
             open_connections,
             until,
@@ -63,10 +67,12 @@ mod tests {
         };
         let mut text = Vec::new();
         say_whois(&found, &mut Output::new(&mut text, false)).unwrap();
-        let said = "198.18.3.7 is 2001:db8::41, seen now (2 connections open)\n\
-                    198.18.3.7 was 192.0.2.9 until 1970-01-02T01:00:00Z, last seen 1970-01-02T00:00:00Z\n";
+        let said = "198.18.3.7 of 198.18.0.0/15 is 2001:db8::41 since 1970-01-01T01:00:00Z, seen now (2 connections \
+                    open)\n\
+                    198.18.3.7 of 198.18.0.0/15 was 192.0.2.9 from 1970-01-01T01:00:00Z until 1970-01-02T01:00:00Z, \
+                    last seen 1970-01-02T00:00:00Z\n";
         assert_eq!(String::from_utf8(text).unwrap(), said);
-        let idle = line(found.alias, &client("2001:db8::41", 0, None));
-        assert_eq!(idle, "198.18.3.7 is 2001:db8::41, last seen 1970-01-02T00:00:00Z\n");
+        let idle = line(&found, &client("2001:db8::41", 0, None));
+        assert!(idle.ends_with(" since 1970-01-01T01:00:00Z, last seen 1970-01-02T00:00:00Z\n"), "{idle}");
     }
 }

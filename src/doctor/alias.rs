@@ -45,7 +45,7 @@ impl Facts {
         if subject.config.identity != Identity::Alias {
             return None;
         }
-        let pool = Pool::new(subject.config.alias_pool);
+        let pool = Pool::new(subject.config.alias_pool).map_err(|unfit| unfit.to_string());
         let sight = match &pool {
             Ok(pool) => alias_route::look(pool).map_err(|error| error.to_string()),
             Err(said) => Err(said.clone()),

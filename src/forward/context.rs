@@ -50,6 +50,18 @@ pub struct Route {
     pub addresses: Addresses,
 }
 
+impl Route {
+    /// The target's port for connections of the socket that is bound to `port`.
+    pub fn target_port(&self, port: u16) -> u16 {
+        let mapping = &self.config.mapping;
+        let offset = match mapping.listen.port {
+            HostPort::Ports(range) if (range.first()..=range.last()).contains(&port) => port - range.first(),
+            HostPort::Ports(_) | HostPort::Auto => 0,
+        };
+        mapping.target.ports.first().saturating_add(offset)
+    }
+}
+
 /// What one listening socket needs to serve.
 #[derive(Clone, Debug)]
 pub struct ListenerContext {
@@ -75,12 +87,7 @@ impl ListenerContext {
     ///
     /// Made from the route and not kept, since an edit can move a port to another place in its range.
     pub fn target_port(&self, route: &Route) -> u16 {
-        let mapping = &route.config.mapping;
-        let offset = match mapping.listen.port {
-            HostPort::Ports(range) if (range.first()..=range.last()).contains(&self.port) => self.port - range.first(),
-            HostPort::Ports(_) | HostPort::Auto => 0,
-        };
-        mapping.target.ports.first().saturating_add(offset)
+        route.target_port(self.port)
     }
 
     /// The target as written, with its port for connections of this socket.

@@ -1,5 +1,8 @@
 //! A connection's HTTP requests: how many there were, and the latest of them.
 //!
+//! Of what was asked for the path alone is kept: the query behind it (`?`) often holds secrets (tokens, signatures,
+//! addresses of people), and what is kept here is shown, listed and passed around.
+//!
 //! Its task writes here and anybody may read. Who sees the requests (the proxy that carries them, or one that only looks
 //! on) is not known here.
 
@@ -46,8 +49,9 @@ struct Entry {
 pub struct ExchangeId(u64);
 
 impl Exchanges {
-    /// The head of a request has come.
+    /// The head of a request has come; a query behind the path is not kept.
     pub fn begin(&self, method: &str, path: &str) -> ExchangeId {
+        let path = path.split_once('?').map_or(path, |(path, _)| path);
         let mut log = self.log();
         // The room of the one that gives way serves the new one.
         let oldest = if log.latest.len() == KEPT { log.latest.pop_front() } else { None };
@@ -142,6 +146,15 @@ mod tests {
         let last = latest.last().unwrap();
         assert_eq!((last.path.as_str(), last.status, last.duration_us.is_some()), ("/63", Some(200), true));
         assert!(latest.iter().rev().skip(1).all(|exchange| exchange.status.is_none()));
+    }
+
+    #[test]
+    fn a_query_is_not_kept() {
+        let exchanges = Exchanges::default();
+        for target in ["/a/b?token=secret", "/a/b?", "/a/b?x=secret?y", "/a/b"] {
+            exchanges.begin("GET", target);
+        }
+        assert!(exchanges.latest().iter().all(|exchange| exchange.path.as_str() == "/a/b"));
     }
 
     #[test]

@@ -439,6 +439,11 @@ impl Record {
         let _ = self.told.set(Box::new((client, dialled)));
     }
 
+    /// Whether a PROXY header has told who the client is.
+    pub fn is_client_told(&self) -> bool {
+        self.told.get().is_some()
+    }
+
     /// The client: as it was told, else the peer.
     pub fn client(&self) -> SocketAddr {
         self.told.get().map_or(self.peer, |told| told.0)

@@ -28,25 +28,44 @@ pub struct Pool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
+/// Longest prefixes of a pool, of IPv4 and of IPv6: a smaller one has too few addresses to give.
+const LONGEST: (u8, u8) = (30, 126);
+/// Shortest ones: a larger one would make local what is all the world's.
+const SHORTEST: (u8, u8) = (8, 16);
+/// Networks whose addresses no client can have.
+const RESERVED_V4: &[&str] = &["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"];
+const RESERVED_V6: &[&str] = &["::/128", "::1/128", "::ffff:0.0.0.0/96", "fe80::/10", "ff00::/8"];
+
+/// Why a network cannot be a pool.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{said}")]
+pub struct Unfit {
+    said: String,
+    /// What to write instead.
+    pub hint: &'static str,
+}
+
 impl Pool {
-    /// Of a network that has an address to give away; the error says why it has none, or none that can be used.
-    pub fn new(network: IpNet) -> Result<Self, String> {
+    /// Of a network that has addresses to give away; the error says why it has none, or none that can be used.
+    pub fn new(network: IpNet) -> Result<Self, Unfit> {
         let network = network.trunc();
         let pool = Self { network };
-        let first = network.network();
-        let is_special = first.is_loopback()
-            || first.is_multicast()
-            || first.is_unspecified()
-            || match first {
-                IpAddr::V4(ip) => ip.is_link_local() || ip.octets()[0] == 0 || ip.octets()[0] >= 240,
-                IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some(),
-            };
-        if is_special {
-            return Err(format!("{network} has no addresses that a host can have"));
+        let is_v4 = network.addr().is_ipv4();
+        let of_family = |(v4, v6)| if is_v4 { v4 } else { v6 };
+        if network.prefix_len() > of_family(LONGEST) {
+            let said = format!("{network} has too few addresses");
+            return Err(Unfit { said, hint: "198.18.0.0/15 has 131,072" });
         }
-        let bits = network.max_prefix_len() - network.prefix_len();
-        if bits < 2 {
-            return Err(format!("{network} is too small: the first and the last address are not given away"));
+        let own = "use one of your own, such as 198.18.0.0/15, 10.200.0.0/16 or fd00:a1a5::/64";
+        let mut reserved = if is_v4 { RESERVED_V4 } else { RESERVED_V6 }.iter();
+        if let Some(other) = reserved.find(|other| other.parse().is_ok_and(|other| pool.overlaps(other))) {
+            let said = format!("{network} reaches into {other}, which is not for clients");
+            return Err(Unfit { said, hint: own });
+        }
+        let shortest: u8 = of_family(SHORTEST);
+        if network.prefix_len() < shortest {
+            let said = format!("{network} is too large: a pool of its family is a /{shortest} at the most");
+            return Err(Unfit { said, hint: own });
         }
         Ok(pool)
     }
@@ -153,8 +172,12 @@ pub struct SavedAlias {
     pub slot: Slot,
     /// Whose.
     pub client: ClientKey,
+    /// Since when. What a target logged before is of another client.
+    pub since: u32,
     /// When a connection of it was last seen to begin or end.
     pub last_seen: u32,
+    /// It has connected, or was answered; else no more than datagrams without a reply were seen of it.
+    pub is_known: bool,
 }
 
 /// An alias that was handed on.
@@ -164,6 +187,8 @@ pub struct FormerAlias {
     pub slot: Slot,
     /// Whose it was.
     pub client: ClientKey,
+    /// Since when.
+    pub since: u32,
     /// When a connection of that client was last seen to begin or end.
     pub last_seen: u32,
     /// When another client got it.
@@ -186,6 +211,9 @@ pub struct WhoIs {
 pub struct AliasClient {
     /// Its address.
     pub client: IpAddr,
+    /// When it got the alias: what a target logged of the alias before is another client's.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub since: Timestamp,
     /// When a connection of it was last seen to begin or end; a client with open connections is seen now.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub last_seen: Timestamp,
@@ -212,6 +240,7 @@ impl SavedAliases {
         };
         let present = self.entries.iter().find(|entry| entry.slot == slot).map(|entry| AliasClient {
             client: entry.client.into(),
+            since: time(entry.since),
             last_seen: time(entry.last_seen),
             open_connections: 0,
             until: None,
@@ -223,10 +252,19 @@ impl SavedAliases {
     }
 }
 
+impl WhoIs {
+    /// Of what several tables say, what was seen last: a client may have an alias of each of several pools, and tables stay
+    /// of pools that are no longer used.
+    pub fn latest(found: impl Iterator<Item = Self>) -> Option<Self> {
+        found.max_by_key(|found| found.clients.iter().map(|client| client.last_seen).max())
+    }
+}
+
 impl From<&FormerAlias> for AliasClient {
     fn from(former: &FormerAlias) -> Self {
         Self {
             client: former.client.into(),
+            since: time(former.since),
             last_seen: time(former.last_seen),
             open_connections: 0,
             until: Some(time(former.until)),
@@ -261,7 +299,7 @@ mod tests {
             ("10.0.0.0/8", 131_072, "10.0.0.1", "10.2.0.0"),
             ("fd00::/64", 131_072, "fd00::1", "fd00::2:0"),
             ("fd00::/126", 2, "fd00::1", "fd00::2"),
-            ("8000::/1", 131_072, "8000::1", "8000::2:0"),
+            ("fd00::/16", 131_072, "fd00::1", "fd00::2:0"),
         ] {
             let pool = pool(text);
             assert_eq!(pool.size(), size, "{text}");
@@ -292,6 +330,12 @@ mod tests {
             "240.0.0.0/8",
             "169.254.0.0/16",
             "::/0",
+            // By a part of it, or as it is too large.
+            "169.0.0.0/8",
+            "128.0.0.0/7",
+            "8.0.0.0/7",
+            "8000::/1",
+            "2000::/3",
         ] {
             assert!(Pool::new(text.parse().unwrap()).is_err(), "{text}");
         }
@@ -311,17 +355,31 @@ mod tests {
         let saved = SavedAliases {
             pool: pool("198.18.0.0/15"),
             key: [0; 16],
-            entries: vec![SavedAlias { slot: Slot(4), client: key("2001:db8::7"), last_seen: 9 }],
+            entries: vec![SavedAlias {
+                slot: Slot(4),
+                client: key("2001:db8::7"),
+                since: 4,
+                last_seen: 9,
+                is_known: true,
+            }],
             former: vec![
-                FormerAlias { slot: Slot(4), client: key("192.0.2.1"), last_seen: 1, until: 2 },
-                FormerAlias { slot: Slot(4), client: key("192.0.2.2"), last_seen: 3, until: 4 },
+                FormerAlias { slot: Slot(4), client: key("192.0.2.1"), since: 0, last_seen: 1, until: 2 },
+                FormerAlias { slot: Slot(4), client: key("192.0.2.2"), since: 2, last_seen: 3, until: 4 },
             ],
         };
         let by_alias = saved.who_is("198.18.0.5".parse().unwrap()).unwrap();
         let clients: Vec<String> = by_alias.clients.iter().map(|client| client.client.to_string()).collect();
         assert_eq!(clients, ["2001:db8::7", "192.0.2.2", "192.0.2.1"]);
         assert_eq!(by_alias.clients[1].until, Some(time(4)));
+        assert_eq!(by_alias.clients[0].since, time(4));
         assert_eq!(saved.who_is("2001:db8::7".parse().unwrap()), Some(by_alias));
         assert_eq!(saved.who_is("198.18.0.6".parse().unwrap()), None);
+        // Of two tables that know a client, the one that has seen it last speaks.
+        let mut other = SavedAliases::new(pool("10.200.0.0/16"), [0; 16]);
+        other.entries.push(SavedAlias { last_seen: 10, ..saved.entries[0] });
+        for tables in [[&saved, &other], [&other, &saved]] {
+            let found = tables.iter().filter_map(|table| table.who_is("2001:db8::7".parse().unwrap()));
+            assert_eq!(WhoIs::latest(found).unwrap().pool, "10.200.0.0/16");
+        }
     }
 }

@@ -18,7 +18,7 @@ pub struct Exchange {
     pub at: Timestamp,
     /// Its method.
     pub method: SafeText,
-    /// Its target as it was asked for, cut where it is long.
+    /// Its target as it was asked for, without a query (those hold secrets), cut where it is long.
     pub path: SafeText,
     /// The status of the response; none while there is none yet, or where none came.
     #[serde(default, skip_serializing_if = "Option::is_none")]

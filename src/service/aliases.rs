@@ -3,6 +3,10 @@
 //! A pool is taken for this process when a mapping first wants it, and let go once none does and no connection has an
 //! alias of it. Its route is looked at every second: a mapping without it is `failed` with the command that adds it, and
 //! recovers by itself. Tables are saved within seconds of a change, beside the data path.
+//!
+//! Each alias that is handed on is logged, with who had it and who has it, up to [`LOGGED`] a second and pool; what goes
+//! beyond is counted in one line. Of every alias it is known since when its present client has it, so that an older line
+//! of a target's log is known to be another's even where the hand-over was only counted.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,13 +14,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Duration, Instant};
 
 use super::changes::ReplyTo;
 use super::core::{Job, Service};
 use super::desired::Entry;
-use crate::forward::alias::{HandedOn, PoolAliases};
+use crate::forward::alias::{HandOvers, HandedOn, PoolAliases};
 use crate::forward::context::Addresses;
 use crate::host::alias_route::{self, PoolSight};
 use crate::model::alias::{Pool, SavedAliases, WhoIs, nobody, route_commands};
@@ -25,7 +29,7 @@ use crate::model::id::MappingId;
 use crate::model::identity::Identity;
 use crate::model::request::{Reply, RequestError};
 use crate::model::untrusted::SafeText;
-use crate::store::{AliasFile, AliasFileError, Locations, OpenedAliases, saved_aliases};
+use crate::store::{AliasFile, AliasFileError, Locations, OpenedAliases, PoolHold, saved_aliases};
 
 /// How often routes are looked at, and whether there is anything to save.
 pub(super) const LOOK_AT_ALIASES: Duration = Duration::from_secs(1);
@@ -39,8 +43,8 @@ const SAVING: u32 = 10;
 const KEEP: Duration = Duration::from_secs(5);
 /// Aliases that were handed on are told in events so often.
 const TELL: Duration = Duration::from_secs(10);
-/// And so many of them are logged each second.
-const LOGGED: usize = 20;
+/// And so many of them are logged each second, of each pool.
+const LOGGED: usize = 100;
 
 /// Every pool that a mapping wants, or wanted a moment ago.
 #[derive(Debug, Default)]
@@ -53,6 +57,8 @@ pub(super) struct AliasPools {
     untold: u64,
     /// The last one of them.
     example: Option<(HandedOn, IpNet)>,
+    /// Pools that are let go, until each is saved.
+    closing: JoinSet<()>,
 }
 
 /// What is known of a pool.
@@ -68,6 +74,8 @@ struct Kept {
 struct Open {
     aliases: Arc<PoolAliases>,
     file: Arc<AliasFile>,
+    /// Nobody else on this machine has it.
+    hold: PoolHold,
     is_saving: bool,
     saved_at: Instant,
     /// Not before.
@@ -93,7 +101,7 @@ pub(super) struct Look {
     /// The routes of others were looked at, too.
     is_of_all: bool,
     /// Its table, where it was tried to be had.
-    opened: Option<Result<OpenedAliases, SafeText>>,
+    opened: Option<Result<(OpenedAliases, PoolHold), SafeText>>,
 }
 
 impl AliasPools {
@@ -130,10 +138,8 @@ impl AliasPools {
             Ok(pool) => pool,
             Err(said) => return Some(SafeText::new(&format!("alias_pool: {said}"))),
         };
-        // Of two that overlap, the first one has it.
-        let before = entries.iter().take_while(|other| other.id != entry.id);
-        let mut rivals = before.filter_map(|other| Some((other, pool_of(other)?)));
-        let rival = rivals.find(|(_, other)| *other != network && pool.overlaps(*other));
+        let before = accepted(entries.iter().take_while(|other| other.id != entry.id));
+        let rival = before.into_iter().find(|(_, other)| is_rival(&pool, *other));
         if let Some((other, theirs)) = rival {
             let text = format!(
                 "{network} overlaps {theirs}, the alias_pool of {}: use the same, or one that is apart",
@@ -163,15 +169,15 @@ impl AliasPools {
 
     /// Who is behind an address, by the tables that are open.
     fn who_is(&self, address: IpAddr) -> Option<WhoIs> {
-        let mut open = self.pools.values().filter_map(|kept| kept.table.as_ref().ok());
-        open.find_map(|open| open.aliases.who_is(address))
+        let open = self.pools.values().filter_map(|kept| kept.table.as_ref().ok());
+        WhoIs::latest(open.filter_map(|open| open.aliases.who_is(address)))
     }
 }
 
 impl Service {
     /// Takes the pools that are wanted now and were not before. Waits for the disk, once for each.
     pub(super) async fn open_alias_pools(&mut self) {
-        let wanted: Vec<IpNet> = self.desired.entries().iter().filter_map(pool_of).collect();
+        let wanted: Vec<IpNet> = accepted(self.desired.entries().iter()).into_iter().map(|(_, pool)| pool).collect();
         for (network, kept) in &mut self.aliases.pools {
             let is_wanted = wanted.contains(network);
             kept.unwanted_since = kept.unwanted_since.or_else(|| Some(Instant::now())).filter(|_| !is_wanted);
@@ -201,6 +207,9 @@ impl Service {
     /// Looks at the routes of the pools, and saves what has changed in their tables.
     pub(super) fn look_at_aliases(&mut self) {
         self.tell_handed_on();
+        for open in self.aliases.pools.values().filter_map(|kept| kept.table.as_ref().ok()) {
+            open.hold.turn_away();
+        }
         self.save_changed();
         self.close_unwanted();
         if self.aliases.is_looking || self.is_ending || !self.aliases.has_any() {
@@ -261,22 +270,30 @@ impl Service {
 
     /// Saves every table, at the end.
     pub(super) async fn save_aliases(&mut self) {
+        self.tell_handed_on();
         let pools = std::mem::take(&mut self.aliases.pools);
         let open = pools.into_values().filter_map(|kept| kept.table.ok());
-        let saving: Vec<_> = open.filter(|open| open.aliases.has_changed() || open.aliases.was_used()).collect();
+        // What is being saved has not changed since, as it seems, and may be cut off: this waits for it and writes again.
+        let is_due = |open: &Open| open.is_saving || open.aliases.has_changed() || open.aliases.was_used();
+        let saving: Vec<_> = open.filter(is_due).collect();
         let saved = spawn_blocking(move || {
             for Open { aliases, file, .. } in saving {
-                if let Err(error) = file.save(&aliases.to_save()) {
+                if let Err(error) = file.save(|| aliases.to_save()) {
                     tracing::warn!(%error, "the aliases of {} are not saved", aliases.pool());
                 }
             }
         });
         let _ = saved.await;
+        while self.aliases.closing.join_next().await.is_some() {}
     }
 
     /// Takes in what was seen of a pool. Whether it is new.
     fn looked_at_pool(&mut self, look: Look) -> bool {
         let Look { pool, sight, is_of_all, opened } = look;
+        // A look that was under way while another one opened the table has found it taken, by this process: what stands
+        // stays, since its aliases are in use.
+        let stands = self.aliases.pools.get(&pool.network()).is_some_and(|kept| kept.table.is_ok());
+        let opened = opened.filter(|_| !stands);
         let table = opened.map(|opened| opened.map(|opened| self.open_table(pool, opened)));
         let Some(kept) = self.aliases.pools.get_mut(&pool.network()) else {
             let table = table.unwrap_or_else(|| Err("its aliases are not read yet".into()));
@@ -297,7 +314,7 @@ impl Service {
         is_new
     }
 
-    fn open_table(&mut self, pool: Pool, opened: OpenedAliases) -> Open {
+    fn open_table(&mut self, pool: Pool, (opened, hold): (OpenedAliases, PoolHold)) -> Open {
         let OpenedAliases { file, saved, warning } = opened;
         if let Some(warning) = warning {
             tracing::warn!("{warning}");
@@ -309,7 +326,8 @@ impl Service {
             // Its key is to be the same after the next start.
             aliases.was_not_saved();
         }
-        Open { aliases, file: Arc::new(file), is_saving: false, saved_at: now, save_next: now, has_failed: false }
+        let file = Arc::new(file);
+        Open { aliases, file, hold, is_saving: false, saved_at: now, save_next: now, has_failed: false }
     }
 
     fn save_changed(&mut self) {
@@ -326,7 +344,7 @@ impl Service {
                 let network = aliases.pool().network();
                 let begun = Instant::now();
                 let saved = spawn_blocking(move || {
-                    file.save(&aliases.to_save()).map_err(|error| {
+                    file.save(|| aliases.to_save()).map_err(|error| {
                         aliases.was_not_saved();
                         SafeText::new(&error.to_string())
                     })
@@ -356,38 +374,45 @@ impl Service {
     /// Lets go of pools that no mapping wants any more, once their last connection has ended.
     fn close_unwanted(&mut self) {
         let is_over = |kept: &Kept| {
-            let is_in_use = kept.table.as_ref().is_ok_and(|open| open.is_saving || open.aliases.is_in_use());
-            kept.unwanted_since.is_some_and(|since| since.elapsed() >= KEEP) && !is_in_use
+            let is_old = kept.unwanted_since.is_some_and(|since| since.elapsed() >= KEEP);
+            is_old
+                && match &kept.table {
+                    Ok(open) => !open.is_saving && self.registry.aliases().close(&open.aliases.pool()),
+                    Err(_) => true,
+                }
         };
         let over: Vec<IpNet> =
             self.aliases.pools.iter().filter(|(_, kept)| is_over(kept)).map(|(network, _)| *network).collect();
         for network in over {
             let Some(Kept { table: Ok(open), .. }) = self.aliases.pools.remove(&network) else { continue };
-            self.registry.aliases().close(&open.aliases.pool());
-            self.jobs.spawn(async move {
-                let saved = spawn_blocking(move || open.file.save(&open.aliases.to_save())).await;
-                if let Ok(Err(error)) = saved {
+            // What holds it goes with it, once it is saved.
+            self.aliases.closing.spawn_blocking(move || {
+                if let Err(error) = open.file.save(|| open.aliases.to_save()) {
                     tracing::warn!("the aliases of {network} are not saved: {error}");
                 }
-                Job::Done
             });
         }
+        while self.aliases.closing.try_join_next().is_some() {}
     }
 
     /// Says that aliases were handed on: in the log each, as far as they are few, and from time to time as an event.
     fn tell_handed_on(&mut self) {
         for (network, kept) in &self.aliases.pools {
             let Ok(open) = &kept.table else { continue };
-            let (handed_on, more) = open.aliases.handed_on();
-            for HandedOn { alias, from, to } in handed_on.iter().take(LOGGED) {
+            let HandOvers { told, more, of_strangers } = open.aliases.handed_on();
+            for HandedOn { alias, from, to } in told.iter().take(LOGGED) {
                 tracing::info!(%alias, %from, %to, "an alias was handed on");
             }
-            let unlogged = handed_on.len().saturating_sub(LOGGED) as u64 + more;
+            let unlogged = told.len().saturating_sub(LOGGED) as u64 + more;
             if unlogged > 0 {
                 tracing::info!("{unlogged} more aliases of {network} were handed on within a second");
             }
-            self.aliases.untold += handed_on.len() as u64 + more;
-            self.aliases.example = handed_on.last().map(|last| (*last, *network)).or(self.aliases.example);
+            if of_strangers > 0 {
+                let whose = "sources of datagrams that had no reply";
+                tracing::debug!("{of_strangers} aliases of {network} were handed on by {whose}, within a second");
+            }
+            self.aliases.untold += told.len() as u64 + more;
+            self.aliases.example = told.last().map(|last| (*last, *network)).or(self.aliases.example);
         }
         let is_due = self.aliases.told.is_none_or(|told| told.elapsed() >= TELL);
         if !is_due {
@@ -412,10 +437,7 @@ impl Look {
         } else {
             alias_route::is_local(&pool).map(|is_local| PoolSight { is_local, ..PoolSight::default() })
         };
-        let opened = opens.then(|| {
-            let locations = Locations::of_this_user().map_err(|problem| SafeText::new(&problem.to_string()))?;
-            AliasFile::open(pool, &locations).map_err(|error: AliasFileError| SafeText::new(&error.to_string()))
-        });
+        let opened = opens.then(|| open(pool));
         let sight = sight.map_err(|error| SafeText::new(&error.to_string()));
         Self { pool, sight, is_of_all, opened }
     }
@@ -424,7 +446,39 @@ impl Look {
 /// Who is behind an address, by what is saved. Blocks.
 pub fn who_is_saved(address: IpAddr) -> Option<WhoIs> {
     let locations = Locations::of_this_user().ok()?;
-    saved_aliases(&locations).iter().find_map(|saved| saved.who_is(address))
+    WhoIs::latest(saved_aliases(&locations).iter().filter_map(|saved| saved.who_is(address)))
+}
+
+/// The pools that mappings have, each with the first one that has it. Of two that overlap, the first one has it; the
+/// other is neither opened nor in the way of a third.
+fn accepted<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<(&'a Entry, IpNet)> {
+    let mut accepted: Vec<(&Entry, IpNet)> = Vec::new();
+    for (entry, network) in entries.filter_map(|entry| Some((entry, pool_of(entry)?))) {
+        let Ok(pool) = Pool::new(network) else { continue };
+        if !accepted.iter().any(|(_, other)| *other == network || is_rival(&pool, *other)) {
+            accepted.push((entry, network));
+        }
+    }
+    accepted
+}
+
+fn is_rival(pool: &Pool, other: IpNet) -> bool {
+    pool.network() != other && pool.overlaps(other)
+}
+
+/// Takes a pool, and the table of it. Blocks.
+fn open(pool: Pool) -> Result<(OpenedAliases, PoolHold), SafeText> {
+    let locations = Locations::of_this_user().map_err(|problem| SafeText::new(&problem.to_string()))?;
+    let opened = AliasFile::open(pool, &locations).map_err(|error: AliasFileError| match error.held_here() {
+        // Of a pool that no mapping wants any more, as long as connections have aliases of it.
+        Some(theirs) => {
+            let text = format!("the aliases of {pool} are not read yet: those of {theirs} are still in use here");
+            SafeText::new(&text)
+        }
+        None => SafeText::new(&error.to_string()),
+    })?;
+    let hold = PoolHold::take(&pool).map_err(|error| SafeText::new(&error.to_string()))?;
+    Ok((opened, hold))
 }
 
 /// The pool out of which a mapping that runs gives aliases.

@@ -3,7 +3,10 @@
 //! One engine has a pool's table at a time, by a lock that ends with its process; pools that overlap are one pool here.
 //! A table is written whole, atomically, as lines of text with a sum at the end, so that a file that was cut or changed
 //! is known as such. It is moved aside then, and a new table begun: to believe half of it could give one alias to two
-//! clients.
+//! clients. One that another release has written, or that the system does not show or let be moved, is left alone, and
+//! its pool is not to be had.
+//!
+//! Who writes it takes what is to be written under the same lock as it writes: what is older never replaces what is newer.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -11,6 +14,7 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use nix::fcntl::OFlag;
@@ -25,8 +29,14 @@ use crate::model::untrusted::SafeText;
 
 /// What a file begins with: what it is, and how it is written.
 const HEADER: &str = "portolan aliases 1";
+/// What the number stands behind by which each release knows its own.
+const KIND: &str = "portolan aliases ";
 /// Longest file that is read: as many lines as a table may have, each as long as it may be.
 const MOST_BYTES: u64 = 16 << 20;
+/// What a line ends with whose client is known by datagrams alone.
+const CLAIMED: &str = " claimed";
+/// So many damaged files of one pool are kept; who lets that many lie should look at them first.
+const MOST_DAMAGED: usize = 100;
 const TABLE: &str = "aliases";
 const LOCK: &str = "lock";
 
@@ -34,6 +44,8 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct AliasFile {
     path: PathBuf,
+    /// From before the table is copied until it is written.
+    saving: Mutex<()>,
     _claim: Claim,
 }
 
@@ -78,6 +90,32 @@ pub enum AliasFileError {
         /// Why not.
         source: io::Error,
     },
+    /// There is a file of another release, whose clients are not to be lost.
+    #[error("{} was written by another release of portolan: use that one, move it away, or give another alias_pool", shown(.path))]
+    OtherRelease {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is a file that cannot be used, and it cannot be moved aside either.
+    #[error("{} cannot be used ({problem}), nor moved aside: {}", shown(.path), reason(.source))]
+    Immovable {
+        /// The file.
+        path: PathBuf,
+        /// What is the matter with it.
+        problem: String,
+        /// Why it stays.
+        source: io::Error,
+    },
+}
+
+impl AliasFileError {
+    /// The pool that this very process has, where that is why.
+    pub fn held_here(&self) -> Option<IpNet> {
+        match self {
+            Self::Running { pool, pid } if *pid == Some(std::process::id()) => Some(*pool),
+            _ => None,
+        }
+    }
 }
 
 impl AliasFile {
@@ -100,16 +138,17 @@ impl AliasFile {
         remove_leftovers(&path);
         let (saved, warning) = match read(&path, pool) {
             Ok(saved) => (saved, None),
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(AliasFileError::Unreadable { path, source: error });
-            }
-            Err(error) => (None, Some(move_aside(&path, &error))),
+            Err(ReadError::Io(source)) => return Err(AliasFileError::Unreadable { path, source }),
+            Err(ReadError::OtherRelease) => return Err(AliasFileError::OtherRelease { path }),
+            Err(error) => (None, Some(move_aside(&path, &error)?)),
         };
-        Ok(OpenedAliases { file: Self { path, _claim: claim }, saved, warning })
+        Ok(OpenedAliases { file: Self { path, saving: Mutex::default(), _claim: claim }, saved, warning })
     }
 
-    /// Writes the table. Blocks.
-    pub fn save(&self, aliases: &SavedAliases) -> Result<(), SaveError> {
+    /// Writes the table as it is once nobody else writes it. Blocks.
+    pub fn save(&self, aliases: impl FnOnce() -> SavedAliases) -> Result<(), SaveError> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let aliases = &aliases();
         let folder = folder_of(&self.path);
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(SaveError::unwritable(folder))?;
         write_atomically(&self.path, text(aliases).as_bytes(), None)
@@ -153,7 +192,9 @@ enum ReadError {
     NotRegular,
     #[error("it is larger than {} MiB", MOST_BYTES >> 20)]
     TooLarge,
-    #[error("it was written by another release, or by something else")]
+    #[error("another release has written it")]
+    OtherRelease,
+    #[error("it does not begin as a table does")]
     Unknown,
     #[error("it was cut or changed")]
     Damaged,
@@ -180,16 +221,28 @@ fn read(path: &Path, pool: Pool) -> Result<Option<SavedAliases>, ReadError> {
     parse(&bytes, pool).map(Some)
 }
 
-/// Out of the way, with what is told of it.
-fn move_aside(path: &Path, error: &ReadError) -> SafeText {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".damaged");
-    let aside = PathBuf::from(aside);
-    let place = match fs::rename(path, &aside) {
-        Ok(()) => format!("it is kept as {}", shown(&aside)),
-        Err(error) => format!("it will be overwritten, since it cannot be moved: {}", reason(&error)),
-    };
-    SafeText::new(&format!("clients get new aliases: {} cannot be used ({error}); {place}", shown(path)))
+/// Out of the way, beside those that were before; with what is told of it.
+fn move_aside(path: &Path, error: &ReadError) -> Result<SafeText, AliasFileError> {
+    let names = (1u32..).map(|number| {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(if number == 1 { ".damaged".to_owned() } else { format!(".damaged-{number}") });
+        PathBuf::from(aside)
+    });
+    // The lock is ours: nobody takes the name meanwhile.
+    let is_free =
+        |aside: &PathBuf| fs::symlink_metadata(aside).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let aside = names.take(MOST_DAMAGED).find(is_free).ok_or_else(|| io::Error::from(io::ErrorKind::AlreadyExists));
+    match aside.and_then(|aside| fs::rename(path, &aside).map(|()| aside)) {
+        Ok(aside) => {
+            let said = format!(
+                "clients get new aliases: {} cannot be used ({error}); it is kept as {}",
+                shown(path),
+                shown(&aside)
+            );
+            Ok(SafeText::new(&said))
+        }
+        Err(source) => Err(AliasFileError::Immovable { path: path.to_owned(), problem: error.to_string(), source }),
+    }
 }
 
 fn text(aliases: &SavedAliases) -> String {
@@ -198,11 +251,12 @@ fn text(aliases: &SavedAliases) -> String {
     let key = u128::from_be_bytes(*key);
     // Writing to a string does not fail.
     let _ = writeln!(text, "{HEADER}\npool {pool}\nkey {key:032x}");
-    for SavedAlias { slot, client, last_seen } in entries {
-        let _ = writeln!(text, "{} {} {last_seen}", pool.address(*slot), IpAddr::from(*client));
+    for SavedAlias { slot, client, since, last_seen, is_known } in entries {
+        let claimed = if *is_known { "" } else { CLAIMED };
+        let _ = writeln!(text, "{} {} {since} {last_seen}{claimed}", pool.address(*slot), IpAddr::from(*client));
     }
-    for FormerAlias { slot, client, last_seen, until } in former {
-        let _ = writeln!(text, "former {} {} {last_seen} {until}", pool.address(*slot), IpAddr::from(*client));
+    for FormerAlias { slot, client, since, last_seen, until } in former {
+        let _ = writeln!(text, "former {} {} {since} {last_seen} {until}", pool.address(*slot), IpAddr::from(*client));
     }
     let sum = sum(text.as_bytes());
     let _ = writeln!(text, "sum {sum:016x}");
@@ -211,8 +265,12 @@ fn text(aliases: &SavedAliases) -> String {
 
 fn parse(bytes: &[u8], pool: Pool) -> Result<SavedAliases, ReadError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ReadError::Damaged)?;
-    if text.lines().next() != Some(HEADER) {
-        return Err(ReadError::Unknown);
+    match text.lines().next() {
+        Some(HEADER) => {}
+        Some(other) if other.strip_prefix(KIND).is_some_and(|release| release.parse::<u32>().is_ok()) => {
+            return Err(ReadError::OtherRelease);
+        }
+        _ => return Err(ReadError::Unknown),
     }
     let body = text.strip_suffix('\n').ok_or(ReadError::Damaged)?;
     let (body, last) = body.rsplit_once('\n').ok_or(ReadError::Damaged)?;
@@ -234,7 +292,8 @@ fn parse(bytes: &[u8], pool: Pool) -> Result<SavedAliases, ReadError> {
     let mut saved = SavedAliases { pool, key, entries: Vec::new(), former: Vec::new() };
     let mut taken = Taken::default();
     for (at, line) in lines {
-        let mut words = line.split(' ');
+        let is_known = !line.ends_with(CLAIMED);
+        let mut words = line.strip_suffix(CLAIMED).unwrap_or(line).split(' ');
         let is_former = line.starts_with("former ");
         let line_of = || ReadError::Line(at);
         if is_former {
@@ -243,17 +302,19 @@ fn parse(bytes: &[u8], pool: Pool) -> Result<SavedAliases, ReadError> {
         let slot = word(&mut words).and_then(|alias: IpAddr| pool.slot(alias)).ok_or_else(line_of)?;
         let client =
             word(&mut words).map(|client: IpAddr| ClientKey::from(client.to_canonical())).ok_or_else(line_of)?;
+        let since = word(&mut words).ok_or_else(line_of)?;
         let last_seen = word(&mut words).ok_or_else(line_of)?;
         if is_former {
             let until = word(&mut words).ok_or_else(line_of)?;
-            saved.former.push(FormerAlias { slot, client, last_seen, until });
+            saved.former.push(FormerAlias { slot, client, since, last_seen, until });
         } else if taken.enter(slot, client) {
-            saved.entries.push(SavedAlias { slot, client, last_seen });
+            saved.entries.push(SavedAlias { slot, client, since, last_seen, is_known });
         } else {
             return Err(line_of());
         }
+        let is_odd = is_former && !is_known;
         let is_too_long = saved.entries.len() > MOST_ALIASES as usize || saved.former.len() > MOST_FORMER;
-        if words.next().is_some() || is_too_long {
+        if words.next().is_some() || is_too_long || is_odd {
             return Err(line_of());
         }
     }
@@ -299,12 +360,18 @@ mod tests {
     }
 
     fn some(pool: Pool) -> SavedAliases {
-        let entry = |slot, client: &str| SavedAlias { slot: Slot(slot), client: key(client), last_seen: 1_764_284_572 };
+        let entry = |slot, client: &str| SavedAlias {
+            slot: Slot(slot),
+            client: key(client),
+            since: 1_764_284_000,
+            last_seen: 1_764_284_572,
+            is_known: slot != 3,
+        };
         SavedAliases {
             pool,
             key: *b"0123456789abcdef",
             entries: vec![entry(0, "2001:db8::41"), entry(3, "192.0.2.7"), entry(131_069, "fd00::1")],
-            former: vec![FormerAlias { slot: Slot(3), client: key("2001:db8::9"), last_seen: 5, until: 6 }],
+            former: vec![FormerAlias { slot: Slot(3), client: key("2001:db8::9"), since: 4, last_seen: 5, until: 6 }],
         }
     }
 
@@ -320,7 +387,7 @@ mod tests {
         let pool = pool("198.18.0.0/15");
         let opened = AliasFile::open(pool, &locations).unwrap();
         assert_eq!((opened.saved, opened.warning), (None, None));
-        opened.file.save(&some(pool)).unwrap();
+        opened.file.save(|| some(pool)).unwrap();
         let path = locations.state().join("aliases/198.18.0.0_15.aliases");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(saved_aliases(&locations), [some(pool)]);
@@ -330,7 +397,7 @@ mod tests {
         let text = fs::read_to_string(path).unwrap();
         assert!(text.starts_with(
             "portolan aliases 1\npool 198.18.0.0/15\nkey 30313233343536373839616263646566\n\
-             198.18.0.1 2001:db8::41 1764284572\n198.18.0.4 192.0.2.7 1764284572\n"
+             198.18.0.1 2001:db8::41 1764284000 1764284572\n198.18.0.4 192.0.2.7 1764284000 1764284572 claimed\n"
         ));
     }
 
@@ -363,28 +430,79 @@ mod tests {
         let again = |body: String| format!("{body}sum {:016x}\n", sum(body.as_bytes()));
         let body = &whole[..whole.rfind("sum ").unwrap()];
         let huge = "x".repeat(usize::try_from(MOST_BYTES).unwrap() + 1);
-        for (content, why) in [
-            (String::new(), "it was written by another release"),
-            ("portolan aliases 2\n".to_owned(), "it was written by another release"),
+        for (number, (content, why)) in [
+            (String::new(), "it does not begin as a table does"),
+            ("portolan aliases\n".to_owned(), "it does not begin as a table does"),
             (whole[..whole.len() / 2].to_owned(), "it was cut or changed"),
             (whole.replace("192.0.2.7", "192.0.2.8"), "it was cut or changed"),
             // Whole, and yet none of ours.
-            (again(format!("{body}198.18.0.1 2001:db8::42 1\n")), "line 8 is none"),
-            (again(format!("{body}198.18.9.1 2001:db8::41 1\n")), "line 8 is none"),
-            (again(format!("{body}198.20.0.1 2001:db8::42 1\n")), "line 8 is none"),
-            (again(format!("{body}198.18.9.1 2001:db8::42\n")), "line 8 is none"),
-            (again(format!("{body}198.18.9.1 2001:db8::42 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.0.1 2001:db8::42 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.9.1 2001:db8::41 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.20.0.1 2001:db8::42 1 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.9.1 2001:db8::42 1\n")), "line 8 is none"),
+            (again(format!("{body}198.18.9.1 2001:db8::42 1 1 1\n")), "line 8 is none"),
             (again(body.replace("/15", "/16")), "line 2 is none"),
             (huge, "it is larger than 16 MiB"),
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, &content).unwrap();
             let opened = AliasFile::open(pool, &locations).unwrap();
             let warning = opened.warning.unwrap();
             assert!(opened.saved.is_none() && warning.as_str().contains(why), "{warning}");
-            assert_eq!(fs::read_to_string(path.with_extension("aliases.damaged")).unwrap(), content);
+            let aside =
+                if number == 0 { "aliases.damaged".to_owned() } else { format!("aliases.damaged-{}", number + 1) };
+            assert_eq!(fs::read_to_string(path.with_extension(aside)).unwrap(), content);
             assert!(!path.exists());
         }
+    }
+
+    #[test]
+    fn a_file_of_another_release_or_one_that_cannot_be_read_is_left_alone() {
+        let (_folder, locations) = place();
+        let pool = pool("198.18.0.0/15");
+        let path = locations.state().join("aliases/198.18.0.0_15.aliases");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "portolan aliases 2\nwho knows\n").unwrap();
+        let said = AliasFile::open(pool, &locations).unwrap_err().to_string();
+        assert!(said.contains("was written by another release of portolan"), "{said}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "portolan aliases 2\nwho knows\n");
+        // A link is not followed: what it leads to may be anything.
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        let said = AliasFile::open(pool, &locations).unwrap_err().to_string();
+        assert!(said.starts_with("cannot read "), "{said}");
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 2, "it, and the lock");
+    }
+
+    #[test]
+    fn of_two_that_save_at_once_the_one_that_was_copied_last_stands() {
+        let (_folder, locations) = place();
+        let pool = pool("198.18.0.0/15");
+        let opened = AliasFile::open(pool, &locations).unwrap();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (go_on, may_go_on) = std::sync::mpsc::channel();
+        let newer = SavedAliases { key: [9; 16], ..some(pool) };
+        let file = &opened.file;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let slow = || {
+                    begun.send(()).unwrap();
+                    may_go_on.recv().unwrap();
+                    some(pool)
+                };
+                file.save(slow).unwrap();
+            });
+            has_begun.recv().unwrap();
+            let second = scope.spawn(|| file.save(|| newer.clone()).unwrap());
+            assert!(file.saving.try_lock().is_err());
+            go_on.send(()).unwrap();
+            second.join().unwrap();
+        });
+        assert_eq!(saved_aliases(&locations), [newer]);
     }
 
     #[test]
@@ -396,7 +514,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let opened = AliasFile::open(pool, &locations).unwrap();
         assert!(opened.warning.is_some_and(|warning| warning.as_str().contains("it is no regular file")));
-        opened.file.save(&some(pool)).unwrap();
+        opened.file.save(|| some(pool)).unwrap();
         assert_eq!(saved_aliases(&locations), [some(pool)]);
     }
 

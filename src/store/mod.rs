@@ -11,6 +11,7 @@ mod claim;
 mod disk;
 mod error;
 mod paths;
+mod pool_hold;
 mod save;
 mod watch;
 
@@ -22,6 +23,7 @@ pub use self::aliases::{AliasFile, AliasFileError, OpenedAliases, saved_aliases}
 pub use self::claim::Claim;
 pub use self::error::{ClaimError, LoadError, SaveError};
 pub use self::paths::{Locations, ProfileSource};
+pub use self::pool_hold::{Holder, PoolHold, PoolHoldError};
 pub use self::watch::{FileChange, Watch};
 
 use self::disk::{Content, Place, read};

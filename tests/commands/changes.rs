@@ -395,13 +395,13 @@ async fn an_edit_says_how_the_container_learns_who_its_client_is() {
         let what = Edit { which: "web".into(), fields, ..Edit::default() };
         text(async |out| edit(&world.handle, &what, out).await).await
     };
-    let word = |word: &str| Some(word.to_owned());
+    let given = |text: &str| Some(text.to_owned());
     let networks = |networks: &[&str]| Some(networks.iter().map(ToString::to_string).collect::<Vec<_>>());
     let fields = Fields {
-        identity: word("proxy-v2"),
-        accept_proxy: word("true"),
+        identity: given("proxy-v2"),
+        accept_proxy: given("true"),
         trusted_cidrs: networks(&["10.0.0.0/8", "fd00::/8"]),
-        inspect: word("http"),
+        inspect: given("http"),
         ..Fields::default()
     };
     edited(fields).await.well();
@@ -414,10 +414,10 @@ async fn an_edit_says_how_the_container_learns_who_its_client_is() {
     let said = refused.failed(2);
     assert!(said.contains("whose header is to be believed is not said"), "{said}");
     let fields = Fields {
-        identity: word("none"),
-        accept_proxy: word("false"),
+        identity: given("none"),
+        accept_proxy: given("false"),
         trusted_cidrs: networks(&["default"]),
-        inspect: word("default"),
+        inspect: given("default"),
         ..Fields::default()
     };
     edited(fields).await.well();

@@ -206,6 +206,45 @@ async fn an_early_hint_comes_early() {
     bench.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hints_do_not_pile_up_for_who_does_not_read() {
+    const HINTS: usize = 64 * 1024;
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut peer = Peer::new(stream);
+        peer.head().await;
+        let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "a".repeat(1000));
+        let many = hint.repeat(64);
+        for _ in 0..HINTS / 64 {
+            peer.send(&many).await;
+        }
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        assert!(peer.head().await.is_none());
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    let before = resident();
+    client.get("/").await;
+    let record = bench.registry.open_connections().pop().unwrap();
+    until("the response", || (record.exchanges().latest().first()?.status == Some(200)).then_some(())).await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+    let mut hints = 0;
+    loop {
+        let (status, body) = client.response().await;
+        if status == "HTTP/1.1 200 OK" {
+            assert_eq!(body, "ok");
+            break;
+        }
+        assert_eq!(status, "HTTP/1.1 103 Early Hints");
+        hints += 1;
+    }
+    assert!((1..HINTS).contains(&hints), "{hints}");
+    drop(client);
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
 /// How much memory this process has now, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/statm").unwrap();

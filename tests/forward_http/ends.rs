@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use portolan::model::event::{CloseReason, ConnectionState};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::sockets::{Bench, Server, reset, until};
@@ -217,4 +218,49 @@ async fn draining_ends_each_connection_after_its_request() {
     draining.await.unwrap();
     let closed = registry.closed_since(0).0;
     assert!(closed.iter().all(|record| record.connection().reason == Some(CloseReason::Finished)));
+}
+
+/// Reads on until `end` has come, without a limit in time.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    while !read.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).await.unwrap(), 1, "{}", read.escape_ascii());
+        read.extend(byte);
+    }
+    String::from_utf8(read).unwrap()
+}
+
+#[tokio::test]
+async fn a_head_behind_a_slow_response_has_its_time_from_when_that_is_over() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhe").await.unwrap();
+        sleep(Duration::from_secs(90)).await;
+        stream.write_all(b"re").await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmore").await.unwrap();
+        let _ = stream.read(&mut [0]).await;
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = crate::sockets::connect(listener).await;
+    // From here on the clock goes on to whatever is waited for.
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /more HTTP/1.1\r\n").await.unwrap();
+    read_until(&mut client, "here").await;
+    assert!(begun.elapsed() >= Duration::from_secs(90));
+    client.write_all(b"Host: a\r\n\r\nGET /never HTTP/1.1\r\n").await.unwrap();
+    read_until(&mut client, "more").await;
+    // One that does not become whole at all.
+    let late = read_until(&mut client, "\r\n\r\n").await;
+    assert!(late.starts_with("HTTP/1.1 408 "), "{late}");
+    assert!(begun.elapsed() >= Duration::from_secs(150));
+    tokio::time::resume();
+    client.read_to_end(&mut Vec::new()).await.unwrap();
+    drop(client);
+    bench.closed(1).await;
+    assert_eq!(bench.reasons(), [CloseReason::Rejected]);
+    bench.shutdown().await;
 }

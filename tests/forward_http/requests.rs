@@ -1,9 +1,11 @@
 //! What a target learns with each request, and what of a connection's own it does not.
 
+use portolan::forward::context::Addresses;
 use portolan::model::event::CloseReason;
+use portolan::model::identity::Identity;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::sockets::{Bench, Server, until};
+use crate::sockets::{Bench, Server, at, config, until};
 use crate::support::{Peer, field, map, map_with, mirror};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,8 +230,74 @@ async fn a_name_in_full_becomes_a_path() {
     client.send("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n").await;
     assert!(client.response().await.1.starts_with("OPTIONS * HTTP/1.1\r\n"));
     client.send("GET /old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
-    assert!(client.response().await.1.starts_with("GET /old HTTP/1.1\r\n"));
+    let (_, seen) = client.response().await;
+    assert!(seen.starts_with("GET /old HTTP/1.1\r\n") && field(&seen, "x-forwarded-host").is_none(), "{seen}");
+    assert_eq!(field(&seen, "host"), Some(&*listener.to_string()), "which HTTP/1.1 must have");
+    client.send("GET http://b.example/old HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    let (_, seen) = client.response().await;
+    assert!(seen.starts_with("GET /old HTTP/1.1\r\n"), "{seen}");
+    assert_eq!((field(&seen, "host"), field(&seen, "x-forwarded-host")), (Some("b.example"), Some("b.example")));
     client.stream.shutdown().await.unwrap();
     assert_eq!(client.rest().await, Ok(Vec::new()));
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_has_told_no_client_is_not_believed_about_others() {
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    let proxied = |config: &mut portolan::model::profile::MappingConfig| {
+        config.accept_proxy = true;
+        config.trusted_cidrs = vec!["127.0.0.0/8".parse().unwrap()];
+    };
+    let listener = map_with(&bench, 1, "127.0.0.1", server.address, proxied).await;
+    let binary = |rest: &[u8]| [b"\r\n\r\n\0\r\nQUIT\n", rest].concat();
+    let table = [
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        // LOCAL, and of no family.
+        (binary(b"\x20\0\0\0"), "127.0.0.1"),
+        (binary(b"\x21\0\0\0"), "127.0.0.1"),
+        (b"PROXY TCP4 203.0.113.9 127.0.0.1 1234 80\r\n".to_vec(), "203.0.113.9"),
+        // A proxy behind another one.
+        (b"PROXY TCP4 127.0.0.9 127.0.0.1 1234 80\r\n".to_vec(), "evil, 127.0.0.9"),
+    ];
+    for (header, expected) in table {
+        let mut client = Peer::connect(listener).await;
+        client.send(&header).await;
+        client.send("GET / HTTP/1.1\r\nHost: in\r\nX-Forwarded-For: evil\r\nX-Real-IP: evil\r\n\r\n").await;
+        let (_, seen) = client.response().await;
+        assert_eq!(field(&seen, "x-forwarded-for"), Some(expected), "{}", header.escape_ascii());
+        assert_eq!(field(&seen, "x-real-ip").is_some(), expected.contains("evil"), "{}", header.escape_ascii());
+    }
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_stays_is_led_to_where_the_mapping_leads_by_then() {
+    let bench = Bench::start();
+    let [old, new] = ["old", "new"].map(|name| {
+        Server::start("127.0.0.1", move |stream| async move {
+            let mut peer = Peer::new(stream);
+            peer.head().await;
+            peer.send(format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\n{name}")).await;
+        })
+    });
+    let listener = map(&bench, 1, "127.0.0.1", old.address).await;
+    let mut client = Peer::connect(listener).await;
+    client.get("/").await;
+    assert_eq!(client.response().await.1, "old");
+    // It is stopped, and comes again elsewhere.
+    let mut config = config(&format!("127.0.0.1:auto:{}", at(new.address)));
+    config.identity = Identity::Http;
+    bench.apply_to(1, &config, Addresses::Waiting { reason: "stopped".into() }).await;
+    client.get("/").await;
+    assert_eq!(client.response().await.0, "HTTP/1.1 502 Bad Gateway");
+    bench.apply(1, &config, &[new.address]).await;
+    for _ in 0..2 {
+        client.get("/").await;
+        assert_eq!(client.response().await.1, "new");
+    }
+    let shown = bench.registry.open_connections()[0].connection().target_address;
+    assert_eq!(shown, Some(new.address));
     bench.shutdown().await;
 }

@@ -79,6 +79,13 @@ async fn bytes_behind_the_request_wait_for_the_answer() {
     client.head().await.unwrap();
     assert_eq!(client.exactly(27).await, b"welcomeGET /b HTTP/1.1\r\n\0\r\n"[..27].to_vec());
     drop(client);
+    // Behind another request, whose answer says nothing of it.
+    let mut client = Peer::connect(listener).await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned() + &ask("echo") + "GET /b HTTP/1.1\r\n\0\r\n").await;
+    assert_eq!(client.response().await.1, "no");
+    client.head().await.unwrap();
+    assert_eq!(client.exactly(27).await, b"welcomeGET /b HTTP/1.1\r\n\0\r\n"[..27].to_vec());
+    drop(client);
     // Not agreed: the next request.
     let mut client = Peer::connect(listener).await;
     client.send(ask("other") + "GET /b HTTP/1.1\r\nHost: a\r\n\r\n" + &ask("echo")).await;
@@ -108,5 +115,44 @@ async fn no_tunnel_opens_that_nobody_asked_for() {
         client.send(request).await;
         assert_eq!(client.response().await.0, "HTTP/1.1 502 Bad Gateway");
     }
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_go_on_behind_one_for_another_protocol_however_that_was_answered() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut peer = Peer::new(stream);
+        while let Some(head) = peer.head().await {
+            match head.split(' ').nth(1).unwrap() {
+                // Which is answered by us.
+                "/chat" => return,
+                "/early" => {
+                    peer.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno").await;
+                    assert_eq!(peer.exactly(10).await, b"0123456789");
+                }
+                _ => peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await,
+            }
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Peer::connect(listener).await;
+    for _ in 0..2 {
+        client.send(ask("echo")).await;
+        assert_eq!(client.response().await.0, "HTTP/1.1 502 Bad Gateway");
+        client.get("/").await;
+        assert_eq!(client.response().await, ("HTTP/1.1 200 OK".to_owned(), "ok".to_owned()));
+        // Answered amid its body.
+        let head = "Host: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\nContent-Length: 10\r\n\r\n01234";
+        client.send(format!("POST /early HTTP/1.1\r\n{head}")).await;
+        assert_eq!(client.response().await, ("HTTP/1.1 403 Forbidden".to_owned(), "no".to_owned()));
+        client.send("56789GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(client.response().await, ("HTTP/1.1 200 OK".to_owned(), "ok".to_owned()));
+    }
+    // HTTP/1.0 has no upgrades.
+    client.send(ask("echo").replace("HTTP/1.1", "HTTP/1.0").replace("/chat", "/old")).await;
+    assert_eq!(client.response().await, ("HTTP/1.0 200 OK".to_owned(), "ok".to_owned()));
+    drop(client);
+    bench.closed(1).await;
     bench.shutdown().await;
 }

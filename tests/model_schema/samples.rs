@@ -127,6 +127,7 @@ pub(crate) fn replies() -> Vec<Reply> {
             clients: [None, Some(time())]
                 .map(|until| AliasClient {
                     client: "2001:db8::41".parse().unwrap(),
+                    since: time(),
                     last_seen: time(),
                     open_connections: 2,
                     until,

@@ -21,7 +21,7 @@ pub(crate) fn rows(table: &mut Table) {
     let _own = listen(&host, "127.0.0.1:80");
     let (own, elsewhere) = ("127.0.0.1:80", "192.0.2.2:80");
     let missing = Some(CauseKind::AliasRouteMissing);
-    let report = row(table, "aliases: the route is missing", &host, own, json!({}), missing, &AsUser::Same);
+    let report = row(table, "aliases: the route is missing", &host, own, &json!({}), missing, &AsUser::Same);
     let remedies: Vec<String> =
         report.causes.iter().flat_map(|cause| &cause.remedies).map(ToString::to_string).collect();
     let both = ["sudo portolan alias-route --add", "ip route add local 198.18.0.0/15 dev lo"];
@@ -29,23 +29,23 @@ pub(crate) fn rows(table: &mut Table) {
 
     host.ip(LOCAL);
     let unseen = AsUser::Unseen(None);
-    let report = row(table, "healthy: aliases", &host, own, json!({}), None, &unseen);
+    let report = row(table, "healthy: aliases", &host, own, &json!({}), None, &unseen);
     let is_told = report.steps.iter().any(|step| {
         step.kind == StepKind::Alias
             && step.text.as_str().contains("what listens on every address is found under these")
     });
     table.check("that the pool is reachable is told", is_told, &report);
-    let family = json!({ "alias_pool": "fd00:a1a5::/64" });
+    let family = &json!({ "alias_pool": "fd00:a1a5::/64" });
     let pool = Some(CauseKind::AliasPool);
     host.ip("-6 route add local fd00:a1a5::/64 dev lo");
     row(table, "aliases: a pool of the other family", &host, own, family, pool, &AsUser::Same);
 
     rule(&host, "iptables -t nat -A POSTROUTING -m addrtype --src-type LOCAL -o up -j MASQUERADE");
     let rewritten = Some(CauseKind::AliasRewritten);
-    row(table, "aliases: a rule gives another source", &host, elsewhere, json!({}), rewritten, &unseen);
-    row(table, "healthy: aliases, and that rule for others", &host, own, json!({}), None, &unseen);
+    row(table, "aliases: a rule gives another source", &host, elsewhere, &json!({}), rewritten, &unseen);
+    row(table, "healthy: aliases, and that rule for others", &host, own, &json!({}), None, &unseen);
     host.ip("route add 198.18.4.0/24 dev up");
-    row(table, "aliases: somebody has addresses of the pool", &host, own, json!({}), pool, &AsUser::Same);
+    row(table, "aliases: somebody has addresses of the pool", &host, own, &json!({}), pool, &AsUser::Same);
 
     let (engine, docker) = (Engine::connect(), Namespace::of_docker());
     let echo = ["nc", "-ll", "-p", "7", "-e", "cat"];
@@ -58,14 +58,14 @@ pub(crate) fn rows(table: &mut Table) {
     output(Command::new("nsenter").arg(net).args(["--", "ip", "route", "delete", "default"]));
     docker.ip(LOCAL);
     let looker = Looker::new(&docker, Some(engine.host()));
-    row_of(table, "healthy: aliases towards a container", &looker, "why_alias:7", json!({}), None, &unseen);
+    row_of(table, "healthy: aliases towards a container", &looker, "why_alias:7", &json!({}), None, &unseen);
     let no_way = Some(CauseKind::AliasNoWayBack);
     row_of(
         table,
         "aliases: a container without a gateway",
         &looker,
         "why_alias_internal:7",
-        json!({}),
+        &json!({}),
         no_way,
         &unseen,
     );
@@ -79,7 +79,7 @@ fn row(
     name: &str,
     host: &Namespace,
     target: &str,
-    more: serde_json::Value,
+    more: &serde_json::Value,
     expected: Option<CauseKind>,
     as_user: &AsUser,
 ) -> portolan::model::report::Report {
@@ -92,7 +92,7 @@ fn row_of(
     name: &str,
     looker: &Looker<'_>,
     target: &str,
-    more: serde_json::Value,
+    more: &serde_json::Value,
     expected: Option<CauseKind>,
     as_user: &AsUser,
 ) -> portolan::model::report::Report {

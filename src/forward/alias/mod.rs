@@ -4,6 +4,10 @@
 //! to its addresses, and answers come back here. Whether that route stands is the service's to see; a socket that cannot
 //! be bound all the same ends its connection in words, and never goes out under another address.
 //!
+//! Clients are told apart by their addresses alone: the zone of a link-local one is dropped, so that clients which have the
+//! same `fe80::` address on links of two interfaces are one client here. A target that is to tell them apart needs them to
+//! come by addresses of their own.
+//!
 //! The service hands in a table for each pool and saves what has changed in it ([`Aliases::open`]); a connection asks for
 //! its client's alias and holds it until it ends ([`AliasLease`]). Who gets which is decided by [`table`].
 
@@ -20,7 +24,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 pub(crate) use self::bind::bind;
-use self::table::{AliasTable, AllInUse, Place, Standing};
+pub(crate) use self::table::Client;
+use self::table::{AliasTable, Place, Refused, Standing};
 use crate::forward::pressure::Limit;
 use crate::model::alias::{
     AliasClient, ClientKey, FormerAlias, MOST_FORMER, Pool, SavedAliases, Slot, WhoIs, seconds, time,
@@ -48,9 +53,20 @@ pub struct PoolAliases {
 #[derive(Debug)]
 struct Table {
     aliases: AliasTable,
-    /// Aliases that were handed on since somebody asked, and how many more than are kept.
-    handed_on: Vec<HandedOn>,
-    untold: u64,
+    /// Since somebody asked.
+    handed_on: HandOvers,
+}
+
+/// Aliases that were handed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HandOvers {
+    /// The first of them, up to a bound.
+    pub told: Vec<HandedOn>,
+    /// How many more there were.
+    pub more: u64,
+    /// And how many were handed on by clients of which there was no more than a datagram without a reply. Sources of a
+    /// flood are such: who had the alias before is not worth a word, and the present one is told with since when.
+    pub of_strangers: u64,
 }
 
 /// An alias that another client has got.
@@ -83,33 +99,53 @@ pub(crate) enum NoAlias {
         /// Of which.
         pool: Pool,
     },
+    /// Those that are not are kept for clients that are known.
+    #[error(
+        "of the {} aliases of {pool}, too many are in use by clients that the target has not answered: set a larger \
+         alias_pool",
+        pool.size()
+    )]
+    TooManyClaimed {
+        /// Of which.
+        pool: Pool,
+    },
 }
 
 impl Aliases {
-    /// Lets connections have aliases of a pool, as they were saved.
+    /// Lets connections have aliases of a pool, as they were saved. One that is open and has clients stays as it is: a
+    /// second table beside it would give its aliases to others.
     pub fn open(&self, saved: SavedAliases) -> Arc<PoolAliases> {
         let pool = saved.pool;
-        let table = Table { aliases: AliasTable::restore(saved), handed_on: Vec::new(), untold: 0 };
+        let mut pools = self.write();
+        if let Some(standing) = pools.get(&pool.network()).filter(|standing| standing.usage().0 > 0) {
+            return Arc::clone(standing);
+        }
+        let table = Table { aliases: AliasTable::restore(saved), handed_on: HandOvers::default() };
         let opened = Arc::new(PoolAliases {
             pool,
             table: Mutex::new(table),
             has_changed: AtomicBool::new(false),
             was_used: AtomicBool::new(false),
         });
-        self.write().insert(pool.network(), Arc::clone(&opened));
+        pools.insert(pool.network(), Arc::clone(&opened));
         opened
     }
 
-    /// No connection gets an alias of that pool any more; those that have one keep it.
-    pub fn close(&self, pool: &Pool) {
-        self.write().remove(&pool.network());
+    /// No connection gets an alias of that pool any more, if none has one now; else false, and nothing changes.
+    pub fn close(&self, pool: &Pool) -> bool {
+        let mut pools = self.write();
+        let is_idle = pools.get(&pool.network()).is_none_or(|aliases| !aliases.is_in_use());
+        if is_idle {
+            pools.remove(&pool.network());
+        }
+        is_idle
     }
 
     /// The alias of `client`, and the hold on it.
-    pub(crate) fn lease(&self, pool: IpNet, client: IpAddr) -> Result<(IpAddr, AliasLease), NoAlias> {
+    pub(crate) fn lease(&self, pool: IpNet, client: IpAddr, what: Client) -> Result<(IpAddr, AliasLease), NoAlias> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
         let aliases = pools.get(&pool).ok_or(NoAlias::Closed(pool))?;
-        aliases.lease(client, seconds(Timestamp::now()))
+        aliases.lease(client, what, seconds(Timestamp::now()))
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<IpNet, Arc<PoolAliases>>> {
@@ -118,20 +154,21 @@ impl Aliases {
 }
 
 impl PoolAliases {
-    fn lease(self: &Arc<Self>, client: IpAddr, now: u32) -> Result<(IpAddr, AliasLease), NoAlias> {
+    fn lease(self: &Arc<Self>, client: IpAddr, what: Client, now: u32) -> Result<(IpAddr, AliasLease), NoAlias> {
         let mut table = self.lock();
-        let taken = table
-            .aliases
-            .take(ClientKey::from(client), now)
-            .map_err(|AllInUse| NoAlias::AllInUse { pool: self.pool })?;
+        let taken = table.aliases.take(ClientKey::from(client), what, now).map_err(|refused| match refused {
+            Refused::AllInUse => NoAlias::AllInUse { pool: self.pool },
+            Refused::TooManyClaimed => NoAlias::TooManyClaimed { pool: self.pool },
+        })?;
         let alias = self.pool.address(taken.slot);
         if let Some(FormerAlias { client: from, .. }) = taken.handed_on {
-            if table.handed_on.len() < MOST_FORMER {
-                table.handed_on.push(HandedOn { alias, from: from.into(), to: client.to_canonical() });
+            if table.handed_on.told.len() < MOST_FORMER {
+                table.handed_on.told.push(HandedOn { alias, from: from.into(), to: client.to_canonical() });
             } else {
-                table.untold += 1;
+                table.handed_on.more += 1;
             }
         }
+        table.handed_on.of_strangers += u64::from(taken.is_recycled);
         self.was_used.store(true, Ordering::Relaxed);
         if taken.is_new {
             self.has_changed.store(true, Ordering::Relaxed);
@@ -155,6 +192,7 @@ impl PoolAliases {
         let slot: Slot = self.pool.slot(address).or(standing.map(|standing| standing.slot))?;
         let present = standing.map(|standing| AliasClient {
             client: standing.client.into(),
+            since: time(standing.since),
             last_seen: if standing.open > 0 { now } else { time(standing.last_seen) },
             open_connections: standing.open,
             until: None,
@@ -189,10 +227,9 @@ impl PoolAliases {
         self.was_used.store(true, Ordering::Relaxed);
     }
 
-    /// The aliases that were handed on since the last call, and how many more there were.
-    pub fn handed_on(&self) -> (Vec<HandedOn>, u64) {
-        let mut table = self.lock();
-        (std::mem::take(&mut table.handed_on), std::mem::take(&mut table.untold))
+    /// The aliases that were handed on since the last call.
+    pub fn handed_on(&self) -> HandOvers {
+        std::mem::take(&mut self.lock().handed_on)
     }
 
     /// Whether a connection has an alias of it now.
@@ -211,6 +248,15 @@ impl PoolAliases {
     }
 }
 
+impl AliasLease {
+    /// The target has answered its client.
+    pub(crate) fn prove(&self) {
+        if self.pool.lock().aliases.prove(self.place) {
+            self.pool.has_changed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for AliasLease {
     fn drop(&mut self) {
         let now = seconds(Timestamp::now());
@@ -224,7 +270,9 @@ impl NoAlias {
     pub(crate) fn ends_as(&self) -> (CloseReason, Option<Limit>) {
         match self {
             Self::Closed(_) => (CloseReason::Error, None),
-            Self::AllInUse { pool } => (CloseReason::Limit, Some(Limit::Aliases(pool.size()))),
+            Self::AllInUse { pool } | Self::TooManyClaimed { pool } => {
+                (CloseReason::Limit, Some(Limit::Aliases(pool.size())))
+            }
         }
     }
 }
@@ -252,7 +300,7 @@ mod tests {
         let network = pool.pool().network();
         let client: IpAddr = "2001:db8::1".parse().unwrap();
         assert!(!pool.has_changed() && !pool.was_used());
-        let (alias, lease) = aliases.lease(network, client).unwrap();
+        let (alias, lease) = aliases.lease(network, client, Client::Known).unwrap();
         assert!(pool.has_changed() && pool.was_used());
         let open = || pool.who_is(alias).unwrap().clients[0].open_connections;
         assert_eq!((open(), pool.who_is(client).unwrap().alias), (1, alias));
@@ -265,24 +313,45 @@ mod tests {
     }
 
     #[test]
+    fn a_table_with_clients_is_neither_replaced_nor_closed_under_them() {
+        let aliases = Aliases::default();
+        let first = opened(&aliases, "192.0.2.0/24");
+        let network = first.pool().network();
+        let empty = opened(&aliases, "192.0.2.0/24");
+        assert!(!Arc::ptr_eq(&first, &empty), "nobody has an alias of it");
+        let (alias, lease) = aliases.lease(network, IpAddr::from([10, 0, 0, 1]), Client::Known).unwrap();
+        let again = opened(&aliases, "192.0.2.0/24");
+        assert!(Arc::ptr_eq(&empty, &again));
+        // As many as there are: none of them gets the alias that is held.
+        for number in 2..=254 {
+            let (other, _lease) = aliases.lease(network, IpAddr::from([10, 0, 0, number]), Client::Known).unwrap();
+            assert_ne!(other, alias);
+        }
+        assert!(!aliases.close(&again.pool()), "it is in use");
+        drop(lease);
+        assert!(aliases.close(&again.pool()));
+    }
+
+    #[test]
     fn a_client_without_an_alias_is_told_why() {
         let aliases = Aliases::default();
         let pool = opened(&aliases, "192.0.2.0/30");
         let network = pool.pool().network();
         let client = |number: u8| IpAddr::from([10, 0, 0, number]);
-        let held: Vec<_> = (0..2).map(|number| aliases.lease(network, client(number)).unwrap()).collect();
+        let held: Vec<_> =
+            (0..2).map(|number| aliases.lease(network, client(number), Client::Known).unwrap()).collect();
         let said = |result: Result<_, NoAlias>| result.unwrap_err().to_string();
         assert_eq!(
-            said(aliases.lease(network, client(2))),
+            said(aliases.lease(network, client(2), Client::Known)),
             "all 2 aliases of 192.0.2.0/30 are in use: set a larger alias_pool"
         );
         let first = held[0].0;
         drop(held);
-        drop(aliases.lease(network, client(2)).unwrap());
+        drop(aliases.lease(network, client(2), Client::Known).unwrap());
         let handed = HandedOn { alias: first, from: client(0), to: client(2) };
-        assert_eq!(pool.handed_on(), (vec![handed], 0));
-        assert_eq!(pool.handed_on(), (Vec::new(), 0));
-        aliases.close(&pool.pool());
-        assert_eq!(said(aliases.lease(network, client(0))), "the aliases of 192.0.2.0/30 are not open");
+        assert_eq!(pool.handed_on(), HandOvers { told: vec![handed], ..HandOvers::default() });
+        assert_eq!(pool.handed_on(), HandOvers::default());
+        assert!(aliases.close(&pool.pool()));
+        assert_eq!(said(aliases.lease(network, client(0), Client::Known)), "the aliases of 192.0.2.0/30 are not open");
     }
 }

@@ -6,6 +6,13 @@
 //! away, the one whose client has been without a connection for the longest is handed on; while every one of them is in
 //! use, a new client is refused.
 //!
+//! A datagram can name any source, so a client is a [`Client::Claimed`] one until its flow has had a reply: it has an
+//! alias like any other, and once all are given away, its is handed on before that of any client that is known. Such
+//! clients take aliases from known ones only as long as they have less than a quarter of the pool. So a flood of made-up
+//! sources rotates among itself, and at the most a quarter of the known clients, those that have been away longest, find
+//! themselves with others. Where the target answers strangers, a flood is as good as clients: no more can be known of
+//! UDP.
+//!
 //! An entry is [`Entry`] and a place in each of two tables of indexes: no key is kept twice. Each step is a look into
 //! these, whatever the number of clients.
 
@@ -30,12 +37,29 @@ pub(crate) struct AliasTable {
     by_client: HashTable<u32>,
     by_slot: HashTable<u32>,
     free: FreeSlots,
-    /// Entries without a connection, by when that was given up.
-    oldest: u32,
-    newest: u32,
+    /// Entries without a connection, by when that was given up: those of claimed clients, and those of known ones.
+    idle: [Ends; 2],
     /// How many entries have one.
     in_use: u32,
+    /// How many are of claimed clients.
+    claimed: u32,
     former: VecDeque<FormerAlias>,
+}
+
+/// Both ends of a list of entries.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    oldest: u32,
+    newest: u32,
+}
+
+/// How far it is known that a client is where it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// A datagram names it, and nobody has answered it yet.
+    Claimed,
+    /// It has connected, or the target has answered it.
+    Known,
 }
 
 /// A client with its alias.
@@ -43,12 +67,14 @@ pub(crate) struct AliasTable {
 struct Entry {
     client: ClientKey,
     slot: Slot,
+    since: u32,
     last_seen: u32,
     /// Its open connections and flows.
     open: u32,
     /// Its neighbours among those without a connection.
     older: u32,
     newer: u32,
+    is_known: bool,
 }
 
 /// A client's place in the table, until it is given back.
@@ -64,17 +90,25 @@ pub(crate) struct Taken {
     pub(crate) is_new: bool,
     /// Who had it before, where it was handed on.
     pub(crate) handed_on: Option<FormerAlias>,
+    /// It was handed on by a client of whom nothing was known, and who is not remembered.
+    pub(crate) is_recycled: bool,
 }
 
-/// Every alias is in use.
+/// Why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct AllInUse;
+pub(crate) enum Refused {
+    /// Every alias is in use.
+    AllInUse,
+    /// Claimed clients have as many as they may, and what is idle is of known ones.
+    TooManyClaimed,
+}
 
 /// An alias as it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) slot: Slot,
     pub(crate) client: ClientKey,
+    pub(crate) since: u32,
     pub(crate) last_seen: u32,
     pub(crate) open: u32,
 }
@@ -89,9 +123,9 @@ impl AliasTable {
             by_client: HashTable::new(),
             by_slot: HashTable::new(),
             free: FreeSlots::new(pool.size()),
-            oldest: NONE,
-            newest: NONE,
+            idle: [Ends { oldest: NONE, newest: NONE }; 2],
             in_use: 0,
+            claimed: 0,
             former: VecDeque::new(),
         }
     }
@@ -103,9 +137,11 @@ impl AliasTable {
         // Who was seen longest ago is handed on first.
         entries.sort_by_key(|entry| entry.last_seen);
         table.entries.reserve_exact(entries.len());
-        for SavedAlias { slot, client, last_seen } in entries {
+        for SavedAlias { slot, client, since, last_seen, is_known } in entries {
             if table.find(client).is_none() && table.free.remove(slot.0) {
-                let place = table.enter(Entry { client, slot, last_seen, open: 0, older: NONE, newer: NONE });
+                let entry = Entry { client, slot, since, last_seen, open: 0, older: NONE, newer: NONE, is_known };
+                let place = table.enter(entry);
+                table.claimed += u32::from(!is_known);
                 table.make_idle(place);
             }
         }
@@ -116,7 +152,10 @@ impl AliasTable {
 
     /// As it is to be saved.
     pub(crate) fn saved(&self) -> SavedAliases {
-        let entry = |entry: &Entry| SavedAlias { slot: entry.slot, client: entry.client, last_seen: entry.last_seen };
+        let entry = |entry: &Entry| {
+            let Entry { slot, client, since, last_seen, is_known, .. } = *entry;
+            SavedAlias { slot, client, since, last_seen, is_known }
+        };
         SavedAliases {
             pool: self.pool,
             key: self.key,
@@ -126,7 +165,7 @@ impl AliasTable {
     }
 
     /// The alias of `client` for one more connection, which is to be given back.
-    pub(crate) fn take(&mut self, client: ClientKey, now: u32) -> Result<Taken, AllInUse> {
+    pub(crate) fn take(&mut self, client: ClientKey, what: Client, now: u32) -> Result<Taken, Refused> {
         if let Some(at) = self.find(client) {
             if self.entry(at).open == 0 {
                 self.unlink(at);
@@ -135,22 +174,38 @@ impl AliasTable {
             let entry = self.entry_mut(at);
             entry.open = entry.open.saturating_add(1);
             entry.last_seen = entry.last_seen.max(now);
-            return Ok(Taken { place: Place(at), slot: entry.slot, is_new: false, handed_on: None });
+            let slot = entry.slot;
+            let is_new = what == Client::Known && self.prove(Place(at));
+            return Ok(Taken { place: Place(at), slot, is_new, handed_on: None, is_recycled: false });
         }
-        let mut entry = Entry { client, slot: Slot(0), last_seen: now, open: 1, older: NONE, newer: NONE };
+        let is_known = what == Client::Known;
+        let mut entry =
+            Entry { client, slot: Slot(0), since: now, last_seen: now, open: 1, older: NONE, newer: NONE, is_known };
         if let Some(slot) = self.free.take(self.first_choice(client)) {
             entry.slot = Slot(slot);
             let at = self.enter(entry);
             self.in_use += 1;
-            return Ok(Taken { place: Place(at), slot: entry.slot, is_new: true, handed_on: None });
+            self.claimed += u32::from(!is_known);
+            return Ok(Taken {
+                place: Place(at),
+                slot: entry.slot,
+                is_new: is_known,
+                handed_on: None,
+                is_recycled: false,
+            });
         }
-        let at = self.oldest;
-        if at == NONE {
-            return Err(AllInUse);
-        }
+        let at = match self.idle.map(|ends| ends.oldest) {
+            [NONE, NONE] => return Err(Refused::AllInUse),
+            [NONE, _] if !is_known && self.claimed >= (self.pool.size() / 4).max(1) => {
+                return Err(Refused::TooManyClaimed);
+            }
+            [NONE, known] => known,
+            [claimed, _] => claimed,
+        };
         self.unlink(at);
         self.in_use += 1;
-        let Entry { client: before, slot, last_seen, .. } = *self.entry(at);
+        let Entry { client: before, slot, since, last_seen, is_known: was_known, .. } = *self.entry(at);
+        self.claimed = self.claimed + u32::from(!is_known) - u32::from(!was_known);
         let hash = self.hash(before);
         // It has an entry, as every one in the list.
         if let Ok(found) = self.by_client.find_entry(hash, |other| *other == at) {
@@ -159,12 +214,23 @@ impl AliasTable {
         entry.slot = slot;
         *self.entry_mut(at) = entry;
         self.index_client(at);
-        let former = FormerAlias { slot, client: before, last_seen, until: now };
+        if !was_known {
+            return Ok(Taken { place: Place(at), slot, is_new: is_known, handed_on: None, is_recycled: true });
+        }
+        let former = FormerAlias { slot, client: before, since, last_seen, until: now };
         if self.former.len() == MOST_FORMER {
             self.former.pop_front();
         }
         self.former.push_back(former);
-        Ok(Taken { place: Place(at), slot, is_new: true, handed_on: Some(former) })
+        Ok(Taken { place: Place(at), slot, is_new: true, handed_on: Some(former), is_recycled: false })
+    }
+
+    /// The client there is known from now on. Whether it was not.
+    pub(crate) fn prove(&mut self, place: Place) -> bool {
+        let entry = self.entry_mut(place.0);
+        let is_new = !std::mem::replace(&mut entry.is_known, true);
+        self.claimed -= u32::from(is_new);
+        is_new
     }
 
     /// A connection of the client there has ended.
@@ -213,8 +279,8 @@ impl AliasTable {
     }
 
     fn standing(&self, at: u32) -> Standing {
-        let Entry { client, slot, last_seen, open, .. } = *self.entry(at);
-        Standing { slot, client, last_seen, open }
+        let Entry { client, slot, since, last_seen, open, .. } = *self.entry(at);
+        Standing { slot, client, since, last_seen, open }
     }
 
     fn enter(&mut self, entry: Entry) -> u32 {
@@ -255,27 +321,34 @@ impl AliasTable {
     }
 }
 
-// The list of those without a connection.
+// The lists of those without a connection.
 impl AliasTable {
-    /// As the newest.
+    fn ends(&mut self, at: u32) -> &mut Ends {
+        let which = usize::from(self.entry(at).is_known);
+        &mut self.idle[which]
+    }
+
+    /// As the newest of its list.
     fn make_idle(&mut self, at: u32) {
-        let before = std::mem::replace(&mut self.newest, at);
+        let ends = self.ends(at);
+        let before = std::mem::replace(&mut ends.newest, at);
+        if before == NONE {
+            ends.oldest = at;
+        } else {
+            self.entry_mut(before).newer = at;
+        }
         let entry = self.entry_mut(at);
         (entry.older, entry.newer) = (before, NONE);
-        match before {
-            NONE => self.oldest = at,
-            before => self.entry_mut(before).newer = at,
-        }
     }
 
     fn unlink(&mut self, at: u32) {
         let Entry { older, newer, .. } = *self.entry(at);
         match older {
-            NONE => self.oldest = newer,
+            NONE => self.ends(at).oldest = newer,
             older => self.entry_mut(older).newer = newer,
         }
         match newer {
-            NONE => self.newest = older,
+            NONE => self.ends(at).newest = older,
             newer => self.entry_mut(newer).older = older,
         }
         let entry = self.entry_mut(at);

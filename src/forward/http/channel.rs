@@ -22,7 +22,7 @@ use crate::forward::meter::Direction;
 use crate::forward::relay::Leg;
 use crate::model::event::Side;
 use crate::model::speech::Said;
-use crate::wire::http::{Asked, Follower, H2_PREFACE, Refusal, Seen, Strictness};
+use crate::wire::http::{Asked, Follower, H2_PREFACE, MAX_HEAD, Refusal, Seen, Strictness};
 
 /// Size of a thread's buffer, and so the most that is read at once.
 const SCRATCH: usize = 64 * 1024;
@@ -134,14 +134,14 @@ impl Channel {
         }
     }
 
-    /// This client's request for another protocol was answered without one.
-    pub(super) fn stay(&self) {
+    /// This client's request, the `nth` one, was answered, and not with another protocol. One that was sent behind it may
+    /// still ask for one.
+    pub(super) fn stay(&self, nth: u64) {
         let mut state = self.state();
-        if let Some(gate) = &mut state.gate
-            && gate.is_held()
-        {
+        let State { gate: Some(gate), heads, kept, looks_again, .. } = &mut *state else { return };
+        if *heads == nth {
+            *looks_again |= gate.is_held() && !kept.is_empty();
             gate.stay();
-            state.looks_again = !state.kept.is_empty();
         }
     }
 
@@ -187,10 +187,11 @@ impl Channel {
         state.kept.is_empty() && !state.is_refused && state.gate.as_ref().is_none_or(Follower::is_between)
     }
 
-    /// Sends `head`, that of an interim response, if that can be done between what the library sends.
+    /// Sends `head`, that of an interim response, if that can be done between what the library sends. A client that has not
+    /// taken the last one yet does without.
     pub(super) fn send_interim(&self, cx: &mut Context<'_>, head: &[u8]) {
         let mut state = self.state();
-        if state.is_flushed {
+        if state.is_flushed && state.ahead.is_empty() {
             state.ahead.extend_from_slice(head);
             // Where this fails, so will what is sent next.
             let _ = self.poll_ahead(cx, &mut state);
@@ -241,6 +242,10 @@ impl Channel {
             if std::mem::take(&mut state.looks_again) {
                 self.look(&mut state, &[], None)?;
                 continue;
+            }
+            if state.kept.len() > MAX_HEAD && state.gate.as_ref().is_some_and(Follower::is_held) {
+                // The rest waits in the kernel; once it is answered, the library reads again.
+                return Poll::Pending;
             }
             let was_passed = BUFFER.with_borrow_mut(|buffer| {
                 let size = buffer.len().min(cursor.remaining());

@@ -8,7 +8,7 @@ use futures_util::task::AtomicWaker;
 
 use crate::forward::registry::Record;
 use crate::model::event::Side;
-use crate::wire::http::Refusal;
+use crate::wire::http::{MAX_HEAD, Refusal};
 
 /// One connection's notes. Its task alone writes and reads them, so no lock is ever waited for.
 #[derive(Debug)]
@@ -177,14 +177,16 @@ impl Common {
         self.notes().malformed
     }
 
-    /// The target has sent an interim response.
+    /// The target has sent an interim response. One of more than are ever sent in earnest is forgotten.
     pub(super) fn interim(&self, status: u16, head: &[u8]) {
         let mut notes = self.notes();
         if status == 100 {
             if let Some(expectation) = notes.expectation.take() {
                 expectation.grant();
             }
-        } else if self.takes_interim.load(Relaxed) {
+        } else if self.takes_interim.load(Relaxed)
+            && (notes.interim.is_empty() || notes.interim.len() + head.len() <= MAX_HEAD)
+        {
             notes.interim.extend_from_slice(head);
             self.has_interim.store(true, Relaxed);
         }

@@ -1,10 +1,13 @@
 //! One request and its response, whichever version of HTTP they are in.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderValue, UPGRADE};
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::body::{Answer, Asking, Error, Noted};
@@ -36,12 +39,21 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     let is_2 = head.version == Version::HTTP_2;
     let path = head.uri.path_and_query().map_or("*", |path| path.as_str());
     let noted = Noted::begin(common, head.method.as_str(), path);
-    if let Some((status, why)) = is_2.then(|| refused_2(&head.method, &head.headers)).flatten() {
+    if let Some((status, why)) = is_2.then(|| refused_2(&head)).flatten() {
         return Ok(refusal(status, why, noted));
     }
     common.take_to_interim(head.version == Version::HTTP_11);
     let expectation = expects(head.version, &head.headers).then(Arc::<Expectation>::default);
     let authority: Option<&str> = head.uri.authority().filter(|_| is_2).map(AsRef::as_ref);
+    if head.version == Version::HTTP_10 {
+        // It has no upgrades, so what the client sends next is no other protocol.
+        head.headers.remove(UPGRADE);
+    }
+    if !is_2 && !head.headers.contains_key(HOST) {
+        // HTTP/1.0 may leave it out, the version that it becomes may not.
+        let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        head.headers.extend(named.map(|named| (HOST, named)));
+    }
     let wishes = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&mut head.headers, is_2, authority);
     if !is_2 {
         // What the target is asked for is a path; where it was named in full, `Host` says the same.
@@ -50,6 +62,8 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
             head.uri = path.map_or_else(Uri::default, Uri::from);
         }
         head.version = Version::HTTP_11;
+        // Not told as what the client has asked for.
+        head.headers.entry(HOST).or_insert_with(|| dialled(common));
     }
     head.extensions.clear();
     let asked = Asked { is_head: head.method == Method::HEAD, is_upgrade: wishes.upgrade };
@@ -63,7 +77,10 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     }
     let response = match sent {
         Ok(response) => response,
-        Err(trouble) => return Ok(failure(common, nth, &trouble, noted)),
+        Err(trouble) => {
+            client.stay(nth);
+            return Ok(failure(common, nth, &trouble, noted));
+        }
     };
     let (mut head, body) = response.into_parts();
     let is_switch = head.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -72,7 +89,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if is_switch {
         common.upgrade();
     } else {
-        client.stay();
+        client.stay(nth);
     }
     let expectation = expectation.filter(|expectation| !expectation.is_granted.load(Relaxed));
     if expectation.is_some() {
@@ -86,14 +103,32 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
 }
 
 /// What HTTP/2 allows and we do not.
-fn refused_2(method: &Method, fields: &HeaderMap) -> Option<(u16, &'static str)> {
-    if method == Method::CONNECT {
+fn refused_2(head: &Parts) -> Option<(u16, &'static str)> {
+    if head.method == Method::CONNECT {
         Some((405, "CONNECT is not served"))
-    } else if fields.len() > MAX_FIELDS {
+    } else if head.headers.len() > MAX_FIELDS {
         Some((431, "there are more than 100 fields"))
+    } else if is_of_two_hosts(head) {
+        // Who chooses by the one would be told the other.
+        Some((400, "the Host field is repeated or contradicts the request's authority"))
     } else {
         None
     }
+}
+
+/// Whether a request of HTTP/2 names its host twice, in different ways.
+fn is_of_two_hosts(head: &Parts) -> bool {
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let Some(host) = hosts.next() else { return false };
+    let is_other = |authority: &Authority| !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes());
+    hosts.next().is_some() || head.uri.authority().is_some_and(is_other)
+}
+
+/// What the client has dialled, as a host.
+fn dialled(common: &Common) -> HeaderValue {
+    let address = common.record.dialled();
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    HeaderValue::from_str(&address.to_string()).expect("an address has no control character")
 }
 
 /// Whether the client waits for leave to send its body.

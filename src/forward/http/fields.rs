@@ -1,7 +1,13 @@
 //! The fields of a request that say who its client is, and those that are the affair of one hop.
 //!
-//! What a client that is not trusted says of itself is removed, in every spelling that some server takes for the real
-//! one; what a trusted proxy says is added to. Fields of a hop are taken away before ours are set, so that none of ours
+//! What a client that is not trusted says of itself is removed: `Forwarded`, `X-Forwarded`, all of `X-Forwarded-*` and
+//! `X-Real-IP`, in a head and in a trailer section, in every spelling that some server takes for the real one. Other
+//! fields that products have invented for it (`True-Client-IP`, `CF-Connecting-IP`) pass: there is no end to them, and
+//! whoever believes them has to take care of who can set them.
+//!
+//! A trusted proxy is believed in all of these, not in the address alone: what it says in `Forwarded` and
+//! `X-Forwarded-For` is added to, `X-Forwarded-Proto` and `-Host` are ours only where it has none, and the others stay as
+//! they are. So it must itself remove or replace what its clients send. Its odd spellings are removed. Fields of a hop are taken away before ours are set, so that none of ours
 //! can be named away by a `Connection` field.
 
 use std::fmt::Write as _;
@@ -216,7 +222,7 @@ fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool, census: Census) -> W
         return Wishes::default();
     }
     let takes_trailers = census.has_te
-        && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")));
+        && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
     let named = named_by_connection(fields);
     let upgrade = wanted_upgrade(fields, named.wants_upgrade);
     strip_hop(fields, &named.names);
@@ -239,7 +245,7 @@ fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool, census: Census) -> W
 fn wanted_upgrade(fields: &HeaderMap, is_named: bool) -> bool {
     is_named
         && fields.contains_key(UPGRADE)
-        && !fields.get_all(UPGRADE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("h2c")))
+        && !fields.get_all(UPGRADE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"h2c")))
 }
 
 /// Takes away what the target said to us alone. An offer of another protocol goes with the status that makes it.
@@ -270,10 +276,14 @@ fn named_by_connection(fields: &HeaderMap) -> Named {
         return named;
     }
     for token in fields.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).flat_map(tokens) {
-        if token.eq_ignore_ascii_case("upgrade") {
+        if token.eq_ignore_ascii_case(b"upgrade") {
             named.wants_upgrade = true;
-        } else if !["close", "keep-alive"].iter().chain(&NOT_OF_A_HOP).any(|other| token.eq_ignore_ascii_case(other)) {
-            named.names.extend(HeaderName::from_bytes(token.as_bytes()));
+        } else if !["close", "keep-alive"]
+            .iter()
+            .chain(&NOT_OF_A_HOP)
+            .any(|other| token.eq_ignore_ascii_case(other.as_bytes()))
+        {
+            named.names.extend(HeaderName::from_bytes(token));
         }
     }
     named
@@ -294,9 +304,9 @@ fn strip_hop(fields: &mut HeaderMap, named: &[HeaderName]) {
     }
 }
 
-/// The members of a list; of one that is no text, none.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+/// The members of a list, each by itself: one that is no text hides none of the others.
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]
@@ -412,6 +422,24 @@ mod tests {
             ]
         );
         assert!(lines.contains(&"connection: te".to_owned()) && lines.contains(&"te: trailers".to_owned()));
+    }
+
+    #[test]
+    fn a_member_that_is_no_text_hides_no_other_one_of_its_list() {
+        let mut asks = fields(&[("http2-settings", "AAA"), ("x-private", "1")]);
+        for (name, value) in [
+            (UPGRADE, &b"h2c, \xff"[..]),
+            (CONNECTION, b"Upgrade, \xff, X-Private, HTTP2-Settings"),
+            (TE, b"\xff, trailers"),
+        ] {
+            asks.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let wishes = Teller::new("192.0.2.7:99".parse().unwrap(), false).tell(&mut asks, false, None);
+        assert!(!wishes.upgrade);
+        for name in ["upgrade", "http2-settings", "x-private"] {
+            assert!(!asks.contains_key(name), "{name}: {asks:?}");
+        }
+        assert_eq!((&asks[TE], &asks[CONNECTION]), (&"trailers".parse().unwrap(), &"te".parse().unwrap()));
     }
 
     #[test]

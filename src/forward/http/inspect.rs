@@ -116,7 +116,8 @@ impl State {
             match seen {
                 Seen::Response(status) => {
                     record.exchanges().answered(id, status);
-                    has_answered = true;
+                    // One that was sent behind it may still ask for another protocol.
+                    has_answered |= pending.len() == 1;
                 }
                 Seen::End => {
                     record.exchanges().ended(id);
@@ -129,9 +130,11 @@ impl State {
             pending.drain(..).for_each(|id| record.exchanges().ended(id));
             return Err(Reason::Upgraded);
         }
-        if has_answered && requests.follower.is_held() {
+        if has_answered {
             requests.follower.stay();
-            return self.saw_requests(&[], record);
+            if !requests.kept.is_empty() {
+                return self.saw_requests(&[], record);
+            }
         }
         Ok(())
     }

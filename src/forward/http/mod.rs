@@ -11,13 +11,21 @@
 //! legs go to the relay like those of any connection, with what was read of them.
 //!
 //! Rules that users meet:
-//! - A head may take 60 seconds from its first byte (then 408), the time between requests is the mapping's `idle_timeout`.
+//! - A head may take 60 seconds from its first byte (then 408), and where earlier requests are being answered by then, from
+//!   the end of that; the time between requests is the mapping's `idle_timeout`.
 //! - A target that cannot be reached when the client connects is told as with any mapping: by a reset. Later, when its
-//!   connection has to be made anew, by status 502 or 504.
+//!   connection has to be made anew, by status 502 or 504. It is made to where the mapping leads by then.
 //! - A client that has ended its sending gets the answers to what it has asked; the target sees the end as well.
 //! - `CONNECT` is answered with 405 in either version: a tunnel would carry what nobody looks at, to wherever it names.
 //!   WebSocket over HTTP/2 (RFC 8441) is not offered, so browsers use HTTP/1.1 for it.
 //! - Names of fields are sent in small letters, as HTTP/2 has them and as every server takes them.
+//! - A client of HTTP/2 has at most 100 streams at a time. Of bodies a connection holds 256 KiB from either side, and on
+//!   their way out a frame or two (16 KiB each) for each stream: less than 1 MiB mostly, some 3 MiB where a client that
+//!   does not read has opened all of its streams for that.
+//! - HTTP/1.0 may leave out `Host`. As such requests go on as HTTP/1.1, they get one: the host that the request's target
+//!   names, else the address that the client dialled.
+//! - A request of HTTP/2 whose `Host` is not its `:authority` is answered with 400.
+//! - Interim responses (1xx) are passed on as long as the client takes them; one that does not read does without.
 //! - `bytes_in` and `bytes_out` count the messages as they are passed on.
 //! - When the program or the mapping drains, each connection ends after the request that it is at.
 
@@ -66,6 +74,14 @@ const MAX_BUFFER: usize = 2 * MAX_HEAD;
 /// Largest head of HTTP/2, as that counts it.
 #[expect(clippy::cast_possible_truncation, reason = "it is 64 KiB")]
 const MAX_FIELDS_LIST: u32 = MAX_HEAD as u32;
+
+/// What a peer of HTTP/2 may send us unasked, of one stream and of all together. In an order of magnitude with what the
+/// relay takes of a connection; a fast stream over a long way would want more.
+const WINDOW: u32 = 256 * 1024;
+/// A stream of HTTP/2 gets no more of a body to send while so much of it waits: a frame of the usual size.
+const STREAM_BUFFER: usize = 16 * 1024;
+/// Streams that a client may have at a time; fewer than 100 are not to be offered (RFC 9113, 6.5.2).
+const STREAMS: u32 = 100;
 
 /// What it takes to serve one connection.
 pub(crate) struct Plan {

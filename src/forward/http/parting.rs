@@ -2,6 +2,7 @@
 //! by a reset, so that it does not take half of one for the whole.
 
 use std::future::poll_fn;
+use std::io;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -39,8 +40,11 @@ pub(super) async fn in_order(
         biased;
         () = record.kill.heard() => Outcome::killed(record),
         outcome = async {
-            if is_sending {
-                linger(&client).await;
+            if is_sending
+                && let Err(error) = linger(&client).await
+            {
+                // It is told once, so it would be waited for in vain.
+                return gone(&client, &error);
             }
             delivered(&client, patience).await
         } => outcome,
@@ -66,17 +70,24 @@ pub(super) async fn by_reset(client: Leg, target: Option<Leg>, is_owed: bool, co
     relay::reset(client, target, connection).await;
 }
 
+/// How it ends with a client that is gone: where only our end was on its way, it has lost nothing.
+fn gone(client: &Leg, error: &io::Error) -> Outcome {
+    if client.unacknowledged() > 1 { Outcome::broken(Side::Client, error) } else { CloseReason::Finished.into() }
+}
+
 /// Reads and forgets.
-async fn linger(client: &Leg) {
+async fn linger(client: &Leg) -> io::Result<()> {
     let mut forgotten = [0; 4096];
     let began = Instant::now();
     while began.elapsed() < LINGER_ALL {
         let mut reading = poll_fn(|cx| client.poll_recv(cx, &mut forgotten));
         match timeout(LINGER, &mut reading).await {
             Ok(Ok(1..)) => {}
-            _ => return,
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(0)) | Err(_) => break,
         }
     }
+    Ok(())
 }
 
 /// Waits until the client's kernel has all that was sent, its end included; one that takes nothing for `patience` is left
@@ -87,10 +98,7 @@ async fn delivered(client: &Leg, patience: Duration) -> Outcome {
     let mut pause = Duration::from_millis(1);
     while queued > 0 && last_progress.elapsed() < patience {
         tokio::select! {
-            error = client.failed() => {
-                // Where only our end is on its way, the client was gone before, and has lost nothing.
-                return if client.unacknowledged() > 1 { Outcome::broken(Side::Client, &error) } else { CloseReason::Finished.into() };
-            }
+            error = client.failed() => return gone(client, &error),
             () = sleep(pause) => {}
         }
         let before = std::mem::replace(&mut queued, client.unacknowledged());

@@ -14,7 +14,7 @@ use super::exchange::{Proxy, exchange};
 use super::tasks::Tasks;
 use super::turn::{Part, Turns};
 use super::watch::{Sight, Watch};
-use super::{MAX_BUFFER, MAX_FIELDS_LIST};
+use super::{MAX_BUFFER, MAX_FIELDS_LIST, STREAM_BUFFER, STREAMS, WINDOW};
 use crate::forward::registry::OpenConnection;
 use crate::forward::relay::Timeouts;
 use crate::model::event::CloseReason;
@@ -57,6 +57,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, tasks: &Tasks, bounds: &Bounds<'_>
         Spoken::Http2 => {
             let mut builder = http2::Builder::new(tasks.clone());
             builder.auto_date_header(false).max_header_list_size(MAX_FIELDS_LIST);
+            builder.initial_connection_window_size(WINDOW).initial_stream_window_size(WINDOW);
+            builder.max_send_buf_size(STREAM_BUFFER).max_concurrent_streams(STREAMS);
             let server = pin!(builder.serve_connection(wire, service));
             (drive(server, http2::Connection::graceful_shutdown, proxy, tasks, bounds).await, Vec::new())
         }

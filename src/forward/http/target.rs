@@ -3,8 +3,10 @@
 //!
 //! A request that was never sent is sent on the new connection. One that was sent and not answered with a single byte, on
 //! a connection that had lain idle, is sent again if doing so twice does no harm (RFC 9110, 9.2.2) and it has no body:
-//! most likely the target was just closing. Any other has failed.
+//! most likely the target was just closing. Any other has failed. Requests of HTTP/2 that need a new connection at the same
+//! time share one, and share its failure.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +23,7 @@ use super::body::Asking;
 use super::channel::{Channel, Spoken, Wire};
 use super::common::Common;
 use super::tasks::Tasks;
-use super::{MAX_BUFFER, MAX_FIELDS_LIST};
+use super::{MAX_BUFFER, MAX_FIELDS_LIST, STREAM_BUFFER, WINDOW};
 use crate::forward::meter::Direction;
 use crate::forward::own::OwnSource;
 use crate::forward::relay::{self, Leg, Outcome};
@@ -46,7 +48,7 @@ pub(crate) struct Redialled {
 pub(crate) type Redial = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Redialled, Outcome>> + Send>> + Send + Sync;
 
 /// Why there is no response.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Trouble {
     /// The target was not reached.
     NotReached(Outcome),
@@ -62,6 +64,8 @@ pub(super) struct Target {
     spoken: Spoken,
     tasks: Tasks,
     redial: Box<Redial>,
+    /// Held by the one request that dials, while others (of HTTP/2) wait for what it meets.
+    dialling: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -73,6 +77,9 @@ struct State {
     driver: Option<Waker>,
     /// After another protocol was agreed on: what the library has read of it.
     read_ahead: Option<Vec<u8>>,
+    /// Dials that have failed, and how the last one did.
+    failures: u64,
+    failure: Option<Trouble>,
 }
 
 struct Standing {
@@ -96,7 +103,14 @@ enum Sender {
 
 impl Target {
     pub(super) fn new(common: &Arc<Common>, spoken: Spoken, tasks: &Tasks, redial: Box<Redial>) -> Self {
-        Self { common: Arc::clone(common), spoken, tasks: tasks.clone(), redial, state: Mutex::default() }
+        Self {
+            common: Arc::clone(common),
+            spoken,
+            tasks: tasks.clone(),
+            redial,
+            dialling: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
     }
 
     /// Takes over a leg that stands.
@@ -111,6 +125,9 @@ impl Target {
             Spoken::Http2 => {
                 let (sender, connection) = http2::Builder::new(self.tasks.clone())
                     .max_header_list_size(MAX_FIELDS_LIST)
+                    .initial_connection_window_size(WINDOW)
+                    .initial_stream_window_size(WINDOW)
+                    .max_send_buf_size(STREAM_BUFFER)
                     .handshake(wire)
                     .await?;
                 (Sender::Http2(sender), Connection::Http2(Box::new(connection)))
@@ -188,29 +205,48 @@ impl Target {
 
     /// Waits until a request can be sent, on a new connection where there is none; says for how long that has been idle.
     async fn ready(&self) -> Result<Option<Duration>, Trouble> {
-        let is_ready = std::future::poll_fn(|cx| {
-            let mut state = self.state();
-            let Some(standing) = &mut state.standing else { return Poll::Ready(false) };
-            match standing.sender.poll_ready(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(())) => Poll::Ready(true),
-                Poll::Ready(Err(_)) => {
-                    self.let_go(&mut state, false);
-                    Poll::Ready(false)
+        loop {
+            if poll_fn(|cx| self.poll_ready(cx)).await {
+                let state = self.state();
+                return Ok(state.standing.as_ref().and_then(|standing| standing.last_used).map(|at| at.elapsed()));
+            }
+            let failures = self.state().failures;
+            let _dialling = self.dialling.lock().await;
+            {
+                let state = self.state();
+                if state.standing.is_some() {
+                    continue;
+                }
+                // It would hardly fare better, and would keep those behind it waiting.
+                if let Some(trouble) = state.failure.clone().filter(|_| state.failures != failures) {
+                    return Err(trouble);
                 }
             }
-        });
-        if is_ready.await {
-            return Ok(self.state().standing.as_ref().and_then(|standing| standing.last_used).map(|at| at.elapsed()));
+            // Seldom, so it has room of its own.
+            let Err(trouble) = Box::pin(self.dial()).await else { return Ok(None) };
+            let mut state = self.state();
+            state.failures += 1;
+            state.failure = Some(trouble.clone());
+            return Err(trouble);
         }
-        // Seldom, so it has room of its own.
-        Box::pin(async {
-            let Redialled { leg, source, target, own } = (self.redial)().await.map_err(Trouble::NotReached)?;
-            self.common.record.redialled(source, target);
-            self.stand(leg, own).await.map_err(|_| Trouble::Broken)
+    }
+
+    /// Whether the connection takes a request; false where there is none.
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.state();
+        let Some(standing) = &mut state.standing else { return Poll::Ready(false) };
+        standing.sender.poll_ready(cx).map(|ready| {
+            if ready.is_err() {
+                self.let_go(&mut state, false);
+            }
+            ready.is_ok()
         })
-        .await?;
-        Ok(None)
+    }
+
+    async fn dial(&self) -> Result<(), Trouble> {
+        let Redialled { leg, source, target, own } = (self.redial)().await.map_err(Trouble::NotReached)?;
+        self.common.record.redialled(source, target);
+        self.stand(leg, own).await.map_err(|_| Trouble::Broken)
     }
 
     /// Parts from the connection: in order where it has ended so.

@@ -15,7 +15,7 @@ use crate::forward::registry::OpenConnection;
 use crate::forward::relay::Timeouts;
 use crate::model::event::{CloseReason, ConnectionState, Side};
 
-/// How long a head may take from its first byte to its last one.
+/// How long a head may take from its first byte to its last one, or from when the request before it was answered.
 pub(super) const HEAD: Duration = Duration::from_mins(1);
 /// How often within a timeout the send queues are looked at.
 const LOOKS: u32 = 4;
@@ -28,6 +28,8 @@ pub(super) struct Watch<'a> {
     last_stir: Instant,
     queued: u64,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The head that the client is about to send, by when it began, and since when it has had our whole attention.
+    slow: Option<(Instant, Instant)>,
     is_half_closed: bool,
     is_end_passed: bool,
     is_kept_alive: bool,
@@ -52,6 +54,7 @@ impl<'a> Watch<'a> {
             last_stir: Instant::now(),
             queued: 0,
             timer: None,
+            slow: None,
             is_half_closed: false,
             is_end_passed: false,
             is_kept_alive: false,
@@ -101,7 +104,7 @@ impl<'a> Watch<'a> {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<Sight> {
-        let head = self.proxy.client.head_since();
+        let head = self.head_awaited();
         let limit = self.limit();
         if head.is_none() && limit.is_none() {
             return Poll::Pending;
@@ -140,6 +143,17 @@ impl<'a> Watch<'a> {
                 self.last_stir = Instant::now();
             }
         }
+    }
+
+    /// Since when a head has been waited for: not while an earlier request is being answered, when nobody reads it.
+    fn head_awaited(&mut self) -> Option<Instant> {
+        let is_free = self.proxy.common.in_flight.load(Relaxed) == 0;
+        let begun = self.proxy.client.head_since().filter(|_| is_free);
+        self.slow = begun.map(|begun| match self.slow {
+            Some((before, since)) if before == begun => (before, since),
+            _ => (begun, Instant::now()),
+        });
+        self.slow.map(|(_, since)| since)
     }
 
     fn limit(&self) -> Option<(Duration, CloseReason)> {

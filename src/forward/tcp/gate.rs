@@ -58,7 +58,7 @@ pub(super) fn admit(
         accepts_proxy: config.accept_proxy,
     };
     let http = (config.identity == Identity::Http)
-        .then(|| Box::new(Wanted { config: Arc::clone(config), drain: context.drain.clone() }));
+        .then(|| Box::new(Wanted { config: Arc::clone(config), port: context.port, drain: context.drain.clone() }));
     let admitted = Admitted {
         is_inspected: config.inspect == Some(Inspect::Http) && http.is_none(),
         http,

@@ -1,5 +1,8 @@
 //! What a connection of HTTP needs of this pipeline beyond others: the way to the target once more, for the next request
 //! after the target has closed its connection.
+//!
+//! It leads to where the mapping leads by then: a container that was made anew has another address, and a target may have
+//! been edited. What is believed of a client, and how it is served, stays as it was when it came.
 
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{self, Dialed};
 use super::{Admitted, Errand, MappingLinks, Standing};
-use crate::forward::context::Route;
+use crate::forward::context::{Addresses, Route};
 pub(super) use crate::forward::http::Inspector;
 use crate::forward::http::{self, Plan, Redialled};
 use crate::forward::registry::{OpenConnection, Record};
@@ -22,6 +25,8 @@ use crate::model::profile::MappingConfig;
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) config: Arc<MappingConfig>,
+    /// Of the socket by which it came; says the target's port.
+    pub(super) port: u16,
     pub(super) drain: CancellationToken,
 }
 
@@ -33,16 +38,16 @@ pub(super) fn plan(
     links: &Arc<MappingLinks>,
     connection: &OpenConnection,
 ) -> Plan {
-    let Wanted { config, drain } = wanted;
+    let Wanted { config, port, drain } = wanted;
     let record = connection.record();
-    // Of a client that a PROXY header has told, it is that client who has written the requests.
-    let is_trusted = identity::contains(&config.trusted_cidrs, record.client().ip());
-    let (errand, route, links, record) =
-        (Arc::new(errand.again()), route.clone(), Arc::clone(links), Arc::clone(record));
+    // Of a client that a PROXY header has told, it is that client who has written the requests. Where the header has told
+    // nobody (`UNKNOWN`, `LOCAL`), anybody may have: that its sender is trusted is no word for them.
+    let is_known = !config.accept_proxy || record.is_client_told();
+    let is_trusted = is_known && identity::contains(&config.trusted_cidrs, record.client().ip());
+    let (errand, route, links, record) = (errand.again(), route.clone(), Arc::clone(links), Arc::clone(record));
     let redial = move || {
-        let (errand, route, links, record) =
-            (Arc::clone(&errand), route.clone(), Arc::clone(&links), Arc::clone(&record));
-        Box::pin(async move { redial(&errand, &route, &links, &record).await }) as _
+        let (errand, route, links, record) = (errand.again(), route.clone(), Arc::clone(&links), Arc::clone(&record));
+        Box::pin(async move { redial(errand, port, &route, &links, &record).await }) as _
     };
     Plan { is_trusted, redial: Box::new(redial), drain }
 }
@@ -54,16 +59,19 @@ pub(super) async fn run(standing: Standing, plan: Plan, connection: &OpenConnect
     http::run(standing, plan, connection, &admitted.timeouts, &admitted.links.pipes).await
 }
 
-/// Dials as the first time. Whoever waits for it may give up at any moment.
+/// Dials as a client would be led that comes now. Whoever waits for it may give up at any moment.
 async fn redial(
-    errand: &Errand,
+    mut errand: Errand,
+    port: u16,
     route: &watch::Receiver<Arc<Route>>,
     links: &MappingLinks,
     record: &Record,
 ) -> Result<Redialled, Outcome> {
-    if errand.has_lost_all(&route.borrow()) {
-        return Err(CloseReason::TargetUnreachable.into());
-    }
+    let now = Arc::clone(&route.borrow());
+    let Addresses::Known(addresses) = &now.addresses else { return Err(CloseReason::TargetUnreachable.into()) };
+    errand.targets = links.in_order(addresses, now.target_port(port));
+    errand.is_container = now.config.mapping.target.host.is_container();
+    errand.connect_within = now.config.connect_timeout;
     let started = Instant::now();
     let first = dial::set_out(&errand.targets, errand.protocol, &errand.caller);
     let dialed = dial::dial(first, &errand.targets, errand.protocol, errand.connect_within, &errand.caller).await;

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use self::dial::{Caller, DialError, Dialed, Endpoint, Underway};
 use self::prelude::{Sending, Unsent};
-use super::alias::{AliasLease, Aliases};
+use super::alias::{AliasLease, Aliases, Client};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
@@ -310,7 +310,7 @@ impl Errand {
     /// From here on the client has its alias, if it is to have one.
     fn take_alias(&mut self, record: &Record, links: &MappingLinks) -> Result<(), Outcome> {
         let Some((aliases, pool)) = self.aliases.take() else { return Ok(()) };
-        match aliases.lease(pool, record.client().ip()) {
+        match aliases.lease(pool, record.client().ip(), Client::Known) {
             Ok((alias, lease)) => {
                 record.set_alias(alias);
                 self.caller.source = Some(alias);

@@ -14,7 +14,7 @@ use super::flow::{self, Flow, errno, outcome};
 use super::poller::Poller;
 use super::serve::{Listener, Trouble};
 use super::table::{FlowId, FlowKey, Full};
-use crate::forward::alias::AliasLease;
+use crate::forward::alias::{AliasLease, Client};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::pressure::Limit;
@@ -218,7 +218,9 @@ fn alias_of(key: &FlowKey, route: &Route, registry: &Registry) -> Result<Option<
     if route.config.identity != Identity::Alias {
         return Ok(None);
     }
-    registry.aliases().lease(route.config.alias_pool, key.true_client().ip()).map(Some).map_err(|none| {
+    // Until the target has answered: anybody can send a datagram in anybody's name.
+    let client = key.true_client().ip();
+    registry.aliases().lease(route.config.alias_pool, client, Client::Claimed).map(Some).map_err(|none| {
         let (reason, limit) = none.ends_as();
         Refusal { reason, error: none.into(), limit }
     })

@@ -64,7 +64,7 @@ pub(super) struct Flow {
     entry: SourceEntry,
     permit: DescriptorPermit,
     /// Its client's, until the end.
-    _alias: Option<AliasLease>,
+    alias: Option<AliasLease>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,13 +138,13 @@ impl Flow {
             singly: [usize::MAX; 2],
             entry,
             permit,
-            _alias: None,
+            alias: None,
         }
     }
 
     /// Holds its client's alias until the end.
     pub(super) fn with_alias(self, alias: Option<AliasLease>) -> Self {
-        Self { _alias: alias, ..self }
+        Self { alias, ..self }
     }
 
     /// What is written about it.
@@ -184,6 +184,9 @@ impl Flow {
                     if count == wanted { self.appetite.max(2 * wanted).min(MOST) } else { (count + 1).max(FEWEST) };
                 if self.health != Health::Answers {
                     self.health = Health::Answers;
+                    if let Some(alias) = &self.alias {
+                        alias.prove();
+                    }
                     let took = self.asked.map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
                     meter.attempted(LastOutcome::Ok, took);
                 }

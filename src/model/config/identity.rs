@@ -1,18 +1,14 @@
 //! The fields by which a target learns who its client is, checked together: most of them mean something only beside
 //! another.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
+use crate::model::alias::Pool;
 use crate::model::cidr::parse_cidr;
 use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
 use crate::model::problem::Problem;
 use crate::model::profile::{MAX_TRUSTED, Problems, WrittenMapping};
-
-/// The longest prefixes of a pool: a smaller one has too few addresses to give.
-const LONGEST_POOL: (u8, u8) = (30, 126);
 
 /// The networks among these fields, as far as they can be used.
 #[derive(Debug, Default)]
@@ -77,34 +73,16 @@ pub(super) fn check(
     let Some(text) = &written.alias_pool else { return networks };
     match parse_cidr(text) {
         Err(said) => problems.push(Problem::new("alias_pool", said)),
-        Ok(pool) => match unfit(&pool) {
-            Some((said, hint)) => problems.push(Problem::new("alias_pool", said).with_hint(hint)),
-            None if identity != Identity::Alias && are_usable(&["alias_pool", "identity"]) => {
+        Ok(network) => match Pool::new(network) {
+            Err(unfit) => problems.push(Problem::new("alias_pool", unfit.to_string()).with_hint(unfit.hint)),
+            Ok(_) if identity != Identity::Alias && are_usable(&["alias_pool", "identity"]) => {
                 let hint = "add \"identity\": \"alias\", or remove the field";
                 problems.push(Problem::new("alias_pool", "nothing reads it here").with_hint(hint));
             }
-            None => networks.pool = Some(pool),
+            Ok(pool) => networks.pool = Some(pool.network()),
         },
     }
     networks
-}
-
-/// Why a network cannot be a pool of aliases.
-fn unfit(pool: &IpNet) -> Option<(String, &'static str)> {
-    let longest = if pool.addr().is_ipv4() { LONGEST_POOL.0 } else { LONGEST_POOL.1 };
-    if pool.prefix_len() > longest {
-        return Some((format!("{pool} has too few addresses"), "198.18.0.0/15 has 131,072"));
-    }
-    let overlaps =
-        |other: &str| other.parse::<IpNet>().is_ok_and(|other| pool.contains(&other) || other.contains(pool));
-    let reserved = match pool.addr() {
-        IpAddr::V4(_) => ["0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"].as_slice(),
-        IpAddr::V6(_) => ["::/128", "::1/128", "::ffff:0.0.0.0/96", "fe80::/10", "ff00::/8"].as_slice(),
-    };
-    reserved.iter().find(|other| overlaps(other)).map(|other| {
-        let hint = "use one of your own, such as 198.18.0.0/15, 10.200.0.0/16 or fd00:a1a5::/64";
-        (format!("{pool} reaches into {other}, which is not for clients"), hint)
-    })
 }
 
 #[cfg(test)]

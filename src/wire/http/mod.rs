@@ -143,10 +143,17 @@ impl Follower {
         if let Direction::Responses(pending) = &self.direction { pending.len() } else { 0 }
     }
 
-    /// The request for another protocol was answered without one: requests go on.
+    /// The latest request, if it was for another protocol, was answered without one: requests go on, be it behind its body
+    /// if that is still on its way.
     pub fn stay(&mut self) {
-        if self.state == State::Held {
-            self.state = State::Head;
+        match &mut self.state {
+            State::Held => self.state = State::Head,
+            State::Fixed { is_upgrade, .. }
+            | State::ChunkSize { is_upgrade }
+            | State::Chunk { is_upgrade, .. }
+            | State::ChunkEnd { is_upgrade }
+            | State::Trailers { is_upgrade } => *is_upgrade = false,
+            State::Head | State::UntilEnd | State::Opaque => {}
         }
     }
 

@@ -23,7 +23,7 @@ fn messages_are_told_apart_however_they_are_cut() {
                         Seen::Request { method, target, .. } => format!("{method} {target}"),
                         Seen::Response(status) | Seen::Interim(status, _) => status.to_string(),
                         Seen::End => ".".to_owned(),
-                    })
+                    });
                 })
                 .unwrap_or_else(|refusal| panic!("in pieces of {size}: {refusal}"));
             kept.drain(..passed);
@@ -103,7 +103,9 @@ fn a_chunk_is_taken_in_its_plain_form_alone() {
 fn a_response_is_read_by_what_was_asked() {
     let respond = |asked: &[Asked], text: &str| -> Result<(String, usize), Refusal> {
         let mut follower = Follower::responses(Strictness::Gate);
-        asked.iter().for_each(|asked| follower.ask(*asked));
+        for asked in asked {
+            follower.ask(*asked);
+        }
         let mut seen = Vec::new();
         let passed = follower.follow(text.as_bytes(), |what| {
             seen.push(match what {
@@ -112,7 +114,7 @@ fn a_response_is_read_by_what_was_asked() {
                     format!("Interim({status})")
                 }
                 other => format!("{other:?}"),
-            })
+            });
         })?;
         follower.follow(&text.as_bytes()[passed..], |_| {})?;
         assert_eq!(passed, text.len());
@@ -147,4 +149,24 @@ fn what_follows_a_request_for_another_protocol_waits_for_the_answer() {
     assert_eq!(follower.follow(next, |_| {}), Ok(0));
     follower.stay();
     assert_eq!(follower.follow(next, |_| {}), Ok(next.len()));
+}
+
+#[test]
+fn a_request_for_another_protocol_that_is_answered_amid_its_body_holds_nothing_up_behind_it() {
+    let fields = "Host: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n";
+    let next = "GET /b HTTP/1.1\r\nHost: a\r\n\r\n";
+    for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n"]
+    {
+        let request = format!("POST / HTTP/1.1\r\n{fields}{body}");
+        let head = request.find("\r\n\r\n").unwrap() + 4;
+        // Answered wherever its body has got to, its end included.
+        for answered in head..=request.len() {
+            let mut follower = Follower::requests(Strictness::Gate);
+            let passed = follower.follow(&request.as_bytes()[..answered], |_| {}).unwrap();
+            follower.stay();
+            let rest = format!("{}{next}", &request[passed..]);
+            assert_eq!(follower.follow(rest.as_bytes(), |_| {}), Ok(rest.len()), "{body:?} at {answered}");
+            assert!(!follower.is_held());
+        }
+    }
 }

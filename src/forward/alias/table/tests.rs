@@ -25,16 +25,16 @@ fn client(number: u32) -> ClientKey {
 #[test]
 fn the_same_client_has_the_same_alias() {
     let mut table = table("198.18.0.0/15");
-    let first = table.take(client(1), 10).unwrap();
+    let first = table.take(client(1), Client::Known, 10).unwrap();
     assert!(first.is_new);
-    let again = table.take(client(1), 11).unwrap();
+    let again = table.take(client(1), Client::Known, 11).unwrap();
     assert_eq!((again.slot, again.is_new), (first.slot, false));
     table.give_back(first.place, 12);
     table.give_back(again.place, 13);
-    let later = table.take(client(1), 14).unwrap();
+    let later = table.take(client(1), Client::Known, 14).unwrap();
     assert_eq!((later.slot, later.is_new), (first.slot, false));
     let standing = table.by_slot(first.slot).unwrap();
-    assert_eq!(standing, Standing { slot: first.slot, client: client(1), last_seen: 14, open: 1 });
+    assert_eq!(standing, Standing { slot: first.slot, client: client(1), since: 10, last_seen: 14, open: 1 });
     assert_eq!(table.by_client(client(1)), Some(standing));
     assert_eq!(table.by_client(client(2)), None);
 }
@@ -46,7 +46,7 @@ fn no_two_of_as_many_clients_as_the_pool_has_addresses_share_one_and_the_figures
             let mut table = table(network);
             let mut slots = HashSet::new();
             for number in 0..count {
-                let taken = table.take(client(number), 1).unwrap();
+                let taken = table.take(client(number), Client::Known, 1).unwrap();
                 assert!(slots.insert(taken.slot), "client {number} shares {:?}", taken.slot);
                 assert_eq!(taken.handed_on, None);
             }
@@ -66,57 +66,60 @@ fn no_two_of_as_many_clients_as_the_pool_has_addresses_share_one_and_the_figures
 fn clients_that_are_given_the_same_slot_first_get_two_and_keep_them() {
     let mut table = table("192.0.2.0/28");
     // Of so many for fourteen slots, several meet.
-    let slots: Vec<Slot> = (0..14).map(|number| table.take(client(number), 1).unwrap().slot).collect();
+    let slots: Vec<Slot> = (0..14).map(|number| table.take(client(number), Client::Known, 1).unwrap().slot).collect();
     let first: HashSet<u32> = (0..14).map(|number| table.first_choice(client(number))).collect();
     assert!(first.len() < 14, "no two meet");
     assert_eq!(slots.iter().collect::<HashSet<_>>().len(), 14);
-    let again: Vec<Slot> = (0..14).rev().map(|number| table.take(client(number), 1).unwrap().slot).collect();
+    let again: Vec<Slot> =
+        (0..14).rev().map(|number| table.take(client(number), Client::Known, 1).unwrap().slot).collect();
     assert!(slots.iter().eq(again.iter().rev()));
 }
 
 #[test]
 fn while_every_alias_is_in_use_a_new_client_is_refused_and_the_others_are_not() {
     let mut table = table("192.0.2.0/29");
-    let taken: Vec<Taken> = (0..6).map(|number| table.take(client(number), 1).unwrap()).collect();
-    assert_eq!(table.take(client(6), 2), Err(AllInUse));
-    let again = table.take(client(3), 2).unwrap();
+    let taken: Vec<Taken> = (0..6).map(|number| table.take(client(number), Client::Known, 1).unwrap()).collect();
+    assert_eq!(table.take(client(6), Client::Known, 2), Err(Refused::AllInUse));
+    let again = table.take(client(3), Client::Known, 2).unwrap();
     table.give_back(taken[3].place, 3);
-    assert_eq!(table.take(client(6), 3), Err(AllInUse), "it has another connection");
+    assert_eq!(table.take(client(6), Client::Known, 3), Err(Refused::AllInUse), "it has another connection");
     table.give_back(again.place, 4);
-    let handed = table.take(client(6), 5).unwrap();
+    let handed = table.take(client(6), Client::Known, 5).unwrap();
     assert_eq!(handed.slot, taken[3].slot);
-    let former = FormerAlias { slot: handed.slot, client: client(3), last_seen: 4, until: 5 };
+    let former = FormerAlias { slot: handed.slot, client: client(3), since: 1, last_seen: 4, until: 5 };
     assert_eq!(handed.handed_on, Some(former));
     assert_eq!(table.former(handed.slot).collect::<Vec<_>>(), [&former]);
+    assert_eq!(table.by_slot(handed.slot).unwrap().since, 5);
     assert_eq!(table.by_client(client(3)), None);
-    assert_eq!(table.take(client(3), 6), Err(AllInUse));
+    assert_eq!(table.take(client(3), Client::Known, 6), Err(Refused::AllInUse));
 }
 
 #[test]
 fn the_alias_whose_client_has_been_away_longest_is_handed_on_first() {
     let mut table = table("192.0.2.0/29");
-    let places: Vec<Place> = (0..6).map(|number| table.take(client(number), 1).unwrap().place).collect();
+    let places: Vec<Place> = (0..6).map(|number| table.take(client(number), Client::Known, 1).unwrap().place).collect();
     for number in [4usize, 0, 5, 2, 1, 3] {
         table.give_back(places[number], 2);
     }
     // Back for a moment: no longer the one that is away longest.
-    let back = table.take(client(0), 3).unwrap();
+    let back = table.take(client(0), Client::Known, 3).unwrap();
     table.give_back(back.place, 3);
-    let handed = (10..16).map(|number| table.take(client(number), 4).unwrap().handed_on.unwrap().client);
+    let handed = (10..16).map(|number| table.take(client(number), Client::Known, 4).unwrap().handed_on.unwrap().client);
     assert_eq!(handed.collect::<Vec<_>>(), [4, 5, 2, 1, 3, 0].map(client));
 }
 
 #[test]
 fn a_restored_table_gives_every_client_what_it_had() {
     let mut before = table("198.18.0.0/15");
-    let slots: Vec<Slot> = (0..10_000).map(|number| before.take(client(number), number).unwrap().slot).collect();
+    let slots: Vec<Slot> =
+        (0..10_000).map(|number| before.take(client(number), Client::Known, number).unwrap().slot).collect();
     let mut after = AliasTable::restore(before.saved());
     assert_eq!(after.len(), 10_000);
     for (number, slot) in (0..).zip(&slots) {
-        let taken = after.take(client(number), 1).unwrap();
+        let taken = after.take(client(number), Client::Known, 1).unwrap();
         assert_eq!((taken.slot, taken.is_new), (*slot, false));
     }
-    let new = after.take(client(10_000), 1).unwrap();
+    let new = after.take(client(10_000), Client::Known, 1).unwrap();
     assert!(new.is_new && !slots.contains(&new.slot));
 }
 
@@ -125,17 +128,19 @@ fn after_a_restart_who_was_seen_longest_ago_gives_way_first() {
     let mut before = table("192.0.2.0/29");
     let seen = [5, 3, 9, 1, 7, 2];
     for (number, seen) in (0..).zip(seen) {
-        before.take(client(number), seen).unwrap();
+        before.take(client(number), Client::Known, seen).unwrap();
     }
     let mut after = AliasTable::restore(before.saved());
-    let handed = (10..16).map(|number| after.take(client(number), 20).unwrap().handed_on.unwrap().last_seen);
+    let handed =
+        (10..16).map(|number| after.take(client(number), Client::Known, 20).unwrap().handed_on.unwrap().last_seen);
     assert_eq!(handed.collect::<Vec<_>>(), [1, 2, 3, 5, 7, 9]);
 }
 
 #[test]
 fn of_saved_entries_that_contradict_each_other_one_counts() {
     let pool = pool("192.0.2.0/29");
-    let entry = |slot, number| SavedAlias { slot: Slot(slot), client: client(number), last_seen: 1 };
+    let entry =
+        |slot, number| SavedAlias { slot: Slot(slot), client: client(number), since: 1, last_seen: 1, is_known: true };
     let entries = vec![entry(0, 0), entry(0, 1), entry(1, 0), entry(6, 2), entry(5, 3)];
     let table = AliasTable::restore(SavedAliases { pool, key: KEY, entries, former: Vec::new() });
     assert_eq!(table.len(), 2);
@@ -148,11 +153,75 @@ fn what_is_remembered_of_former_clients_is_bounded() {
     let mut table = table("192.0.2.0/30");
     let count = u32::try_from(MOST_FORMER).unwrap() + 10;
     for number in 0..count {
-        let taken = table.take(client(number), number).unwrap();
+        let taken = table.take(client(number), Client::Known, number).unwrap();
         table.give_back(taken.place, number);
     }
     assert_eq!(table.saved().former.len(), MOST_FORMER);
     assert_eq!(AliasTable::restore(table.saved()).saved().former, table.saved().former);
+}
+
+/// Clients that are known and away, of these numbers.
+fn away(table: &mut AliasTable, numbers: std::ops::Range<u32>) -> Vec<Slot> {
+    let mut one = |number| {
+        let taken = table.take(client(number), Client::Known, 1).unwrap();
+        table.give_back(taken.place, 1);
+        taken.slot
+    };
+    numbers.map(&mut one).collect()
+}
+
+#[test]
+fn two_hundred_thousand_sources_that_nobody_has_answered_leave_known_clients_their_aliases() {
+    for (network, known, open) in [("198.18.0.0/15", 1_000, 10_000), ("198.18.0.0/24", 100, 100)] {
+        let mut table = table(network);
+        let slots = away(&mut table, 0..known);
+        let mut flows = VecDeque::new();
+        for number in 1_000_000..1_200_000 {
+            let taken = table.take(client(number), Client::Claimed, 2).unwrap();
+            assert_eq!((taken.is_new, taken.handed_on), (false, None));
+            flows.push_back(taken.place);
+            if flows.len() > open {
+                table.give_back(flows.pop_front().unwrap(), 3);
+            }
+        }
+        for (number, slot) in (0..).zip(&slots) {
+            assert_eq!(table.by_client(client(number)).unwrap().slot, *slot, "{network}");
+        }
+        // Nor do they keep anybody out who connects, or is answered, and they give way first after a restart, too.
+        flows.drain(..).for_each(|place| table.give_back(place, 4));
+        let mut table = AliasTable::restore(table.saved());
+        let new = table.take(client(known), Client::Claimed, 5).unwrap();
+        assert!(table.prove(new.place) && !table.prove(new.place));
+        table.give_back(new.place, 6);
+        for number in 2_000_000..2_001_000 {
+            let taken = table.take(client(number), Client::Claimed, 7).unwrap();
+            table.give_back(taken.place, 7);
+        }
+        assert_eq!(table.by_client(client(known)).unwrap().slot, new.slot);
+        assert!(table.former.is_empty());
+    }
+}
+
+#[test]
+fn of_a_pool_that_is_given_away_claimed_clients_get_a_quarter_and_known_ones_any() {
+    let mut table = table("198.18.0.0/24");
+    away(&mut table, 0..254);
+    let held: Vec<Taken> =
+        (1_000..1_063).map(|number| table.take(client(number), Client::Claimed, 2).unwrap()).collect();
+    assert!(held.iter().all(|taken| taken.is_new && taken.handed_on.is_some()));
+    assert_eq!(table.take(client(1_063), Client::Claimed, 2), Err(Refused::TooManyClaimed));
+    // Who is answered counts no more.
+    assert!(table.prove(held[0].place));
+    let more = table.take(client(1_063), Client::Claimed, 3).unwrap();
+    let newcomer = table.take(client(2_000), Client::Known, 3).unwrap();
+    assert_eq!(newcomer.handed_on.unwrap().client, client(64));
+    // The claimed one gives way before those that are known, and is not remembered.
+    table.give_back(more.place, 4);
+    let newcomer = table.take(client(2_001), Client::Known, 5).unwrap();
+    assert_eq!((newcomer.slot, newcomer.handed_on, newcomer.is_recycled), (more.slot, None, true));
+    // One that connects after all is known.
+    let same = table.take(client(1_001), Client::Known, 6).unwrap();
+    assert!(same.is_new && !table.prove(held[1].place));
 }
 
 /// A table as one would write it without a thought for its cost.
@@ -172,7 +241,7 @@ proptest! {
         for (now, (number, is_take, is_restart)) in (0u32..).zip(steps) {
             if is_take {
                 let client = client(number);
-                let taken = table.take(client, now);
+                let taken = table.take(client, Client::Known, now);
                 let known = plain.aliases.get(&client).copied();
                 let victim = plain.idle.first().copied();
                 match (known, taken) {
@@ -193,11 +262,11 @@ proptest! {
                         prop_assert_eq!(taken.slot, slot);
                         plain.aliases.insert(client, (slot, 0));
                     }
-                    (None, Err(AllInUse)) => {
+                    (None, Err(Refused::AllInUse)) => {
                         prop_assert!(plain.aliases.len() == SIZE && plain.idle.is_empty());
                         continue;
                     }
-                    (Some(_), Err(AllInUse)) => prop_assert!(false, "a known client is never refused"),
+                    (_, Err(_)) => prop_assert!(false, "who has an alias is never refused"),
                 }
                 plain.aliases.get_mut(&client).expect("it was entered").1 += 1;
                 open.push((client, taken.expect("it was given").place));
