@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::model::exchange::{Exchange, TOLD};
-use crate::model::untrusted::SafeText;
+use crate::model::untrusted::{MAX_CHARS, SafeText};
 
 /// Requests kept of a connection; the oldest gives way, answered or not.
 pub const KEPT: usize = 64;
@@ -37,8 +37,9 @@ struct Log {
 struct Entry {
     at: Timestamp,
     begun: Instant,
-    method: SafeText,
-    path: SafeText,
+    /// As they came, so much of them as may be shown; made safe when somebody wants to see them, as few of them are.
+    method: String,
+    path: String,
     status: Option<u16>,
     took: Option<Duration>,
 }
@@ -51,19 +52,16 @@ impl Exchanges {
     /// The head of a request has come; a query behind the path is not kept.
     pub fn begin(&self, method: &str, path: &str) -> ExchangeId {
         let path = path.split_once('?').map_or(path, |(path, _)| path);
-        let entry = Entry {
-            at: Timestamp::now(),
-            begun: Instant::now(),
-            method: SafeText::new(method),
-            path: SafeText::new(path),
-            status: None,
-            took: None,
-        };
         let mut log = self.log();
-        if log.latest.len() == KEPT {
-            log.latest.pop_front();
+        // The room of the one that gives way serves the new one.
+        let oldest = if log.latest.len() == KEPT { log.latest.pop_front() } else { None };
+        let (mut its_method, mut its_path) = oldest.map(|oldest| (oldest.method, oldest.path)).unwrap_or_default();
+        for (room, text) in [(&mut its_method, method), (&mut its_path, path)] {
+            room.clear();
+            room.push_str(cut(text));
         }
-        log.latest.push_back(entry);
+        let (at, begun) = (Timestamp::now(), Instant::now());
+        log.latest.push_back(Entry { at, begun, method: its_method, path: its_path, status: None, took: None });
         log.total += 1;
         let id = ExchangeId(log.total - 1);
         drop(log);
@@ -113,12 +111,18 @@ impl Exchanges {
     }
 }
 
+/// As much of a text as is ever shown, and a little more, so that it is seen to be cut.
+fn cut(text: &str) -> &str {
+    // A character has four bytes at most.
+    &text[..text.floor_char_boundary(4 * (MAX_CHARS + 1))]
+}
+
 impl Entry {
     fn told(&self) -> Exchange {
         Exchange {
             at: self.at,
-            method: self.method.clone(),
-            path: self.path.clone(),
+            method: SafeText::new(&self.method),
+            path: SafeText::new(&self.path),
             status: self.status,
             duration_us: self.took.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
         }

@@ -109,7 +109,7 @@ fn a_web_socket_opens_and_echoes() {
     let mut run = home.run(Some(&namespace), [] as [&str; 0]);
     run.ready();
     let said = output(inside(ASK).arg(format!("ws://[{HOST}]:8002/chat")).arg(CLIENT));
-    assert_eq!(said, format!("{CLIENT}\ndone"));
+    assert_eq!(said, format!("{CLIENT}\ndone\n"));
     let closed =
         run.event("it closes", SOON, |event| event["event"] == "closed" && event["connection"]["requests"] == 1);
     assert_eq!(closed["connection"]["reason"], "finished", "{closed}");

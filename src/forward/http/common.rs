@@ -27,6 +27,7 @@ pub(super) struct Common {
     has_heard: AtomicBool,
     takes_interim: AtomicBool,
     has_interim: AtomicBool,
+    is_refused: AtomicBool,
     notes: Mutex<Notes>,
 }
 
@@ -94,6 +95,7 @@ impl Common {
             has_heard: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
             has_interim: AtomicBool::new(false),
+            is_refused: AtomicBool::new(false),
             notes: Mutex::default(),
         })
     }
@@ -158,11 +160,12 @@ impl Common {
     }
 
     pub(super) fn refuse(&self, refused: Refused) {
+        self.is_refused.store(true, Relaxed);
         self.notes().refused.get_or_insert(refused);
     }
 
     pub(super) fn refused(&self) -> Option<Refused> {
-        self.notes().refused.clone()
+        self.is_refused.load(Relaxed).then(|| self.notes().refused.clone()).flatten()
     }
 
     /// The target has sent something that is not passed on.

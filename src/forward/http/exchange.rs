@@ -67,10 +67,14 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     }
     head.extensions.clear();
     let asked = Asked { is_head: head.method == Method::HEAD, is_upgrade: wishes.upgrade };
-    common.expect(expectation.clone());
+    if expectation.is_some() {
+        common.expect(expectation.clone());
+    }
     let request = Request::from_parts(head, Asking::new(body, expectation.clone(), common));
     let sent = target.send(request, asked).await;
-    common.expect(None);
+    if expectation.is_some() {
+        common.expect(None);
+    }
     let response = match sent {
         Ok(response) => response,
         Err(trouble) => {

@@ -275,7 +275,7 @@ fn named_by_connection(fields: &HeaderMap) -> Named {
     if !fields.contains_key(CONNECTION) {
         return named;
     }
-    for token in fields.get_all(CONNECTION).iter().flat_map(tokens) {
+    for token in fields.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).flat_map(tokens) {
         if token.eq_ignore_ascii_case(b"upgrade") {
             named.wants_upgrade = true;
         } else if !["close", "keep-alive"]
@@ -287,6 +287,12 @@ fn named_by_connection(fields: &HeaderMap) -> Named {
         }
     }
     named
+}
+
+/// Whether it says only what the library has heard already, as it mostly does.
+fn is_plain(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
 fn strip_hop(fields: &mut HeaderMap, named: &[HeaderName]) {

@@ -171,16 +171,17 @@ impl Target {
     /// Sends a request and waits for the head of its response.
     pub(super) async fn send(&self, mut request: Request<Asking>, asked: Asked) -> Result<Response<Incoming>, Trouble> {
         for attempt in 1.. {
-            let idle = self.ready().await?;
-            let may_repeat = attempt < ATTEMPTS && idle.is_some_and(|idle| idle >= IDLE) && is_harmless(&request);
-            let copy = may_repeat.then(|| Box::new(again(&request)));
+            self.ready().await?;
             // The lock is not held while it is waited for, nor is the channel, which may be parted from meanwhile.
-            let sending = {
+            let (copy, sending) = {
                 let mut state = self.state();
                 let Some(standing) = &mut state.standing else { continue };
+                let now = Instant::now();
+                let is_idle = standing.last_used.replace(now).is_some_and(|before| now - before >= IDLE);
+                let may_repeat = attempt < ATTEMPTS && is_idle && is_harmless(&request);
+                let copy = may_repeat.then(|| Box::new(again(&request)));
                 standing.channel.ask(asked);
-                standing.last_used = Some(Instant::now());
-                standing.sender.send(request)
+                (copy, standing.sender.send(request))
             };
             let mut error = match sending.await {
                 Ok(response) => return Ok(response),
@@ -203,12 +204,20 @@ impl Target {
         unreachable!("the last attempt returns")
     }
 
-    /// Waits until a request can be sent, on a new connection where there is none; says for how long that has been idle.
-    async fn ready(&self) -> Result<Option<Duration>, Trouble> {
+    /// Waits until a request can be sent, on a new connection where there is none.
+    async fn ready(&self) -> Result<(), Trouble> {
+        if poll_fn(|cx| self.poll_ready(cx)).await {
+            return Ok(());
+        }
+        // Seldom, so it has room of its own.
+        Box::pin(self.ready_anew()).await
+    }
+
+    /// As [`Target::ready`], where there is no connection.
+    async fn ready_anew(&self) -> Result<(), Trouble> {
         loop {
             if poll_fn(|cx| self.poll_ready(cx)).await {
-                let state = self.state();
-                return Ok(state.standing.as_ref().and_then(|standing| standing.last_used).map(|at| at.elapsed()));
+                return Ok(());
             }
             let failures = self.state().failures;
             let _dialling = self.dialling.lock().await;
@@ -222,8 +231,7 @@ impl Target {
                     return Err(trouble);
                 }
             }
-            // Seldom, so it has room of its own.
-            let Err(trouble) = Box::pin(self.dial()).await else { return Ok(None) };
+            let Err(trouble) = self.dial().await else { return Ok(()) };
             let mut state = self.state();
             state.failures += 1;
             state.failure = Some(trouble.clone());
@@ -307,7 +315,8 @@ impl Sender {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Asking>>>> + Send + use<> {
         let sending = match self {
             Self::Http1(sender) => (Some(sender.try_send_request(request)), None),
-            Self::Http2(sender) => (None, Some(sender.try_send_request(request))),
+            // In room of its own, which the other need not have.
+            Self::Http2(sender) => (None, Some(Box::pin(sender.try_send_request(request)))),
         };
         async move {
             match sending {
