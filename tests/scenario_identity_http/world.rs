@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) run: Run,
     pub(crate) nginx: ConfiguredServer,
     home: Home,
+    /// Of the connection that was said last: a client's port comes again sooner or later.
+    last: u64,
     _python: Running,
 }
 
@@ -98,7 +100,7 @@ impl World {
         home.write_profile("default", &json!({ "version": 1, "mappings": mappings }).to_string());
         let mut run = home.run(Some(&namespace), [] as [&str; 0]);
         run.ready();
-        Self { namespace, run, nginx, home, _python: python }
+        Self { namespace, run, nginx, home, last: 0, _python: python }
     }
 
     /// What a server has read so far, a request a line.
@@ -137,9 +139,13 @@ impl World {
         }
         let _ = stream.shutdown(Shutdown::Both);
         drop(stream);
+        let last = self.last;
         let closed = self.run.event("the connection has closed", SOON, |event| {
-            event["event"] == "closed" && event["connection"]["client"] == client.as_str()
+            event["event"] == "closed"
+                && event["connection"]["client"] == client.as_str()
+                && event["connection"]["id"].as_u64().is_some_and(|id| id > last)
         });
+        self.last = closed["connection"]["id"].as_u64().expect("it is a number");
         (answer, closed["connection"].clone())
     }
 }
