@@ -72,6 +72,25 @@ fn nginx_stream(plan: Plan, folder: &Path) -> String {
     text + "}\n"
 }
 
+/// What portolan tells of a client, in place of whatever the client says of itself.
+const NGINX_FIELDS: &str = r#"map $remote_addr $node {
+ ~^[0-9.]+$ "\"$remote_addr:$remote_port\"";
+ default "\"[$remote_addr]:$remote_port\"";
+}
+proxy_set_header Forwarded "for=$node;host=\"$http_host\";proto=$scheme";
+proxy_set_header X-Forwarded-For $remote_addr;
+proxy_set_header X-Forwarded-Proto $scheme;
+proxy_set_header X-Forwarded-Host $http_host;
+"#;
+
+/// The same, as `HAProxy` says it. The bench's clients speak IPv6.
+const HAPROXY_FIELDS: &str = r#"mode http
+ option forwardfor
+ http-reuse always
+ http-request set-header Forwarded for=\"[%[src]]:%[src_port]\";host=\"%[req.hdr(host)]\";proto=http
+ http-request set-header X-Forwarded-Proto http
+ http-request set-header X-Forwarded-Host %[req.hdr(host)]"#;
+
 /// Connections are kept on both sides for as many requests as come: nginx would end each after a thousand. What is too
 /// fast for a client waits in memory: a file in between would be other work.
 fn nginx_http(plan: Plan, folder: &Path) -> String {
@@ -83,9 +102,9 @@ fn nginx_http(plan: Plan, folder: &Path) -> String {
     if plan.mode == Mode::Inspect {
         let _ = writeln!(text, "access_log {}/nginx-access.log;", folder.display());
     } else {
-        text += "access_log off;\nproxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n";
+        text = text + "access_log off;\n" + NGINX_FIELDS;
     }
-    text += "proxy_http_version 1.1;\nproxy_set_header Connection \"\";\nproxy_set_header Host $host;\n\
+    text += "proxy_http_version 1.1;\nproxy_set_header Connection \"\";\nproxy_set_header Host $http_host;\n\
              proxy_max_temp_file_size 0;\nkeepalive_requests 1000000000;\n";
     for (listen, target) in plan.pairs() {
         let _ = writeln!(
@@ -104,7 +123,7 @@ pub(crate) fn haproxy(plan: Plan) -> String {
         Mode::ProxyV1 => ("mode tcp", " send-proxy".to_owned()),
         Mode::ProxyV2 => ("mode tcp", " send-proxy-v2".to_owned()),
         Mode::Alias => ("mode tcp", format!(" source {ALIAS}")),
-        Mode::Http => ("mode http\n option forwardfor\n http-reuse always", String::new()),
+        Mode::Http => (HAPROXY_FIELDS, String::new()),
         Mode::Inspect => ("mode http", String::new()),
     };
     let mut text = format!(

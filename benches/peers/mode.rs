@@ -94,8 +94,8 @@ impl Mode {
                 "portolan: identity alias; nginx: proxy_bind, haproxy: source, both with one fixed address of the pool."
             }
             Self::Http => {
-                "portolan: identity http; nginx: proxy_pass with keepalive and X-Forwarded-For; haproxy: mode http, \
-                 option forwardfor, http-reuse always. `portolan, none` passes the same bytes on without a look."
+                "portolan: identity http; nginx: proxy_pass with keepalive; haproxy: mode http, http-reuse always; all set \
+                 Forwarded, X-Forwarded-For, -Proto and -Host. `portolan, none` passes the same bytes on without a look."
             }
             Self::Inspect => {
                 "portolan: inspect http; nginx: proxy_pass with keepalive and an access log. `portolan, none` passes \

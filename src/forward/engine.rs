@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::context::Addresses;
 use super::descriptors::DescriptorBudget;
 use super::handed::{Handed, HandedSocket};
+use super::lanes::Lanes;
 use super::own::OwnConnections;
 use super::registry::{Record, Registry};
 use super::relay::PipePool;
@@ -87,6 +88,7 @@ pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) descriptors: Arc<DescriptorBudget>,
     pub(super) pipes: Arc<PipePool>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) own: Arc<OwnConnections>,
     pub(super) handed: Handed,
     pub(super) notices: mpsc::Sender<Notice>,
@@ -117,6 +119,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             registry,
             pipes: PipePool::new(&descriptors),
+            lanes: Arc::default(),
             descriptors,
             own: Arc::default(),
             handed: Handed::new(options.sockets),

@@ -6,10 +6,9 @@
 //! Its task writes here and anybody may read. Who sees the requests (the proxy that carries them, or one that only looks
 //! on) is not known here.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jiff::Timestamp;
 
@@ -30,12 +29,14 @@ pub struct Exchanges {
 #[derive(Debug, Default)]
 struct Log {
     total: u64,
-    latest: VecDeque<Entry>,
+    /// Each at its number modulo [`KEPT`], so that a new one takes the place of the oldest.
+    latest: Vec<Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    at: Timestamp,
+    /// Made a time of the calendar when somebody wants to see it.
+    at: SystemTime,
     begun: Instant,
     /// As they came, so much of them as may be shown; made safe when somebody wants to see them, as few of them are.
     method: String,
@@ -48,22 +49,32 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExchangeId(u64);
 
+impl ExchangeId {
+    #[expect(clippy::cast_possible_truncation, reason = "it is less than KEPT")]
+    const fn place(self) -> usize {
+        (self.0 % KEPT as u64) as usize
+    }
+}
+
 impl Exchanges {
     /// The head of a request has come; a query behind the path is not kept.
     pub fn begin(&self, method: &str, path: &str) -> ExchangeId {
         let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let (at, begun) = (SystemTime::now(), Instant::now());
         let mut log = self.log();
-        // The room of the one that gives way serves the new one.
-        let oldest = if log.latest.len() == KEPT { log.latest.pop_front() } else { None };
-        let (mut its_method, mut its_path) = oldest.map(|oldest| (oldest.method, oldest.path)).unwrap_or_default();
-        for (room, text) in [(&mut its_method, method), (&mut its_path, path)] {
-            room.clear();
-            room.push_str(cut(text));
-        }
-        let (at, begun) = (Timestamp::now(), Instant::now());
-        log.latest.push_back(Entry { at, begun, method: its_method, path: its_path, status: None, took: None });
+        let id = ExchangeId(log.total);
         log.total += 1;
-        let id = ExchangeId(log.total - 1);
+        if let Some(entry) = log.latest.get_mut(id.place()) {
+            // The room of the one that gives way serves the new one.
+            for (room, text) in [(&mut entry.method, method), (&mut entry.path, path)] {
+                room.clear();
+                room.push_str(cut(text));
+            }
+            (entry.at, entry.begun, entry.status, entry.took) = (at, begun, None, None);
+        } else {
+            let (method, path) = (cut(method).to_owned(), cut(path).to_owned());
+            log.latest.push(Entry { at, begun, method, path, status: None, took: None });
+        }
         drop(log);
         self.changes.fetch_add(1, Relaxed);
         id
@@ -92,14 +103,14 @@ impl Exchanges {
     /// The latest ones, the newest last.
     pub fn latest(&self) -> Vec<Exchange> {
         let log = self.log();
-        log.latest.iter().skip(log.latest.len().saturating_sub(TOLD)).map(Entry::told).collect()
+        let kept = (log.total - log.total.min(TOLD as u64)..log.total).map(|nth| ExchangeId(nth).place());
+        kept.map(|at| log.latest[at].told()).collect()
     }
 
     fn change(&self, id: ExchangeId, change: impl FnOnce(&mut Entry)) {
         let mut log = self.log();
-        let first = log.total - log.latest.len() as u64;
-        let at = id.0.checked_sub(first).and_then(|at| usize::try_from(at).ok());
-        if let Some(entry) = at.and_then(|at| log.latest.get_mut(at)) {
+        let is_kept = log.total - id.0 <= KEPT as u64;
+        if let Some(entry) = log.latest.get_mut(id.place()).filter(|_| is_kept) {
             change(entry);
         }
         drop(log);
@@ -120,7 +131,7 @@ fn cut(text: &str) -> &str {
 impl Entry {
     fn told(&self) -> Exchange {
         Exchange {
-            at: self.at,
+            at: Timestamp::try_from(self.at).unwrap_or_default(),
             method: SafeText::new(&self.method),
             path: SafeText::new(&self.path),
             status: self.status,

@@ -15,6 +15,7 @@ pub mod udp;
 pub mod exchanges;
 mod http;
 mod kill;
+mod lanes;
 mod listen;
 mod outcomes;
 mod own;

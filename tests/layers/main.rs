@@ -67,7 +67,7 @@ const LAYERS: &[Layer] = &[
         crates: &["std", "ipnet", "jiff", "jsonc_parser", "schemars", "serde", "serde_json", "strsim", "thiserror", "unicode_width"],
         without: WORLD,
     },
-    Layer { module: "wire", ours: &["model"], crates: &["std", "crc32c", "httparse", "proxy_header", "thiserror"], without: WORLD },
+    Layer { module: "wire", ours: &["model"], crates: &["std", "crc32c", "httparse", "memchr", "proxy_header", "thiserror"], without: WORLD },
     Layer {
         module: "forward",
         ours: &["model", "wire"],

@@ -49,7 +49,8 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
         // It has no upgrades, so what the client sends next is no other protocol.
         head.headers.remove(UPGRADE);
     }
-    if !is_2 && !head.headers.contains_key(HOST) {
+    let has_host = is_2 || head.headers.contains_key(HOST);
+    if !has_host {
         // HTTP/1.0 may leave it out, the version that it becomes may not.
         let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         head.headers.extend(named.map(|named| (HOST, named)));
@@ -62,8 +63,10 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
             head.uri = path.map_or_else(Uri::default, Uri::from);
         }
         head.version = Version::HTTP_11;
-        // Not told as what the client has asked for.
-        head.headers.entry(HOST).or_insert_with(|| dialled(common));
+        if !has_host {
+            // Not told as what the client has asked for.
+            head.headers.entry(HOST).or_insert_with(|| dialled(common));
+        }
     }
     head.extensions.clear();
     let asked = Asked { is_head: head.method == Method::HEAD, is_upgrade: wishes.upgrade };

@@ -195,6 +195,8 @@ fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
 /// than asking for each.
 #[derive(Clone, Copy, Debug, Default)]
 struct Census {
+    has_connection: bool,
+    /// `Keep-Alive` or `Proxy-Connection`.
     has_hop: bool,
     has_te: bool,
     has_upgrade: bool,
@@ -206,7 +208,8 @@ impl Census {
         let mut census = Self::default();
         for name in fields.keys() {
             match name.as_str() {
-                "connection" | "keep-alive" | "proxy-connection" => census.has_hop = true,
+                "connection" => census.has_connection = true,
+                "keep-alive" | "proxy-connection" => census.has_hop = true,
                 "te" => census.has_te = true,
                 "upgrade" => census.has_upgrade = true,
                 other => census.has_identity |= is_of_identity(other).is_some(),
@@ -218,18 +221,20 @@ impl Census {
 
 /// Takes away what was for us alone. `Transfer-Encoding` is the library's matter: what it sends says how it is framed.
 fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool, census: Census) -> Wishes {
-    if !(census.has_hop || census.has_te || census.has_upgrade) {
+    if !(census.has_connection || census.has_hop || census.has_te || census.has_upgrade) {
         return Wishes::default();
     }
     let takes_trailers = census.has_te
         && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
-    let named = named_by_connection(fields);
-    let upgrade = wanted_upgrade(fields, named.wants_upgrade);
-    strip_hop(fields, &named.names);
-    fields.remove(TE);
+    let named = take_hop(fields, census);
+    let upgrade = census.has_upgrade && wanted_upgrade(fields, named.wants_upgrade);
+    if census.has_te {
+        fields.remove(TE);
+    }
     if upgrade {
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if fields.remove(UPGRADE).is_some() {
+    } else if census.has_upgrade {
+        fields.remove(UPGRADE);
         fields.remove(HTTP2_SETTINGS);
     }
     if takes_trailers {
@@ -251,14 +256,10 @@ fn wanted_upgrade(fields: &HeaderMap, is_named: bool) -> bool {
 /// Takes away what the target said to us alone. An offer of another protocol goes with the status that makes it.
 pub(super) fn strip_hop_of_response(fields: &mut HeaderMap, is_offer: bool) {
     let census = Census::of(fields);
-    if !(census.has_hop || census.has_upgrade || is_offer) {
-        return;
-    }
-    let named = named_by_connection(fields);
-    strip_hop(fields, &named.names);
+    take_hop(fields, census);
     if is_offer {
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if fields.contains_key(UPGRADE) {
+    } else if census.has_upgrade {
         fields.remove(UPGRADE);
     }
 }
@@ -270,9 +271,14 @@ struct Named {
     wants_upgrade: bool,
 }
 
-fn named_by_connection(fields: &HeaderMap) -> Named {
+/// Takes away the fields of the hop and those that `Connection` names.
+fn take_hop(fields: &mut HeaderMap, census: Census) -> Named {
     let mut named = Named::default();
-    if !fields.contains_key(CONNECTION) {
+    if census.has_hop {
+        fields.remove(KEEP_ALIVE);
+        fields.remove(PROXY_CONNECTION);
+    }
+    if !census.has_connection {
         return named;
     }
     for token in fields.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).flat_map(tokens) {
@@ -286,6 +292,10 @@ fn named_by_connection(fields: &HeaderMap) -> Named {
             named.names.extend(HeaderName::from_bytes(token));
         }
     }
+    fields.remove(CONNECTION);
+    for name in &named.names {
+        fields.remove(name);
+    }
     named
 }
 
@@ -293,15 +303,6 @@ fn named_by_connection(fields: &HeaderMap) -> Named {
 fn is_plain(value: &HeaderValue) -> bool {
     let value = value.as_bytes();
     value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-}
-
-fn strip_hop(fields: &mut HeaderMap, named: &[HeaderName]) {
-    for name in named {
-        fields.remove(name);
-    }
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION] {
-        fields.remove(name);
-    }
 }
 
 /// The members of a list, each by itself: one that is no text hides none of the others.

@@ -74,7 +74,7 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
 ) -> End {
     let Bounds { connection, timeouts, drain } = bounds;
     let record = connection.record();
-    let turns = Turns::new();
+    let mut turns = Turns::new();
     let mut watch = Watch::new(proxy, connection, timeouts);
     let mut draining = pin!(drain.cancelled());
     let mut is_draining = false;
@@ -83,7 +83,7 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
             return Poll::Ready(End::Killed);
         }
         loop {
-            let ended = turns.poll(cx, |part, cx| {
+            let ended = turns.poll(cx, |turns, part, cx| {
                 let mut over = Poll::Pending;
                 match part {
                     Part::Client => over = server.as_mut().poll(cx),

@@ -4,11 +4,9 @@
 //! The two halves of a proxied connection hand each other messages through channels. Each of these would wake the task
 //! anew, which would wait for its turn at the runtime and then look at everything; here it is a bit that is set.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU8, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-
-use futures_util::task::AtomicWaker;
 
 /// Turns before others get theirs.
 const TURNS: usize = 32;
@@ -30,20 +28,24 @@ impl Part {
     const ALL: [Self; 4] = [Self::Client, Self::Target, Self::Streams, Self::Drain];
 }
 
+/// Beside the bits of the parts: a turn is being taken, which looks at them when it is over.
+const TURNING: u8 = 1 << Part::ALL.len();
+
 /// Runs turns of one task.
 #[derive(Debug)]
 pub(super) struct Turns {
     shared: Arc<Shared>,
     wakers: [Waker; Part::ALL.len()],
+    /// As `shared` has it.
+    task: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    /// A bit for each part that has more to do.
+    /// A bit for each part that has more to do, and [`TURNING`].
     raised: AtomicU8,
-    /// A turn is being taken, which looks at the bits when it is over.
-    is_turning: AtomicBool,
-    task: AtomicWaker,
+    /// Mostly the same for good, so it is not taken out to be woken.
+    task: Mutex<Option<Waker>>,
 }
 
 #[derive(Debug)]
@@ -58,21 +60,27 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.shared.raised.fetch_or(self.bit, SeqCst);
-        if !self.shared.is_turning.load(SeqCst) {
-            self.shared.task.wake();
+        let before = self.shared.raised.fetch_or(self.bit, AcqRel);
+        // Who raised a bit before, or takes a turn, sees to it.
+        if before == 0
+            && let Some(task) = &*self.shared.task()
+        {
+            task.wake_by_ref();
         }
+    }
+}
+
+impl Shared {
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turns {
     pub(super) fn new() -> Self {
-        let all = (1 << Part::ALL.len()) - 1;
-        let shared =
-            Shared { raised: AtomicU8::new(all), is_turning: AtomicBool::new(false), task: AtomicWaker::new() };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared { raised: AtomicU8::new(TURNING - 1), task: Mutex::default() });
         let bell = |part| Waker::from(Arc::new(Bell { shared: Arc::clone(&shared), bit: 1 << part as u8 }));
-        Self { wakers: Part::ALL.map(bell), shared }
+        Self { wakers: Part::ALL.map(bell), shared, task: None }
     }
 
     /// Has a part look again.
@@ -88,32 +96,31 @@ impl Turns {
     /// Calls `turn` for each part that was woken, until one is ready or none has more to do: then a wake-up is arranged
     /// for.
     pub(super) fn poll<R>(
-        &self,
+        &mut self,
         cx: &mut Context<'_>,
-        mut turn: impl FnMut(Part, &mut Context<'_>) -> Poll<R>,
+        mut turn: impl FnMut(&Self, Part, &mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
-        let Shared { raised, is_turning, task } = &*self.shared;
-        task.register(cx.waker());
-        is_turning.store(true, SeqCst);
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            self.task = Some(cx.waker().clone());
+            self.shared.task().clone_from(&self.task);
+        }
+        let raised = &self.shared.raised;
         for _ in 0..TURNS {
-            let woken = raised.swap(0, SeqCst);
-            if woken == 0 {
-                break;
-            }
+            let woken = raised.swap(TURNING, AcqRel);
             for (part, waker) in Part::ALL.into_iter().zip(&self.wakers) {
                 if woken & (1 << part as u8) != 0
-                    && let Poll::Ready(result) = turn(part, &mut Context::from_waker(waker))
+                    && let Poll::Ready(result) = turn(self, part, &mut Context::from_waker(waker))
                 {
-                    is_turning.store(false, SeqCst);
                     return Poll::Ready(result);
                 }
             }
+            if raised.compare_exchange(TURNING, 0, AcqRel, Acquire).is_ok() {
+                return Poll::Pending;
+            }
         }
-        is_turning.store(false, SeqCst);
-        // Raised in the last turn, or by another thread that took it to be still turning.
-        if raised.load(SeqCst) != 0 {
-            cx.waker().wake_by_ref();
-        }
+        // There is more to do, when others have had their turns.
+        raised.fetch_and(!TURNING, AcqRel);
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
@@ -126,11 +133,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_that_is_woken_within_a_turn_has_another_in_the_same_poll_and_others_have_none() {
-        let turns = Turns::new();
+        let mut turns = Turns::new();
         let (mut polls, mut taken) = (0, Vec::new());
         poll_fn(|cx| {
             polls += 1;
-            turns.poll(cx, |part, _| {
+            turns.poll(cx, |turns, part, _| {
                 taken.push(part);
                 match (part, taken.len()) {
                     (Part::Client, 1..6) => turns.wake(Part::Target),
@@ -148,11 +155,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_always_has_more_to_do_gives_way_to_others() {
-        let turns = Turns::new();
+        let mut turns = Turns::new();
         let (mut polls, mut taken) = (0, 0);
         poll_fn(|cx| {
             polls += 1;
-            turns.poll(cx, |part, cx| {
+            turns.poll(cx, |_, part, cx| {
                 if part == Part::Client {
                     taken += 1;
                     cx.waker().wake_by_ref();

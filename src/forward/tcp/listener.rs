@@ -90,9 +90,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                         is_hopeful = true;
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
                         // The client may be gone already, which is not this listener's fault.
-                        if let Ok((leg, local)) = leg(socket, local, protocol) {
-                            open(leg, client, local, protocol, &context, &links, &mut connections);
-                        }
+                        let _ = open(socket, client, local, protocol, &context, &links, &mut connections);
                     }
                     Err(error) => match Verdict::of(&error) {
                         Verdict::Next => {}
@@ -188,26 +186,24 @@ async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<(OwnedFd, SocketAddr)
     }
 }
 
-/// The client's leg, with the address that the client dialled; `known` where the listener has but one.
-fn leg(socket: OwnedFd, known: Option<SocketAddr>, protocol: Protocol) -> io::Result<(Leg, SocketAddr)> {
-    let local = match known {
-        Some(known) => known,
-        None => local_address(&SockRef::from(&socket))?,
-    };
-    Ok((Leg::new(socket, protocol)?, local))
-}
-
-/// Enters a client into the registry and starts its task, if the gate lets it in.
+/// Enters a client into the registry and starts its task, if the gate lets it in. It has dialled `local`, where the
+/// listener has but one address. An error is one of the client's socket, before it was entered.
 fn open(
-    leg: Leg,
+    socket: OwnedFd,
     client: SocketAddr,
-    local: SocketAddr,
+    local: Option<SocketAddr>,
     protocol: Protocol,
     context: &ListenerContext,
     links: &Arc<MappingLinks>,
     connections: &mut Connections,
-) {
+) -> io::Result<()> {
+    let local = local.map_or_else(|| local_address(&SockRef::from(&socket)), Ok)?;
     let route = Arc::clone(&context.route.borrow());
+    let seat = if route.config.identity == Identity::Http { links.lanes.seat() } else { None };
+    let leg = {
+        let _lane = seat.as_ref().map(|seat| seat.runtime().enter());
+        Leg::new(socket, protocol)?
+    };
     let target = connections.target.of(&route, context);
     let connection = context.registry.enter(&context.meter, protocol, client, local, target);
     // Who the client is, and as whom it appears, is told with it.
@@ -218,13 +214,21 @@ fn open(
         Ok((admitted, errand)) => {
             // A panic is that connection's fault alone. No `async` block, which would keep the future twice.
             let serving = AssertUnwindSafe(serve(connection, leg, admitted, errand, context.route.clone()));
-            connections.tasks.spawn(serving.catch_unwind().map(note));
+            let serving = serving.catch_unwind().map(note);
+            match seat {
+                Some(seat) => {
+                    let runtime = seat.runtime().clone();
+                    connections.tasks.spawn_on(serving.map(move |()| drop(seat)), &runtime)
+                }
+                None => connections.tasks.spawn(serving),
+            };
         }
         Err(Outcome { reason, error }) => {
             drop(leg);
             connection.close(reason, error);
         }
     }
+    Ok(())
 }
 
 /// A connection's task has ended.

@@ -31,6 +31,7 @@ use super::alias::{AliasLease, Aliases, Client};
 use super::context::Route;
 use super::descriptors::DescriptorPermit;
 use super::engine::{Notice, Shared, TestHook};
+use super::lanes::Lanes;
 use super::own::{OwnConnections, OwnSource};
 use super::pressure::{Limit, Pressure};
 use super::registry::{OpenConnection, Record};
@@ -59,6 +60,8 @@ pub(crate) struct MappingLinks {
     pub(crate) hook: Option<TestHook>,
     /// For bulk.
     pub(crate) pipes: Arc<PipePool>,
+    /// For HTTP.
+    pub(crate) lanes: Arc<Lanes>,
     admitted: AtomicU32,
     /// The address that worked last.
     preferred: Mutex<Option<IpAddr>>,
@@ -386,6 +389,7 @@ impl MappingLinks {
             notices: shared.notices.clone(),
             hook: shared.hook,
             pipes: Arc::clone(&shared.pipes),
+            lanes: Arc::clone(&shared.lanes),
             admitted: AtomicU32::new(0),
             preferred: Mutex::default(),
             failure_told: Mutex::default(),

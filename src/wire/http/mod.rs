@@ -15,6 +15,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use memchr::memchr;
+
 pub use self::refusal::Refusal;
 
 use self::head::{Body, Head};
@@ -315,7 +317,7 @@ impl Follower {
     /// Where the head or trailer section at the beginning of `bytes` ends, its empty line included.
     fn section_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
         let mut at = std::mem::take(&mut self.scanned);
-        while let Some(found) = bytes[at..].iter().position(|byte| *byte == b'\n') {
+        while let Some(found) = memchr(b'\n', &bytes[at..]) {
             let end = at + found + 1;
             if end > MAX_HEAD {
                 return Err(Refusal::TooLong);
