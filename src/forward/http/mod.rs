@@ -7,8 +7,9 @@
 //! target too: a request of HTTP/2 goes on as one, so that trailers and resets of gRPC arrive, and needs a target that
 //! understands it.
 //!
-//! Everything of a connection runs in one task ([`turn`], [`tasks`]). Once another protocol is agreed on (status 101), the
-//! legs go to the relay like those of any connection, with what was read of them.
+//! Everything of a connection runs in one task ([`turn`], [`tasks`]), in one of the engine's [lanes](super::lanes). Once
+//! another protocol is agreed on (status 101), the legs go to the relay like those of any connection, with what was read of
+//! them.
 //!
 //! Rules that users meet:
 //! - A head may take 60 seconds from its first byte (then 408), and where earlier requests are being answered by then, from
