@@ -56,6 +56,7 @@ fn connection(id: u64, tick: u64) -> ConnectionRow {
         process: None,
         observed: None,
         exchanges: Vec::new(),
+        exchanges_end: None,
         connection: Connection {
             id: ConnectionId(id),
             mapping: format!("web-{}", id % MAPPINGS),

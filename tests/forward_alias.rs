@@ -128,33 +128,36 @@ fn a_connection_has_its_alias_until_it_ends_and_its_bulk_is_spliced() {
 
 #[test]
 fn a_flow_has_the_alias_of_its_client_too() {
-    const POOL: &str = "198.18.0.0/15";
     if !require(NEEDS) {
         return;
     }
-    with_local(&[POOL], async {
-        let bench = Bench::start();
-        let pool = open(&bench, POOL);
-        let target = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
-        let listener = map(&bench, "[::1]", target.local_addr().unwrap(), "/udp", POOL).await;
-        let client = UdpSocket::bind("[::1]:0").await.expect("a port");
-        client.send_to(b"hello", listener).await.expect("sent");
-        let mut buffer = [0; 16];
-        let (length, from) = timeout(PATIENCE, target.recv_from(&mut buffer)).await.expect("it comes").unwrap();
-        assert_eq!(
-            pool.who_is(from.ip()).expect("it is somebody's").clients[0].client,
-            "::1".parse::<IpAddr>().unwrap()
-        );
-        target.send_to(&buffer[..length], from).await.expect("sent");
-        let (length, from) = timeout(PATIENCE, client.recv_from(&mut buffer)).await.expect("it comes").unwrap();
-        assert_eq!((&buffer[..length], from), (&b"hello"[..], listener));
-        let record = bench.registry.open_connections().pop().expect("it is open");
-        assert!(record.alias().is_some() && pool.is_in_use());
-        bench.engine.kill(record.id);
-        bench.closed(1).await;
-        assert!(!pool.is_in_use());
-        bench.shutdown().await;
-    });
+    // An IPv6 client of an IPv4 target, and the other way round.
+    for (network, listen, client, target) in
+        [("198.18.0.0/15", "[::1]", "::1", "127.0.0.1"), ("fd00:a1a5::/64", "127.0.0.1", "127.0.0.5", "::1")]
+    {
+        with_local(&[network], async {
+            let bench = Bench::start();
+            let pool = open(&bench, network);
+            let target = UdpSocket::bind((target, 0)).await.expect("a port");
+            let listener = map(&bench, listen, target.local_addr().unwrap(), "/udp", network).await;
+            let ip: IpAddr = client.parse().expect("an address");
+            let client = UdpSocket::bind((ip, 0)).await.expect("a port");
+            client.send_to(b"hello", listener).await.expect("sent");
+            let mut buffer = [0; 16];
+            let (length, from) = timeout(PATIENCE, target.recv_from(&mut buffer)).await.expect("it comes").unwrap();
+            assert!(pool.pool().contains(from.ip()), "{from}");
+            assert_eq!(pool.who_is(from.ip()).expect("it is somebody's").clients[0].client, ip);
+            target.send_to(&buffer[..length], from).await.expect("sent");
+            let (length, from) = timeout(PATIENCE, client.recv_from(&mut buffer)).await.expect("it comes").unwrap();
+            assert_eq!((&buffer[..length], from), (&b"hello"[..], listener));
+            let record = bench.registry.open_connections().pop().expect("it is open");
+            assert!(record.alias().is_some() && pool.is_in_use());
+            bench.engine.kill(record.id);
+            bench.closed(1).await;
+            assert!(!pool.is_in_use());
+            bench.shutdown().await;
+        });
+    }
 }
 
 #[test]

@@ -127,7 +127,7 @@ pub(crate) fn haproxy(plan: Plan) -> String {
         Mode::Inspect => ("mode http", String::new()),
     };
     let mut text = format!(
-        "global\n maxconn 8192\ndefaults\n {mode}\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
+        "global\n maxconn 8192\ndefaults bench\n {mode}\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
     );
     for (nth, (listen, target)) in plan.pairs().enumerate() {
         let _ = writeln!(text, "listen l{nth}\n bind ipv6@[::1]:{listen}\n server s 127.0.0.1:{target}{server}");

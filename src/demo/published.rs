@@ -146,6 +146,7 @@ fn connection(at: usize, session: &Session, now_ms: u64) -> ConnectionRow {
             ],
         }),
         exchanges: Vec::new(),
+        exchanges_end: None,
         connection: Connection {
             id: ConnectionId(ID + at as u64),
             mapping: NAME.to_owned(),

@@ -256,6 +256,7 @@ impl Story {
             process: process.map(SafeText::new),
             observed: None,
             exchanges: Vec::new(),
+            exchanges_end: None,
             connection,
         };
         self.connections.insert(id, row);

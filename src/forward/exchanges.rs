@@ -31,6 +31,8 @@ struct Log {
     total: u64,
     /// Each at its number modulo [`KEPT`], so that a new one takes the place of the oldest.
     latest: Vec<Entry>,
+    /// Why no more of them are listed.
+    end: Option<SafeText>,
 }
 
 #[derive(Debug)]
@@ -88,6 +90,17 @@ impl Exchanges {
     /// It is over: the response has been passed on whole, or will not come.
     pub fn ended(&self, id: ExchangeId) {
         self.change(id, |entry| entry.took = Some(entry.begun.elapsed()));
+    }
+
+    /// There may be more, which nobody will tell of, and why.
+    pub fn stop(&self, why: SafeText) {
+        self.log().end = Some(why);
+        self.changes.fetch_add(1, Relaxed);
+    }
+
+    /// Why no more are listed, if that is so.
+    pub fn end(&self) -> Option<SafeText> {
+        self.log().end.clone()
     }
 
     /// How many there have been.

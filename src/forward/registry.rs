@@ -334,6 +334,7 @@ impl Registry {
             process: None,
             observed: None,
             exchanges: record.exchanges.get().map(|exchanges| exchanges.latest()).unwrap_or_default(),
+            exchanges_end: record.exchanges.get().and_then(|exchanges| exchanges.end()),
             connection: record.connection(),
         }
     }

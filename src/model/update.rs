@@ -274,4 +274,7 @@ pub struct ConnectionRow {
     /// Its latest HTTP requests, the newest last ([`super::exchange::TOLD`] at most).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exchanges: Vec<Exchange>,
+    /// Why no more of its HTTP requests are listed, where they were to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanges_end: Option<SafeText>,
 }

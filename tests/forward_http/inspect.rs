@@ -59,10 +59,15 @@ async fn requests_are_listed_and_every_byte_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_http_passes_and_is_spliced_again() {
     let bench = Bench::start();
-    for (first, requests) in [
-        (&b"\x16\x03\x01\x02\x00"[..], 0),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n", 1),
+    for (first, requests, why) in [
+        (&b"\x16\x03\x01\x02\x00"[..], 0, "the client speaks TLS"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0, "the client speaks HTTP/2"),
+        (b"SSH-2.0-x\r\n", 0, "it cannot be followed as HTTP/1.x (the head is malformed (invalid token))"),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
+            1,
+            "another protocol was agreed on",
+        ),
     ] {
         let server = Server::start("127.0.0.1", move |mut stream| async move {
             let mut read = vec![0; first.len()];
@@ -86,6 +91,7 @@ async fn what_is_not_http_passes_and_is_spliced_again() {
         assert!(bench.engine.path_switches().0 > before.0, "it is not looked at any more");
         let record = bench.registry.open_connections().pop().unwrap();
         assert_eq!(record.exchanges().total(), requests);
+        assert_eq!(bench.registry.row(&record).exchanges_end.unwrap().as_str(), why);
         drop(client);
         until("it to close", || bench.registry.open_connections().is_empty().then_some(())).await;
     }

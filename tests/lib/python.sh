@@ -27,5 +27,5 @@ python_provide() {
 
 python_missing() {
     echo "missing: the Python packages of tests/requirements.txt (tests/run --install) - tests of the control socket's" \
-        'schema and of the metrics are skipped'
+        'schema, of the metrics and of WebSocket are skipped'
 }

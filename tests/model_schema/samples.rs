@@ -180,6 +180,7 @@ pub(crate) fn update() -> Update {
             closed_at_ms: Some(20),
             process: Some("curl 4242".into()),
             exchanges: exchanges(),
+            exchanges_end: Some("another protocol was agreed on".into()),
             observed: Some(Observed {
                 way: Way::Dnat,
                 client_leg: true,

@@ -137,22 +137,30 @@ pub(super) struct Answer {
     noted: Noted,
     /// Of the request, whose client waits for leave that will not come.
     expectation: Option<Arc<Expectation>>,
+    /// Once it is over, it is let go of later: see [`Common::keep_body`].
+    is_kept: bool,
 }
 
 #[derive(Debug)]
 enum From {
-    Target(Incoming),
+    /// None only while it is dropped.
+    Target(Option<Incoming>),
     /// Our words, until they are taken.
     Us(Option<Bytes>),
 }
 
 impl Answer {
-    pub(super) fn of_target(incoming: Incoming, noted: Noted, expectation: Option<Arc<Expectation>>) -> Self {
-        Self { from: From::Target(incoming), noted, expectation }
+    pub(super) fn of_target(
+        incoming: Incoming,
+        is_2: bool,
+        noted: Noted,
+        expectation: Option<Arc<Expectation>>,
+    ) -> Self {
+        Self { from: From::Target(Some(incoming)), noted, expectation, is_kept: !is_2 }
     }
 
     pub(super) fn of_us(text: String, noted: Noted) -> Self {
-        Self { from: From::Us((!text.is_empty()).then(|| text.into())), noted, expectation: None }
+        Self { from: From::Us((!text.is_empty()).then(|| text.into())), noted, expectation: None, is_kept: false }
     }
 }
 
@@ -160,6 +168,12 @@ impl Drop for Answer {
     fn drop(&mut self) {
         if let Some(expectation) = &self.expectation {
             expectation.call_off();
+        }
+        if let From::Target(incoming) = &mut self.from
+            && let Some(over) = incoming.take_if(|incoming| incoming.is_end_stream())
+            && self.is_kept
+        {
+            self.noted.common.keep_body(Some(over));
         }
     }
 }
@@ -171,7 +185,8 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Self { from, noted, .. } = &mut *self;
         match from {
-            From::Target(incoming) => {
+            From::Target(None) => Poll::Ready(None),
+            From::Target(Some(incoming)) => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 if let Some(Err(_)) = &frame {
                     // What the kernel or the gate has said of it goes first.
@@ -185,14 +200,14 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Target(incoming) => incoming.is_end_stream(),
+            From::Target(incoming) => incoming.as_ref().is_none_or(Incoming::is_end_stream),
             From::Us(words) => words.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Target(incoming) => incoming.size_hint(),
+            From::Target(incoming) => incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint),
             From::Us(words) => SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64)),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::task::AtomicWaker;
+use hyper::body::Incoming;
 
 use crate::forward::registry::Record;
 use crate::model::event::Side;
@@ -29,6 +30,9 @@ pub(super) struct Common {
     has_interim: AtomicBool,
     is_refused: AtomicBool,
     notes: Mutex<Notes>,
+    /// The body of the last response, which is over. Letting go of it wakes the target's side, which then has nothing to do;
+    /// so that is left until there is something.
+    last_body: Mutex<Option<Incoming>>,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +101,7 @@ impl Common {
             has_interim: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
             notes: Mutex::default(),
+            last_body: Mutex::default(),
         })
     }
 
@@ -128,9 +133,16 @@ impl Common {
         self.requests.load(Relaxed)
     }
 
-    /// One more request, and which it is.
+    /// One more request, and which it is. The target's side is about to be woken.
     pub(super) fn next_request(&self) -> u64 {
+        self.keep_body(None);
         self.requests.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Keeps the body of a response of HTTP/1 that is over, in place of the one before.
+    pub(super) fn keep_body(&self, body: Option<Incoming>) {
+        let before = std::mem::replace(&mut *self.last_body.lock().unwrap_or_else(PoisonError::into_inner), body);
+        drop(before);
     }
 
     pub(super) fn upgrade(&self) {

@@ -102,7 +102,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if !is_2 {
         head.version = Version::HTTP_11;
     }
-    Ok(Response::from_parts(head, Answer::of_target(body, noted, expectation)))
+    Ok(Response::from_parts(head, Answer::of_target(body, is_2, noted, expectation)))
 }
 
 /// What HTTP/2 allows and we do not.

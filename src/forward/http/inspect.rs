@@ -11,7 +11,9 @@ use crate::forward::exchanges::ExchangeId;
 use crate::forward::meter::Direction;
 use crate::forward::registry::Record;
 use crate::forward::tap::Tap;
-use crate::wire::http::{Follower, MAX_CHUNK_LINE, MAX_HEAD, Refusal, Seen, Strictness};
+use crate::model::speech::Said;
+use crate::model::untrusted::SafeText;
+use crate::wire::http::{Follower, H2_PREFACE, MAX_CHUNK_LINE, MAX_HEAD, Refusal, Seen, Strictness};
 
 /// Requests that wait for their responses; no client sends so many ahead.
 const MOST_PENDING: usize = 1_000;
@@ -44,9 +46,13 @@ struct Half {
 enum Reason {
     #[error("another protocol was agreed on")]
     Upgraded,
+    #[error("the client speaks TLS")]
+    Tls,
+    #[error("the client speaks HTTP/2")]
+    Http2,
     #[error("too many requests are not answered")]
     TooMany,
-    #[error(transparent)]
+    #[error("it cannot be followed as HTTP/1.x ({0})")]
     NotHttp(#[from] Refusal),
 }
 
@@ -70,7 +76,7 @@ impl Tap for Inspector {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(reason) = state.saw(direction, bytes, &record) {
             *state = State::over();
-            tracing::debug!(connection = record.id.0, %reason, "its requests are not followed any more");
+            record.exchanges().stop(SafeText::new(&reason.to_string()));
             record.tap(None);
         }
     }
@@ -99,6 +105,14 @@ impl State {
 
     fn saw_requests(&mut self, bytes: &[u8], record: &Record) -> Result<(), Reason> {
         let Self { requests, responses, pending } = self;
+        if record.exchanges().total() == 0 && requests.kept.is_empty() {
+            // Known by its first bytes, which mostly come together.
+            if Said::of(bytes) == Some(Said::Tls) {
+                return Err(Reason::Tls);
+            } else if bytes.starts_with(H2_PREFACE) {
+                return Err(Reason::Http2);
+            }
+        }
         requests.follow(bytes, |seen| {
             if let Seen::Request { method, target, asked } = seen {
                 pending.push_back(record.exchanges().begin(method, target));

@@ -198,6 +198,7 @@ impl Session {
                 states: [word(&self.client), word(&self.target)],
             }),
             exchanges: Vec::new(),
+            exchanges_end: None,
             connection: Connection {
                 id: self.id,
                 mapping: port.name.clone(),

@@ -259,6 +259,9 @@ fn whole_connection(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
 
 /// Its latest HTTP requests, the newest first, and how many there have been.
 fn exchanges(pen: &mut Pen<'_, '_>, item: &ConnectionItem, most: usize) {
+    if let Some(why) = &item.row.exchanges_end {
+        pen.line("http", &format!("no more requests are listed: {why}"), "");
+    }
     for (nth, exchange) in item.row.exchanges.iter().rev().take(most).enumerate() {
         let (status, time) = exchange.outcome();
         let all = count(item.row.connection.requests.unwrap_or_default(), "request");
