@@ -84,12 +84,11 @@ proxy_set_header X-Forwarded-Host $http_host;
 "#;
 
 /// The same, as `HAProxy` says it. The bench's clients speak IPv6.
-const HAPROXY_FIELDS: &str = r#"mode http
- option forwardfor
- http-reuse always
+const HAPROXY_FIELDS: &str = r#" http-request set-header X-Forwarded-For %[src]
  http-request set-header Forwarded for=\"[%[src]]:%[src_port]\";host=\"%[req.hdr(host)]\";proto=http
  http-request set-header X-Forwarded-Proto http
- http-request set-header X-Forwarded-Host %[req.hdr(host)]"#;
+ http-request set-header X-Forwarded-Host %[req.hdr(host)]
+"#;
 
 /// Connections are kept on both sides for as many requests as come: nginx would end each after a thousand. What is too
 /// fast for a client waits in memory: a file in between would be other work.
@@ -118,19 +117,20 @@ fn nginx_http(plan: Plan, folder: &Path) -> String {
 
 /// `HAProxy`'s configuration.
 pub(crate) fn haproxy(plan: Plan) -> String {
-    let (mode, server) = match plan.mode {
-        Mode::Plain => ("mode tcp", String::new()),
-        Mode::ProxyV1 => ("mode tcp", " send-proxy".to_owned()),
-        Mode::ProxyV2 => ("mode tcp", " send-proxy-v2".to_owned()),
-        Mode::Alias => ("mode tcp", format!(" source {ALIAS}")),
-        Mode::Http => (HAPROXY_FIELDS, String::new()),
-        Mode::Inspect => ("mode http", String::new()),
+    let (mode, fields, server) = match plan.mode {
+        Mode::Plain => ("mode tcp", "", String::new()),
+        Mode::ProxyV1 => ("mode tcp", "", " send-proxy".to_owned()),
+        Mode::ProxyV2 => ("mode tcp", "", " send-proxy-v2".to_owned()),
+        Mode::Alias => ("mode tcp", "", format!(" source {ALIAS}")),
+        Mode::Http => ("mode http\n http-reuse always", HAPROXY_FIELDS, String::new()),
+        Mode::Inspect => ("mode http", "", String::new()),
     };
     let mut text = format!(
-        "global\n maxconn 8192\ndefaults bench\n {mode}\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
+        "global\n maxconn 8192\ndefaults\n {mode}\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
     );
     for (nth, (listen, target)) in plan.pairs().enumerate() {
-        let _ = writeln!(text, "listen l{nth}\n bind ipv6@[::1]:{listen}\n server s 127.0.0.1:{target}{server}");
+        let _ =
+            write!(text, "listen l{nth}\n bind ipv6@[::1]:{listen}\n{fields} server s 127.0.0.1:{target}{server}\n");
     }
     text
 }

@@ -31,7 +31,8 @@ const ECHO: Duration = Duration::from_millis(100);
 /// Exit status when a signal ends the end at once, as shells give it for SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// Two workers: what forwarding needs on any machine of today, and no thread for each core.
+/// Two workers: what forwarding needs on any machine of today, and no thread for each core. HTTP connections take as many
+/// more, once there are any (`forward::lanes`).
 pub(super) fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

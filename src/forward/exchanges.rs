@@ -17,6 +17,7 @@ use crate::model::untrusted::{MAX_CHARS, SafeText};
 
 /// Requests kept of a connection; the oldest gives way, answered or not.
 pub const KEPT: usize = 64;
+const _: () = assert!(TOLD <= KEPT);
 
 /// The requests of one connection.
 #[derive(Debug, Default)]

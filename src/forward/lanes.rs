@@ -2,30 +2,34 @@
 //! connection stays in its lane until it ends.
 //!
 //! A shared runtime moves tasks to whichever of its threads is free. That is right for bulk, of which one connection may
-//! fill a thread; a request that goes back and forth loses by it: its memory moves with it, and a thread that has just
-//! gone to sleep has to be woken for it. In lanes, two connections never wait for each other's locks, as in a program of
-//! several processes, and the same machine passed on 4 to 13 % more requests. Relayed connections would gain less and lose
-//! that one of them can be moved away from another's bulk, so they stay where they were accepted.
+//! fill a thread; a request that goes back and forth loses by it: its memory moves with it, and a thread that has just gone
+//! to sleep has to be woken for it. In lanes the same machine passed on a twentieth to an eighth more requests over 64
+//! connections. It costs a wake-up for each new connection, and a connection that fills its lane with a long body slows
+//! those beside it there; so relayed connections stay where they were accepted, where they can be moved.
 //!
-//! An engine in a runtime of a single thread has none: whoever starts it so wants everything there.
+//! An engine in a runtime of a single thread has none: whoever starts it so wants everything there. A lane's thread ends by
+//! itself, soon after the engine and the last of its connections.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+/// Most lanes of an engine: each holds three descriptors, which nobody counts.
+const MOST: usize = 4;
+
 /// The lanes of one engine; they start when the first connection wants one.
 #[derive(Debug, Default)]
-pub(crate) struct Lanes(OnceLock<Vec<Arc<Lane>>>);
+pub(crate) struct Lanes(Mutex<Vec<Arc<Lane>>>);
 
 /// One thread and its runtime, which end when this is dropped.
 #[derive(Debug)]
 struct Lane {
     handle: Handle,
-    /// Dropped, it ends the thread.
-    _stop: oneshot::Sender<()>,
+    /// Dropped, it ends the thread; closed where the thread has ended otherwise.
+    stop: oneshot::Sender<()>,
 }
 
 /// A connection's place in its lane, to be held until the connection has ended.
@@ -35,7 +39,11 @@ pub(crate) struct Seat(Arc<Lane>);
 impl Lanes {
     /// A place in the lane that has the fewest connections, if there are lanes. Call within the engine's runtime.
     pub(crate) fn seat(&self) -> Option<Seat> {
-        let lanes = self.0.get_or_init(|| start(Handle::current().metrics().num_workers()));
+        let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.retain(|lane| !lane.stop.is_closed());
+        if lanes.is_empty() {
+            *lanes = start(Handle::current().metrics().num_workers().min(MOST));
+        }
         lanes.iter().min_by_key(|lane| Arc::strong_count(lane)).map(|lane| Seat(Arc::clone(lane)))
     }
 }
@@ -47,7 +55,7 @@ impl Seat {
     }
 }
 
-/// As many lanes as the engine's own runtime has threads; none where that is one, or where threads cannot be had.
+/// None for a runtime of one thread, or where threads and descriptors cannot be had just now.
 fn start(count: usize) -> Vec<Arc<Lane>> {
     if count < 2 {
         return Vec::new();
@@ -55,18 +63,18 @@ fn start(count: usize) -> Vec<Arc<Lane>> {
     match (0..count).map(|_| lane()).collect() {
         Ok(lanes) => lanes,
         Err(error) => {
-            tracing::warn!(%error, "no threads for HTTP connections: they share those of all");
+            tracing::warn!(%error, "no threads for HTTP connections just now: this one shares those of all");
             Vec::new()
         }
     }
 }
 
 fn lane() -> io::Result<Arc<Lane>> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let handle = runtime.handle().clone();
     thread::Builder::new().name("portolan-lane".to_owned()).spawn(move || runtime.block_on(stopped))?;
-    Ok(Arc::new(Lane { handle, _stop: stop }))
+    Ok(Arc::new(Lane { handle, stop }))
 }
 
 #[cfg(test)]

@@ -477,7 +477,13 @@ fn open(pool: Pool) -> Result<(OpenedAliases, PoolHold), SafeText> {
         }
         None => SafeText::new(&error.to_string()),
     })?;
-    let hold = PoolHold::take(&pool).map_err(|error| SafeText::new(&error.to_string()))?;
+    let hold = PoolHold::take(&pool).map_err(|error| {
+        // That a damaged table was moved aside is found this once.
+        if let Some(warning) = &opened.warning {
+            tracing::warn!("{warning}");
+        }
+        SafeText::new(&error.to_string())
+    })?;
     Ok((opened, hold))
 }
 

@@ -62,7 +62,7 @@ async fn what_is_not_http_passes_and_is_spliced_again() {
     for (first, requests, why) in [
         (&b"\x16\x03\x01\x02\x00"[..], 0, "the client speaks TLS"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 0, "the client speaks HTTP/2"),
-        (b"SSH-2.0-x\r\n", 0, "it cannot be followed as HTTP/1.x (the head is malformed (invalid token))"),
+        (b"SSH-2.0-x\r\n", 0, "it cannot be followed as HTTP/1.x (a response came that nobody had asked for)"),
         (
             b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n",
             1,

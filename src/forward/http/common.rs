@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::task::AtomicWaker;
 use hyper::body::Incoming;
 
+use super::fields::strip_hop_of_interim;
 use crate::forward::registry::Record;
 use crate::model::event::Side;
 use crate::wire::http::{MAX_HEAD, Refusal};
@@ -133,13 +134,13 @@ impl Common {
         self.requests.load(Relaxed)
     }
 
-    /// One more request, and which it is. The target's side is about to be woken.
+    /// One more request, and which it is. Mostly the target's side is about to be woken for it.
     pub(super) fn next_request(&self) -> u64 {
         self.keep_body(None);
         self.requests.fetch_add(1, Relaxed) + 1
     }
 
-    /// Keeps the body of a response of HTTP/1 that is over, in place of the one before.
+    /// Keeps the body of a response of HTTP/1 that is over and whose length was stated, in place of the one before.
     pub(super) fn keep_body(&self, body: Option<Incoming>) {
         let before = std::mem::replace(&mut *self.last_body.lock().unwrap_or_else(PoisonError::into_inner), body);
         drop(before);
@@ -199,7 +200,7 @@ impl Common {
         } else if self.takes_interim.load(Relaxed)
             && (notes.interim.is_empty() || notes.interim.len() + head.len() <= MAX_HEAD)
         {
-            notes.interim.extend_from_slice(head);
+            strip_hop_of_interim(head, &mut notes.interim);
             self.has_interim.store(true, Relaxed);
         }
     }

@@ -94,7 +94,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     } else {
         client.stay(nth);
     }
-    let expectation = expectation.filter(|expectation| !expectation.is_granted.load(Relaxed));
+    let expectation = expectation.filter(|expectation| !is_switch && !expectation.is_granted.load(Relaxed));
     if expectation.is_some() {
         // The body may come or not: nobody can tell where the next request begins.
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -7,8 +7,9 @@
 //!
 //! A trusted proxy is believed in all of these, not in the address alone: what it says in `Forwarded` and
 //! `X-Forwarded-For` is added to, `X-Forwarded-Proto` and `-Host` are ours only where it has none, and the others stay as
-//! they are. So it must itself remove or replace what its clients send. Its odd spellings are removed. Fields of a hop are taken away before ours are set, so that none of ours
-//! can be named away by a `Connection` field.
+//! they are. So it must itself remove or replace what its clients send. Its odd spellings are removed.
+//!
+//! Fields of a hop are taken away before ours are set, so that none of ours can be named away by a `Connection` field.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -264,6 +265,40 @@ pub(super) fn strip_hop_of_response(fields: &mut HeaderMap, is_offer: bool) {
     }
 }
 
+/// Adds the head of an interim response (1xx) to `passed`, without what the target said to us alone. It has no body, so what
+/// it says of one goes too: who believed that would wait for it.
+pub(super) fn strip_hop_of_interim(head: &[u8], passed: &mut Vec<u8>) {
+    const OF_A_HOP: [&[u8]; 7] = [
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"upgrade",
+        b"trailer",
+        b"content-length",
+        b"transfer-encoding",
+    ];
+    let lines = || head.split_inclusive(|byte| *byte == b'\n');
+    let mut named: Vec<&[u8]> = OF_A_HOP.to_vec();
+    for (name, value) in lines().skip(1).filter_map(field_of) {
+        if name.eq_ignore_ascii_case(b"connection") {
+            named.extend(value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
+        }
+    }
+    for (nth, line) in lines().enumerate() {
+        let is_of_a_hop = nth > 0
+            && field_of(line).is_some_and(|(name, _)| named.iter().any(|other| name.eq_ignore_ascii_case(other)));
+        if !is_of_a_hop {
+            passed.extend_from_slice(line);
+        }
+    }
+}
+
+/// The name and the value of a line that was looked at before.
+fn field_of(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().position(|byte| *byte == b':')?;
+    Some((&line[..colon], &line[colon + 1..]))
+}
+
 /// What `Connection` names.
 #[derive(Default)]
 struct Named {
@@ -441,6 +476,16 @@ mod tests {
             assert!(!asks.contains_key(name), "{name}: {asks:?}");
         }
         assert_eq!((&asks[TE], &asks[CONNECTION]), (&"trailers".parse().unwrap(), &"te".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_interim_response_says_nothing_of_the_hop_nor_of_a_body() {
+        let mut passed = b"before".to_vec();
+        let head = b"HTTP/1.1 103 Early Hints\r\nLink: </a:b>; rel=preload\r\nContent-Length: 5\r\nCONNECTION: close, x-own\r\n\
+            transfer-encoding: chunked\r\nX-Own: 1\r\nUpgrade: x\r\nX-Other: 2\r\n\r\n";
+        strip_hop_of_interim(head, &mut passed);
+        let rest = b"beforeHTTP/1.1 103 Early Hints\r\nLink: </a:b>; rel=preload\r\nX-Other: 2\r\n\r\n";
+        assert_eq!(passed, rest);
     }
 
     #[test]

@@ -75,7 +75,10 @@ impl Tap for Inspector {
         let Some(record) = self.record.upgrade() else { return };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(reason) = state.saw(direction, bytes, &record) {
-            *state = State::over();
+            let State { pending, .. } = std::mem::replace(&mut *state, State::over());
+            for id in pending {
+                record.exchanges().ended(id);
+            }
             record.exchanges().stop(SafeText::new(&reason.to_string()));
             record.tap(None);
         }
@@ -141,7 +144,6 @@ impl State {
             }
         })?;
         if responses.follower.is_opaque() {
-            pending.drain(..).for_each(|id| record.exchanges().ended(id));
             return Err(Reason::Upgraded);
         }
         if has_answered {

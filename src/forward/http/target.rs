@@ -2,7 +2,7 @@
 //! two.
 //!
 //! A request that was never sent is sent on the new connection. One that was sent and not answered with a single byte, on
-//! a connection that had lain idle, is sent again if doing so twice does no harm (RFC 9110, 9.2.2) and it has no body:
+//! a connection that had been asked nothing for half a second, is sent again if doing so twice does no harm (RFC 9110, 9.2.2) and it has no body:
 //! most likely the target was just closing. Any other has failed. Requests of HTTP/2 that need a new connection at the same
 //! time share one, and share its failure.
 
@@ -30,7 +30,7 @@ use crate::forward::relay::{self, Leg, Outcome};
 use crate::model::event::Side;
 use crate::wire::http::{Asked, Refusal};
 
-/// A connection that has been idle for so long may be about to be closed by the target.
+/// A connection that was asked nothing for so long may be about to be closed by the target.
 const IDLE: Duration = Duration::from_millis(500);
 /// Connections tried for one request.
 const ATTEMPTS: u32 = 3;

@@ -94,7 +94,7 @@ impl Turns {
     }
 
     /// Calls `turn` for each part that was woken, until one is ready or none has more to do: then a wake-up is arranged
-    /// for.
+    /// for. After [`TURNS`] rounds others have theirs first.
     pub(super) fn poll<R>(
         &mut self,
         cx: &mut Context<'_>,

@@ -30,6 +30,8 @@ pub(super) struct Watch<'a> {
     timer: Option<Pin<Box<Sleep>>>,
     /// The head that the client is about to send, by when it began, and since when it has had our whole attention.
     slow: Option<(Instant, Instant)>,
+    /// A request was being answered when this was last looked at, or since a head has begun.
+    was_busy: bool,
     is_half_closed: bool,
     is_end_passed: bool,
     is_kept_alive: bool,
@@ -55,6 +57,7 @@ impl<'a> Watch<'a> {
             queued: 0,
             timer: None,
             slow: None,
+            was_busy: false,
             is_half_closed: false,
             is_end_passed: false,
             is_kept_alive: false,
@@ -151,8 +154,10 @@ impl<'a> Watch<'a> {
         let begun = self.proxy.client.head_since().filter(|_| is_free);
         self.slow = begun.map(|begun| match self.slow {
             Some((before, since)) if before == begun => (before, since),
-            _ => (begun, Instant::now()),
+            _ if self.was_busy => (begun, Instant::now()),
+            _ => (begun, begun),
         });
+        self.was_busy = !is_free || (self.was_busy && begun.is_some());
         self.slow.map(|(_, since)| since)
     }
 

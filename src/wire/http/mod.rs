@@ -242,7 +242,12 @@ impl Follower {
                 _ => Err(Refusal::Chunk),
             },
             State::Trailers { is_upgrade } => {
-                let end = if bytes.starts_with(b"\r\n") { Some(2) } else { self.section_end(bytes)? };
+                let end = if bytes.starts_with(b"\r\n") {
+                    self.scanned = 0;
+                    Some(2)
+                } else {
+                    self.section_end(bytes)?
+                };
                 let Some(end) = end else { return Ok(Step::Wait) };
                 head::trailers(&bytes[..end])?;
                 self.message_ends(is_upgrade, see);

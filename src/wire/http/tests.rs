@@ -34,6 +34,17 @@ fn messages_are_told_apart_however_they_are_cut() {
 }
 
 #[test]
+fn an_end_of_a_body_in_two_pieces_hides_nothing_of_what_follows() {
+    let mut follower = Follower::requests(Strictness::Gate);
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r";
+    let passed = follower.follow(head, |_| {}).unwrap();
+    assert_eq!(passed, head.len() - 1);
+    assert_eq!(follower.follow(b"\r\n\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", |_| {}), Ok(2));
+    let next = b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(follower.follow(next, |_| {}), Err(Refusal::LineEnd));
+}
+
+#[test]
 fn what_servers_understand_differently_is_refused() {
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let table = [
