@@ -5,13 +5,14 @@ mod common;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::SOON;
 use common::gauge::{p99, used};
 use common::program::{Home, PORTOLAN, Run};
 use common::soak::{amount, within};
-use common::{SOON, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -36,6 +37,12 @@ fn hungry(home: &Home, target: SocketAddr, taken: usize) -> Run {
 
 fn descriptors(run: &Run) -> usize {
     fs::read_dir(format!("/proc/{}/fd", run.pid())).expect("it is alive").count()
+}
+
+/// What these are.
+fn open_files(run: &Run) -> Vec<PathBuf> {
+    let links = fs::read_dir(format!("/proc/{}/fd", run.pid())).expect("it is alive");
+    links.filter_map(|link| fs::read_link(link.ok()?.path()).ok()).collect()
 }
 
 /// Records of the log.
@@ -154,7 +161,11 @@ async fn a_crowd_at_the_door(taken: usize) {
     }
     drop((lucky, newcomer));
     tokio::task::block_in_place(|| {
-        wait_until("descriptors at the baseline", SOON, || descriptors(&run) <= baseline);
+        let end = Instant::now() + SOON;
+        while descriptors(&run) > baseline {
+            assert!(Instant::now() < end, "{baseline} descriptors at the beginning, and now: {:?}", open_files(&run));
+            std::thread::sleep(Duration::from_millis(10));
+        }
         println!("{} descriptors at the end, {baseline} at the beginning", descriptors(&run));
         let is_degraded = |event: &serde_json::Value| event["event"] == "mapping_state" && event["state"] == "degraded";
         let degraded = run.event("the shortage is told", SOON, is_degraded);
