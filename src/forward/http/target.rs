@@ -1,10 +1,10 @@
 //! The connection to the target: one at a time, dialled anew for the next request where the target has closed it between
 //! two.
 //!
-//! A request that was never sent is sent on the new connection. One that was sent and not answered with a single byte, on
-//! a connection that had been asked nothing for half a second, is sent again if doing so twice does no harm (RFC 9110, 9.2.2) and it has no body:
-//! most likely the target was just closing. Any other has failed. Requests of HTTP/2 that need a new connection at the same
-//! time share one, and share its failure.
+//! A request that was never sent is sent on the new connection. One that was sent and not answered with a single byte,
+//! on a connection that had been asked nothing for half a second, is sent again if doing so twice does no harm (RFC
+//! 9110, 9.2.2) and it has no body: most likely the target was just closing. Any other has failed. Requests of HTTP/2
+//! that need a new connection at the same time share one, and share its failure.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
