@@ -10,7 +10,7 @@ use std::sync::Arc;
 use portolan::model::event::CloseReason;
 use sockets::{Bench, PATIENCE, Server, connect, noise, reset, try_connect};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -134,5 +134,46 @@ async fn an_answer_that_is_over_and_reset_before_the_dial_is_done_is_whole() {
     .await;
     bench.closed(ROUNDS).await;
     assert!(bench.reasons().iter().all(|reason| *reason == CloseReason::TargetReset));
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_in_the_midst_of_bulk_to_its_sender_is_no_end_to_the_target() {
+    let bench = Bench::start();
+    let (failed, mut failures) = tokio::sync::mpsc::unbounded_channel();
+    let block: Arc<[u8]> = noise(4, 256 * 1024).into();
+    let server = Server::start("127.0.0.1", move |mut stream| {
+        let (failed, block) = (failed.clone(), Arc::clone(&block));
+        async move {
+            let error = loop {
+                if let Err(error) = stream.write_all(&block).await {
+                    break error.kind();
+                }
+            };
+            failed.send(error).expect("the test waits");
+        }
+    });
+    let listener = bench.map(1, "127.0.0.1", server.address).await;
+    for small in [true, false] {
+        crowd(ROUNDS, || async move {
+            let socket = TcpSocket::new_v4().expect("a descriptor is free");
+            if small {
+                socket.set_recv_buffer_size(16 * 1024).expect("it can be set");
+            }
+            let mut stream = socket.connect(listener).await.expect("it listens");
+            let mut taken = vec![0; 64 * 1024];
+            for _ in 0..4 {
+                stream.read_exact(&mut taken).await.expect("the target streams");
+            }
+            reset(stream);
+        })
+        .await;
+        for _ in 0..ROUNDS {
+            let error = timeout(PATIENCE, failures.recv()).await.expect("each is told").expect("the target lives");
+            assert_eq!(error, ErrorKind::ConnectionReset, "a client that had not ended has reset");
+        }
+        bench.closed(ROUNDS).await;
+        assert!(bench.reasons().iter().all(|reason| *reason == CloseReason::ClientReset));
+    }
     bench.shutdown().await;
 }

@@ -217,6 +217,13 @@ impl Leg {
         matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
     }
 
+    /// Whether a connection of TCP of which we have not ended our side stands no more: it was reset, even where the
+    /// error was told before (`tcp_poll` says so of a socket in `CLOSE`).
+    pub(super) fn is_gone(&self) -> bool {
+        let mut look = [PollFd::new(self.as_fd(), PollFlags::empty())];
+        self.is_tcp && matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
+    }
+
     /// Whether an end or a reset of the peer has come, though what came before it may not have been received yet. Where
     /// it may yet come, the task is woken; not so while something waits to be read.
     pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> bool {
@@ -333,19 +340,35 @@ impl AsFd for Leg {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
     /// A leg and the other end of its connection.
-    fn pair() -> (Leg, TcpStream) {
+    pub(in crate::forward::relay) fn pair() -> (Leg, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let stream = TcpStream::connect(listener.local_addr().expect("it has one")).expect("it listens");
         stream.set_nonblocking(true).expect("it can");
         let (peer, _) = listener.accept().expect("it has come");
         (Leg::new(stream.into(), Protocol::Tcp).expect("room in the reactor"), peer)
+    }
+
+    #[tokio::test]
+    async fn a_leg_is_gone_by_a_reset_that_was_told_and_not_by_an_end() {
+        let (leg, peer) = pair();
+        assert!(!leg.is_gone());
+        peer.shutdown(std::net::Shutdown::Write).expect("it stands");
+        assert_eq!(leg.peek_beyond(0, &mut [0]).await.map(|arrived| arrived.is_all).ok(), Some(true));
+        assert!(!leg.is_gone(), "an end leaves the other direction");
+
+        let (leg, peer) = pair();
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("it can be set");
+        drop(peer);
+        leg.failed().await;
+        assert_eq!(leg.peek(), Ok(0), "it was told, and looks like an end from now on");
+        assert!(leg.is_gone());
     }
 
     #[tokio::test]

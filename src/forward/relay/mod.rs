@@ -272,9 +272,9 @@ impl<'a> Relay<'a> {
 
     fn step(&mut self, cx: &mut Context<'_>, direction: Direction) -> Poll<()> {
         let (client, target) = (self.client, self.target);
-        let (flow, is_other_done, from, to, side, other) = match direction {
-            Direction::In => (&mut self.inward, self.outward.done, client, target, Side::Client, Side::Target),
-            Direction::Out => (&mut self.outward, self.inward.done, target, client, Side::Target, Side::Client),
+        let (flow, back, from, to, side, other) = match direction {
+            Direction::In => (&mut self.inward, &self.outward, client, target, Side::Client, Side::Target),
+            Direction::Out => (&mut self.outward, &self.inward, target, client, Side::Target, Side::Client),
         };
         let record = self.connection.record();
         let allowed = record.allowed_path();
@@ -298,10 +298,14 @@ impl<'a> Relay<'a> {
                 flow.done = true;
                 self.stirred = true;
                 match &self.broken {
+                    // The call that left this rest has swallowed the reset (see `splice`), and receiving says "end".
+                    None if !back.path.is_empty() && from.is_gone() => {
+                        self.break_at(side, io::ErrorKind::ConnectionReset.into());
+                    }
                     None => {
                         // Who has ended may have closed, and be forgotten soon. One that goes on reading is not probed
                         // either: what is sent to it, or the timeout of the half-closed, finds out that it is gone.
-                        if !is_other_done && self.is_kept_alive {
+                        if !back.done && self.is_kept_alive {
                             from.stop_keepalive();
                         }
                         match to.shutdown_write() {
@@ -427,5 +431,44 @@ impl<'a> Relay<'a> {
         } else {
             idle
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::sync::Arc;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::forward::descriptors::DescriptorBudget;
+    use crate::forward::meter::MappingMeter;
+    use crate::forward::registry::Registry;
+    use crate::model::id::MappingId;
+    use crate::model::mapping::Protocol;
+    use crate::model::profile::MappingConfig;
+
+    #[tokio::test]
+    async fn a_reset_that_a_call_has_swallowed_is_no_end() {
+        let config = MappingConfig::from_argument("8080:192.0.2.1:80").expect("a mapping");
+        let meter = MappingMeter::new(MappingId(1), Arc::new(config));
+        let (at, port) = (([127, 0, 0, 1], 40_000).into(), ([127, 0, 0, 1], 8080).into());
+        let connection = Registry::new().open(&meter, Protocol::Tcp, at, port, "192.0.2.1:80".into());
+        let timeouts = Timeouts { idle: None, half_close: Duration::from_secs(20) };
+        let pipes = PipePool::new(&DescriptorBudget::new(100));
+
+        let ((client, peer), (target, mut server)) = (leg::tests::pair(), leg::tests::pair());
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("it can be set");
+        drop(peer);
+        // As a call does that sends in pieces and has sent some.
+        client.failed().await;
+        let legs = [client, target];
+        let outcome = run_behind([Vec::new(), vec![7; 10]], &legs, &connection, &timeouts, &pipes).await;
+        assert_eq!(outcome.reason, CloseReason::ClientReset);
+        let [client, target] = legs;
+        reset(client, Some(target), &connection).await;
+        assert_eq!(server.read(&mut [0]).map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+        connection.close(outcome.reason, outcome.error);
     }
 }

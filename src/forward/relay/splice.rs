@@ -109,6 +109,7 @@ fn nothing_to_splice(from: &Leg) -> nix::Result<usize> {
 
 /// Why sending has failed. A call that sends in several pieces says how much it has sent and swallows the error of a later
 /// piece, so that the call for the `rest` says EPIPE whatever it was: not that the peer had ended, as it says otherwise.
+/// Receiving from there, should it come first, says that the peer has ended: the relay asks the kernel then.
 fn told(error: io::Error, rest: bool) -> io::Error {
     if rest && error.kind() == io::ErrorKind::BrokenPipe { io::ErrorKind::ConnectionReset.into() } else { error }
 }
