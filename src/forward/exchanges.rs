@@ -78,8 +78,7 @@ impl Exchanges {
             let (method, path) = (cut(method).to_owned(), cut(path).to_owned());
             log.latest.push(Entry { at, begun, method, path, status: None, took: None });
         }
-        drop(log);
-        self.changes.fetch_add(1, Relaxed);
+        self.has_changed(&log);
         id
     }
 
@@ -95,8 +94,9 @@ impl Exchanges {
 
     /// There may be more, which nobody will tell of, and why.
     pub fn stop(&self, why: SafeText) {
-        self.log().end = Some(why);
-        self.changes.fetch_add(1, Relaxed);
+        let mut log = self.log();
+        log.end = Some(why);
+        self.has_changed(&log);
     }
 
     /// Why no more are listed, if that is so.
@@ -127,8 +127,12 @@ impl Exchanges {
         if let Some(entry) = log.latest.get_mut(id.place()).filter(|_| is_kept) {
             change(entry);
         }
-        drop(log);
-        self.changes.fetch_add(1, Relaxed);
+        self.has_changed(&log);
+    }
+
+    /// Whoever holds the log is the only one that counts.
+    fn has_changed(&self, _: &MutexGuard<'_, Log>) {
+        self.changes.store(self.changes.load(Relaxed) + 1, Relaxed);
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

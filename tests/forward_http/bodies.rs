@@ -225,7 +225,7 @@ async fn hints_do_not_pile_up_for_who_does_not_read() {
     let mut client = Peer::connect(listener).await;
     let before = resident();
     client.get("/").await;
-    let record = bench.registry.open_connections().pop().unwrap();
+    let record = until("it to be accepted", || bench.registry.open_connections().pop()).await;
     until("the response", || (record.exchanges().latest().first()?.status == Some(200)).then_some(())).await;
     let grown = resident().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes more");
@@ -306,7 +306,7 @@ async fn who_does_not_read_holds_up_who_sends() {
     let listener = map(&bench, 1, "127.0.0.1", server.address).await;
     let mut client = Peer::connect(listener).await;
     client.get("/").await;
-    let record = bench.registry.open_connections().pop().unwrap();
+    let record = until("it to be accepted", || bench.registry.open_connections().pop()).await;
     let mut before = u64::MAX;
     until("nothing to move any more", || {
         let now = record.counters.read().bytes_out;

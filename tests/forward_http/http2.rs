@@ -175,8 +175,11 @@ async fn requests_that_need_a_new_connection_at_once_share_one() {
     let bench = Bench::start();
     let accepted = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&accepted);
+    let alive = Arc::new(());
+    let lives = Arc::clone(&alive);
     let server = Server::start("127.0.0.1", move |stream: TcpStream| {
         let nth = counted.fetch_add(1, Ordering::SeqCst);
+        let lives = Arc::clone(&lives);
         async move {
             let gone = Arc::<Notify>::default();
             let leaves = Arc::clone(&gone);
@@ -196,6 +199,7 @@ async fn requests_that_need_a_new_connection_at_once_share_one() {
                 () = gone.notified() => serving.as_mut().graceful_shutdown(),
             }
             let _ = serving.await;
+            drop(lives);
         }
     });
     let listener = map(&bench, 1, "127.0.0.1", server.address).await;
@@ -203,6 +207,8 @@ async fn requests_that_need_a_new_connection_at_once_share_one() {
     let response = sender.send_request(request("/", Full::default())).await.unwrap();
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
     let first = bench.registry.open_connections()[0].connection().source;
+    // Until then it takes more requests.
+    until("the first connection to be over", || (Arc::strong_count(&alive) == 2).then_some(())).await;
     let mut calls = JoinSet::new();
     for _ in 0..20 {
         let mut sender = sender.clone();
@@ -213,6 +219,7 @@ async fn requests_that_need_a_new_connection_at_once_share_one() {
     assert_ne!(bench.registry.open_connections()[0].connection().source, first);
     // And they share it that there is none.
     drop(server);
+    until("its connections to be gone", || (Arc::strong_count(&alive) == 1).then_some(())).await;
     let mut calls = JoinSet::new();
     for _ in 0..20 {
         let mut sender = sender.clone();

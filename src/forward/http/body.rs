@@ -9,8 +9,8 @@ use std::time::Duration;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
-use super::common::{Common, Expectation};
-use super::fields::Teller;
+use super::common::{Common, Expectation, count};
+use super::teller::Teller;
 use crate::forward::exchanges::ExchangeId;
 use crate::model::event::Side;
 
@@ -40,7 +40,7 @@ struct Waits {
 
 impl Asking {
     pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, common: &Arc<Common>) -> Self {
-        common.bodies.fetch_add(1, Relaxed);
+        count(&common.bodies, 1);
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         let waits = expectation.map(|expectation| Box::new(Waits { expectation, patience: Box::pin(sleep(LEAVE)) }));
         Self { incoming, waits, common: Some(Arc::clone(common)) }
@@ -55,7 +55,7 @@ impl Asking {
 impl Drop for Asking {
     fn drop(&mut self) {
         if let Some(common) = &self.common {
-            common.bodies.fetch_sub(1, Relaxed);
+            count(&common.bodies, -1);
         }
     }
 }
@@ -114,7 +114,7 @@ pub(super) struct Noted {
 
 impl Noted {
     pub(super) fn begin(common: &Arc<Common>, method: &str, path: &str) -> Self {
-        common.in_flight.fetch_add(1, Relaxed);
+        count(&common.in_flight, 1);
         Self { id: common.record.exchanges().begin(method, path), common: Arc::clone(common) }
     }
 
@@ -125,7 +125,7 @@ impl Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        self.common.in_flight.fetch_sub(1, Relaxed);
+        count(&self.common.in_flight, -1);
         self.common.record.exchanges().ended(self.id);
     }
 }
@@ -137,30 +137,22 @@ pub(super) struct Answer {
     noted: Noted,
     /// Of the request, whose client waits for leave that will not come.
     expectation: Option<Arc<Expectation>>,
-    /// Once it is over, it is let go of later: see [`Common::keep_body`].
-    is_kept: bool,
 }
 
 #[derive(Debug)]
 enum From {
-    /// None only while it is dropped.
-    Target(Option<Incoming>),
+    Target(Incoming),
     /// Our words, until they are taken.
     Us(Option<Bytes>),
 }
 
 impl Answer {
-    pub(super) fn of_target(
-        incoming: Incoming,
-        is_2: bool,
-        noted: Noted,
-        expectation: Option<Arc<Expectation>>,
-    ) -> Self {
-        Self { from: From::Target(Some(incoming)), noted, expectation, is_kept: !is_2 }
+    pub(super) fn of_target(incoming: Incoming, noted: Noted, expectation: Option<Arc<Expectation>>) -> Self {
+        Self { from: From::Target(incoming), noted, expectation }
     }
 
     pub(super) fn of_us(text: String, noted: Noted) -> Self {
-        Self { from: From::Us((!text.is_empty()).then(|| text.into())), noted, expectation: None, is_kept: false }
+        Self { from: From::Us((!text.is_empty()).then(|| text.into())), noted, expectation: None }
     }
 }
 
@@ -168,12 +160,6 @@ impl Drop for Answer {
     fn drop(&mut self) {
         if let Some(expectation) = &self.expectation {
             expectation.call_off();
-        }
-        if let From::Target(incoming) = &mut self.from
-            && let Some(over) = incoming.take_if(|incoming| incoming.is_end_stream())
-            && self.is_kept
-        {
-            self.noted.common.keep_body(Some(over));
         }
     }
 }
@@ -185,9 +171,11 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Self { from, noted, .. } = &mut *self;
         match from {
-            From::Target(None) => Poll::Ready(None),
-            From::Target(Some(incoming)) => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+            From::Target(incoming) => {
+                let frame = ready!(noted.common.take_frame(|| {
+                    let frame = Pin::new(&mut *incoming).poll_frame(cx);
+                    (frame, incoming.is_end_stream())
+                }));
                 if let Some(Err(_)) = &frame {
                     // What the kernel or the gate has said of it goes first.
                     noted.common.fail(Side::Target, &std::io::ErrorKind::UnexpectedEof.into());
@@ -200,14 +188,14 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Target(incoming) => incoming.as_ref().is_none_or(Incoming::is_end_stream),
+            From::Target(incoming) => incoming.is_end_stream(),
             From::Us(words) => words.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Target(incoming) => incoming.as_ref().map_or(SizeHint::with_exact(0), Incoming::size_hint),
+            From::Target(incoming) => incoming.size_hint(),
             From::Us(words) => SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64)),
         }
     }

@@ -11,13 +11,15 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::Instant;
 
 use super::common::{Common, Refused};
+use super::readiness::Readiness;
 use crate::forward::meter::Direction;
 use crate::forward::relay::Leg;
 use crate::model::event::Side;
@@ -46,6 +48,15 @@ pub(super) struct Channel {
     pub(super) leg: Leg,
     side: Side,
     common: Arc<Common>,
+    /// The library has nothing unsent.
+    is_flushed: AtomicBool,
+    /// Something is to be sent ahead of what the library sends.
+    has_ahead: AtomicBool,
+    /// Who is woken by what comes, where that is not who reads it.
+    reader: OnceLock<Waker>,
+    readiness: Readiness,
+    /// As [`State::kept_since`]: it has begun.
+    has_begun: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -63,8 +74,6 @@ struct State {
     ready: Vec<u8>,
     /// To be sent ahead of anything else.
     ahead: Vec<u8>,
-    /// The library has nothing unsent.
-    is_flushed: bool,
     /// Requests whose heads were let through.
     heads: u64,
     is_ended: bool,
@@ -85,13 +94,22 @@ impl Channel {
             looks_again: false,
             ready: Vec::new(),
             ahead: Vec::new(),
-            is_flushed: true,
             heads: 0,
             is_ended: false,
             is_refused: false,
             was_first_told: false,
         };
-        Arc::new(Self { leg, side, common, state: Mutex::new(state) })
+        Arc::new(Self {
+            leg,
+            side,
+            common,
+            is_flushed: AtomicBool::new(true),
+            has_ahead: AtomicBool::new(false),
+            reader: OnceLock::new(),
+            readiness: Readiness::new(),
+            has_begun: AtomicBool::new(false),
+            state: Mutex::new(state),
+        })
     }
 
     /// Waits for what tells what the client speaks; `None` where it has ended before.
@@ -114,6 +132,7 @@ impl Channel {
                 if count > 0 {
                     state.kept.extend_from_slice(&buffer[..count]);
                     state.kept_since.get_or_insert_with(Instant::now);
+                    self.has_begun.store(true, Relaxed);
                 }
                 Poll::Ready(io::Result::Ok(()))
             }))?;
@@ -142,11 +161,15 @@ impl Channel {
         if *heads == nth {
             *looks_again |= gate.is_held() && !kept.is_empty();
             gate.stay();
+            self.readiness.disarm();
         }
     }
 
     /// Since when this client has been about to send a head.
     pub(super) fn head_since(&self) -> Option<Instant> {
+        if !self.has_begun.load(Relaxed) {
+            return None;
+        }
         let state = self.state();
         state.kept_since.filter(|_| state.gate.as_ref().is_none_or(|gate| gate.is_between() && !gate.is_held()))
     }
@@ -156,6 +179,7 @@ impl Channel {
         let mut state = self.state();
         let nth = state.heads + 1;
         state.refuse();
+        self.readiness.disarm();
         self.common.refuse(Refused::slow(nth));
     }
 
@@ -176,9 +200,28 @@ impl Channel {
         state.kept.is_empty() && state.ready.is_empty() && state.heads == known && is_between
     }
 
+    /// Has `reader` woken by what comes, from the first call on; whoever reads wants to be woken otherwise.
+    pub(super) fn read_by(&self, reader: &Waker) {
+        self.reader.get_or_init(|| reader.clone());
+    }
+
+    /// Whether an end or a reset of the peer has come, though what came before it may not have been read yet. Where it may
+    /// yet come, `reader` is woken, who is to be the one that reads; not so while something waits to be read.
+    pub(super) fn poll_closing(&self, reader: &Waker) -> bool {
+        if self.readiness.is_quiet(reader) {
+            return false;
+        }
+        let closing = self.readiness.poll(reader, |cx| self.leg.poll_closing(cx));
+        let state = self.state();
+        if !state.ready.is_empty() || state.looks_again {
+            self.readiness.disarm();
+        }
+        matches!(closing, Poll::Ready(true))
+    }
+
     /// Whether the library has nothing to send.
     pub(super) fn is_flushed(&self) -> bool {
-        self.state().is_flushed
+        self.is_flushed.load(Relaxed)
     }
 
     /// Whether all that came was a whole number of messages.
@@ -190,11 +233,11 @@ impl Channel {
     /// Sends `head`, that of an interim response, if that can be done between what the library sends. A client that has not
     /// taken the last one yet does without.
     pub(super) fn send_interim(&self, cx: &mut Context<'_>, head: &[u8]) {
-        let mut state = self.state();
-        if state.is_flushed && state.ahead.is_empty() {
-            state.ahead.extend_from_slice(head);
+        if self.is_flushed() && !self.has_ahead.load(Relaxed) {
+            self.state().ahead.extend_from_slice(head);
+            self.has_ahead.store(true, Relaxed);
             // Where this fails, so will what is sent next.
-            let _ = self.poll_ahead(cx, &mut state);
+            let _ = self.poll_ahead(cx);
         }
     }
 
@@ -206,7 +249,9 @@ impl Channel {
     }
 
     fn poll_receive(&self, cx: &mut Context<'_>, state: &mut State, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let count = match ready!(self.leg.poll_recv(cx, buffer)) {
+        let reader = self.reader.get().unwrap_or(cx.waker());
+        let received = self.readiness.poll(reader, |cx| self.leg.poll_recv(cx, buffer));
+        let count = match ready!(received) {
             Ok(count) => count,
             Err(error) => {
                 self.common.fail(self.side, &error);
@@ -228,6 +273,10 @@ impl Channel {
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        // It was read to its end, and what it said was passed on.
+        if self.readiness.is_quiet(self.reader.get().unwrap_or(cx.waker())) {
+            return Poll::Pending;
+        }
         let mut state = self.state();
         loop {
             if !state.ready.is_empty() {
@@ -304,6 +353,7 @@ impl Channel {
         } else if passed > 0 || kept_since.is_none() {
             *kept_since = Some(Instant::now());
         }
+        self.has_begun.store(kept_since.is_some(), Relaxed);
         Ok(is_at_once && passed > 0)
     }
 
@@ -340,24 +390,27 @@ impl Channel {
     }
 
     fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.state();
-        ready!(self.poll_ahead(cx, &mut state))?;
-        state.is_flushed = false;
+        ready!(self.poll_ahead(cx))?;
+        self.is_flushed.store(false, Relaxed);
         self.poll_send(cx, data)
     }
 
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.state();
-        ready!(self.poll_ahead(cx, &mut state))?;
-        state.is_flushed = true;
+        ready!(self.poll_ahead(cx))?;
+        self.is_flushed.store(true, Relaxed);
         Poll::Ready(Ok(()))
     }
 
-    fn poll_ahead(&self, cx: &mut Context<'_>, state: &mut State) -> Poll<io::Result<()>> {
+    fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_ahead.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut state = self.state();
         while !state.ahead.is_empty() {
             let sent = ready!(self.poll_send(cx, &state.ahead))?;
             state.ahead.drain(..sent);
         }
+        self.has_ahead.store(false, Relaxed);
         Poll::Ready(Ok(()))
     }
 

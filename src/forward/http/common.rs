@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use futures_util::task::AtomicWaker;
-use hyper::body::Incoming;
 
-use super::fields::strip_hop_of_interim;
+use super::hop::strip_hop_of_interim;
+use super::turn::Silencer;
 use crate::forward::registry::Record;
 use crate::model::event::Side;
 use crate::wire::http::{MAX_HEAD, Refusal};
@@ -31,9 +31,7 @@ pub(super) struct Common {
     has_interim: AtomicBool,
     is_refused: AtomicBool,
     notes: Mutex<Notes>,
-    /// The body of the last response, which is over. Letting go of it wakes the target's side, which then has nothing to do;
-    /// so that is left until there is something.
-    last_body: Mutex<Option<Incoming>>,
+    target_silencer: OnceLock<Silencer>,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +100,7 @@ impl Common {
             has_interim: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
             notes: Mutex::default(),
-            last_body: Mutex::default(),
+            target_silencer: OnceLock::new(),
         })
     }
 
@@ -134,16 +132,24 @@ impl Common {
         self.requests.load(Relaxed)
     }
 
-    /// One more request, and which it is. Mostly the target's side is about to be woken for it.
+    /// One more request, and which it is.
     pub(super) fn next_request(&self) -> u64 {
-        self.keep_body(None);
-        self.requests.fetch_add(1, Relaxed) + 1
+        count(&self.requests, 1)
     }
 
-    /// Keeps the body of a response of HTTP/1 that is over and whose length was stated, in place of the one before.
-    pub(super) fn keep_body(&self, body: Option<Incoming>) {
-        let before = std::mem::replace(&mut *self.last_body.lock().unwrap_or_else(PoisonError::into_inner), body);
-        drop(before);
+    /// By what the target's side is kept from needless turns.
+    pub(super) fn silence_target_by(&self, silencer: Silencer) {
+        // It is the same for good.
+        let _ = self.target_silencer.set(silencer);
+    }
+
+    /// Takes a frame of a response; where it says that it was the last one, the target's side is not woken for it: it has
+    /// nothing to do, unless a request is still being sent.
+    pub(super) fn take_frame<R>(&self, take: impl FnOnce() -> (R, bool)) -> R {
+        match self.target_silencer.get().filter(|_| self.bodies.load(Relaxed) == 0) {
+            Some(silencer) => silencer.silence(take),
+            None => take().0,
+        }
     }
 
     pub(super) fn upgrade(&self) {
@@ -227,4 +233,11 @@ impl Common {
     fn notes(&self) -> MutexGuard<'_, Notes> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Adds to a figure of one connection's, and gives the new one. As its task alone writes it, that needs no exclusive access.
+pub(super) fn count(figure: &AtomicU64, by: i64) -> u64 {
+    let now = figure.load(Relaxed).wrapping_add_signed(by);
+    figure.store(now, Relaxed);
+    now
 }

@@ -11,10 +11,12 @@ use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::body::{Answer, Asking, Error, Noted};
+use super::census::Census;
 use super::channel::{Channel, Spoken};
 use super::common::{Common, Expectation};
-use super::fields::{Teller, strip_hop_of_response};
+use super::hop::strip_hop_of_response;
 use super::target::{Target, Trouble};
+use super::teller::Teller;
 use crate::model::event::CloseReason;
 use crate::wire::http::{Asked, MAX_FIELDS};
 
@@ -43,19 +45,21 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
         return Ok(refusal(status, why, noted));
     }
     common.take_to_interim(head.version == Version::HTTP_11);
-    let expectation = expects(head.version, &head.headers).then(Arc::<Expectation>::default);
+    let census = Census::of(&head.headers);
+    let is_expecting = census.has_expect && expects(head.version, &head.headers);
+    let expectation = is_expecting.then(Arc::<Expectation>::default);
     let authority: Option<&str> = head.uri.authority().filter(|_| is_2).map(AsRef::as_ref);
     if head.version == Version::HTTP_10 {
         // It has no upgrades, so what the client sends next is no other protocol.
         head.headers.remove(UPGRADE);
     }
-    let has_host = is_2 || head.headers.contains_key(HOST);
+    let has_host = is_2 || census.has_host;
     if !has_host {
         // HTTP/1.0 may leave it out, the version that it becomes may not.
         let named = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
         head.headers.extend(named.map(|named| (HOST, named)));
     }
-    let wishes = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&mut head.headers, is_2, authority);
+    let wishes = teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&mut head.headers, census, is_2, authority);
     if !is_2 {
         // What the target is asked for is a path; where it was named in full, `Host` says the same.
         if head.uri.scheme().is_some() {
@@ -78,10 +82,15 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if expectation.is_some() {
         common.expect(None);
     }
+    let stay = || {
+        if census.has_upgrade {
+            client.stay(nth);
+        }
+    };
     let response = match sent {
         Ok(response) => response,
         Err(trouble) => {
-            client.stay(nth);
+            stay();
             return Ok(failure(common, nth, &trouble, noted));
         }
     };
@@ -92,7 +101,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if is_switch {
         common.upgrade();
     } else {
-        client.stay(nth);
+        stay();
     }
     let expectation = expectation.filter(|expectation| !is_switch && !expectation.is_granted.load(Relaxed));
     if expectation.is_some() {
@@ -102,7 +111,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if !is_2 {
         head.version = Version::HTTP_11;
     }
-    Ok(Response::from_parts(head, Answer::of_target(body, is_2, noted, expectation)))
+    Ok(Response::from_parts(head, Answer::of_target(body, noted, expectation)))
 }
 
 /// What HTTP/2 allows and we do not.

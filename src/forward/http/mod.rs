@@ -2,7 +2,7 @@
 //! speaks it from its first byte on.
 //!
 //! One connection of a client is one to the target, and each request is passed on as it comes, with the fields of
-//! [`fields`] and nothing else of its meaning changed; bodies stream through ([`body`]). The framing is hyper's on both
+//! [`teller`] and nothing else of its meaning changed; bodies stream through ([`body`]). The framing is hyper's on both
 //! sides; what servers understand differently does not come as far ([`channel`]). What a client speaks is spoken to the
 //! target too: a request of HTTP/2 goes on as one, so that trailers and resets of gRPC arrive, and needs a target that
 //! understands it.
@@ -31,15 +31,18 @@
 //! - When the program or the mapping drains, each connection ends after the request that it is at.
 
 mod body;
+mod census;
 mod channel;
 mod common;
 mod exchange;
-mod fields;
+mod hop;
 mod inspect;
 mod parting;
+mod readiness;
 mod serve;
 mod target;
 mod tasks;
+mod teller;
 mod turn;
 mod watch;
 
@@ -57,10 +60,10 @@ pub(crate) use self::target::{Redial, Redialled};
 use self::channel::{Channel, Spoken};
 use self::common::Common;
 use self::exchange::Proxy;
-use self::fields::Teller;
 use self::serve::{Bounds, End, serve};
 use self::target::Target;
 use self::tasks::Tasks;
+use self::teller::Teller;
 use self::watch::HEAD;
 use super::meter::Direction;
 use super::own::OwnSource;

@@ -75,6 +75,7 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
     let Bounds { connection, timeouts, drain } = bounds;
     let record = connection.record();
     let mut turns = Turns::new();
+    proxy.common.silence_target_by(turns.silencer(Part::Target));
     let mut watch = Watch::new(proxy, connection, timeouts);
     let mut draining = pin!(drain.cancelled());
     let mut is_draining = false;
@@ -87,8 +88,9 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
                 let mut over = Poll::Pending;
                 match part {
                     Part::Client => over = server.as_mut().poll(cx),
-                    Part::Target => {
-                        proxy.target.poll(cx);
+                    Part::Target | Part::TargetLeg => {
+                        let [side, leg] = [Part::Target, Part::TargetLeg].map(|part| turns.waker(part));
+                        proxy.target.poll(&mut Context::from_waker(side), leg);
                         if proxy.common.has_interim() {
                             let mut cx = Context::from_waker(turns.waker(Part::Client));
                             proxy.client.send_interim(&mut cx, &proxy.common.take_interim());

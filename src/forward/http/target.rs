@@ -142,13 +142,17 @@ impl Target {
         Ok(())
     }
 
-    /// Drives the connection, and lets go of one that has ended.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) {
+    /// Drives the connection, and lets go of one that has ended. What comes from the target wakes `leg`, all else `cx`.
+    pub(super) fn poll(&self, cx: &mut Context<'_>, leg: &Waker) {
         let mut state = self.state();
         state.driver.get_or_insert_with(|| cx.waker().clone());
         let Some(standing) = &mut state.standing else { return };
         let ended = match &mut standing.connection {
-            Some(Connection::Http1(connection)) => connection.poll_without_shutdown(cx),
+            Some(Connection::Http1(connection)) => {
+                // Not that of HTTP/2, which runs among the streams.
+                standing.channel.read_by(leg);
+                connection.poll_without_shutdown(cx)
+            }
             Some(Connection::Http2(connection)) => Pin::new(connection).poll(cx),
             None => return,
         };

@@ -18,6 +18,8 @@ pub(super) enum Part {
     Client,
     /// The target's side.
     Target,
+    /// The same, by what has come from the target.
+    TargetLeg,
     /// Streams of HTTP/2.
     Streams,
     /// The word that the connection is to end after its request.
@@ -25,7 +27,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Client, Self::Target, Self::Streams, Self::Drain];
+    const ALL: [Self; 5] = [Self::Client, Self::Target, Self::TargetLeg, Self::Streams, Self::Drain];
 }
 
 /// Beside the bits of the parts: a turn is being taken, which looks at them when it is over.
@@ -52,6 +54,25 @@ struct Shared {
 struct Bell {
     shared: Arc<Shared>,
     bit: u8,
+}
+
+/// Takes back what wakes a part needlessly.
+#[derive(Clone, Debug)]
+pub(super) struct Silencer {
+    shared: Arc<Shared>,
+    bit: u8,
+}
+
+impl Silencer {
+    /// Does `act`; where that says so, it has not woken the part. Call within a turn.
+    pub(super) fn silence<R>(&self, act: impl FnOnce() -> (R, bool)) -> R {
+        let before = self.shared.raised.load(Acquire);
+        let (result, is_needless) = act();
+        if is_needless && before & self.bit == 0 {
+            self.shared.raised.fetch_and(!self.bit, AcqRel);
+        }
+        result
+    }
 }
 
 impl Wake for Bell {
@@ -86,6 +107,11 @@ impl Turns {
     /// Has a part look again.
     pub(super) fn wake(&self, part: Part) {
         self.wakers[part as usize].wake_by_ref();
+    }
+
+    /// Silences a part that is woken by others of the same task alone.
+    pub(super) fn silencer(&self, part: Part) -> Silencer {
+        Silencer { shared: Arc::clone(&self.shared), bit: 1 << part as u8 }
     }
 
     /// By which a part is woken.
@@ -140,8 +166,8 @@ mod tests {
             turns.poll(cx, |turns, part, _| {
                 taken.push(part);
                 match (part, taken.len()) {
-                    (Part::Client, 1..6) => turns.wake(Part::Target),
-                    (Part::Target, 1..7) => turns.wake(Part::Client),
+                    (Part::Client, 1..7) => turns.wake(Part::Target),
+                    (Part::Target, 1..8) => turns.wake(Part::Client),
                     (Part::Client, _) => return Poll::Ready(()),
                     _ => {}
                 }
@@ -151,6 +177,32 @@ mod tests {
         .await;
         assert_eq!(polls, 1);
         assert_eq!(taken, [Part::ALL.as_slice(), &[Part::Client, Part::Target, Part::Client]].concat());
+    }
+
+    #[tokio::test]
+    async fn a_part_is_silenced_only_where_nothing_else_has_woken_it() {
+        let mut turns = Turns::new();
+        let silencer = turns.silencer(Part::Target);
+        let mut taken = Vec::new();
+        poll_fn(|cx| {
+            turns.poll(cx, |turns, part, _| {
+                taken.push(part);
+                match (part, taken.len()) {
+                    (Part::Drain, _) => turns.wake(Part::Client),
+                    // Woken needlessly, and not.
+                    (Part::Client, 6) => silencer.silence(|| (turns.wake(Part::Target), true)),
+                    (Part::Client, 7) => silencer.silence(|| (turns.wake(Part::Target), false)),
+                    (Part::Target, 8) => return Poll::Ready(()),
+                    _ => {}
+                }
+                if taken.len() == 6 {
+                    turns.wake(Part::Client);
+                }
+                Poll::Pending
+            })
+        })
+        .await;
+        assert_eq!(taken, [Part::ALL.as_slice(), &[Part::Client, Part::Client, Part::Target]].concat());
     }
 
     #[tokio::test]

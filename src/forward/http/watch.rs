@@ -67,16 +67,16 @@ impl<'a> Watch<'a> {
     /// Looks around while nothing else is to be done. Pending means that a wake-up is arranged for: of `reader` by what
     /// comes from the client, since who reads it next is woken by the same event.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, reader: &Waker) -> Poll<Sight> {
-        let client = &self.proxy.client.leg;
+        let Proxy { client, target, common, .. } = self.proxy;
         if !self.is_kept_alive && self.connection.record().is_lasting() {
             self.is_kept_alive = true;
-            client.start_keepalive();
-            self.proxy.target.with_leg(|target| target.leg.start_keepalive());
+            client.leg.start_keepalive();
+            target.with_leg(|target| target.leg.start_keepalive());
         }
         // Between requests the library reads, and reading tells.
-        if self.proxy.common.in_flight.load(Relaxed) > 0 && client.poll_closing(&mut Context::from_waker(reader)) {
-            if let Some(error) = client.take_error() {
-                self.proxy.common.fail(Side::Client, &error);
+        if common.in_flight.load(Relaxed) > 0 && client.poll_closing(reader) {
+            if let Some(error) = client.leg.take_error() {
+                common.fail(Side::Client, &error);
                 return Poll::Ready(Sight::Gone);
             }
             // HTTP/2 has ends of its own, and its library always reads.

@@ -224,10 +224,10 @@ impl Leg {
         self.is_tcp && matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
     }
 
-    /// Whether an end or a reset of the peer has come, though what came before it may not have been received yet. Where
-    /// it may yet come, the task is woken; not so while something waits to be read.
-    pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> bool {
-        matches!(self.fd.poll_read_ready(cx), Poll::Ready(Ok(guard)) if guard.ready().is_read_closed())
+    /// Whether an end or a reset of the peer has come, though what came before it may not have been received yet. Pending
+    /// where nothing has come: then the task is woken by either.
+    pub(crate) fn poll_closing(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.fd.poll_read_ready(cx).map(|guard| guard.is_ok_and(|guard| guard.ready().is_read_closed()))
     }
 
     /// Whether the peer has ended and nothing of it is unread.

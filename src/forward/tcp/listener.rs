@@ -89,8 +89,14 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                     Ok((socket, client)) => {
                         is_hopeful = true;
                         let local = if bound.ip().is_unspecified() { None } else { Some(bound) };
-                        // The client may be gone already, which is not this listener's fault.
-                        let _ = open(socket, client, local, protocol, &context, &links, &mut connections);
+                        let opened = open(socket, client, local, protocol, &context, &links, &mut connections);
+                        if let Err(error) = opened {
+                            tracing::debug!(%bound, %client, %error, "a client was let in and could not be served");
+                            // Most likely it is gone already, which is not this listener's fault.
+                            if let Verdict::Pause(limit) = Verdict::of(&error) {
+                                links.pressure.press(limit);
+                            }
+                        }
                     }
                     Err(error) => match Verdict::of(&error) {
                         Verdict::Next => {}
@@ -244,7 +250,8 @@ impl Verdict {
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => Self::Pause(Limit::OutOfDescriptors),
-            Some(libc::ENOBUFS | libc::ENOMEM) => Self::Pause(Limit::OutOfMemory),
+            // The last one is of epoll_ctl(2): what the user may have watched, which is a matter of kernel memory.
+            Some(libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC) => Self::Pause(Limit::OutOfMemory),
             // accept(2): Linux passes on network errors that are pending on the new socket.
             Some(
                 libc::ECONNABORTED

@@ -161,7 +161,8 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Of a name, an address with or without brackets, a port, or what RFC 3986 takes for a name.
 fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+    let is_mark = matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*');
+    byte.is_ascii_alphanumeric() || is_mark || matches!(byte, b'+' | b';' | b'=' | b':' | b'[' | b']')
 }
 
 /// Whether a server that makes variables of names would take it for one that delimits messages.

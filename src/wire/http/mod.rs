@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use memchr::memchr;
+use memchr::memchr_iter;
 
 pub use self::refusal::Refusal;
 
@@ -321,16 +321,16 @@ impl Follower {
 
     /// Where the head or trailer section at the beginning of `bytes` ends, its empty line included.
     fn section_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        let mut at = std::mem::take(&mut self.scanned);
-        while let Some(found) = memchr(b'\n', &bytes[at..]) {
-            let end = at + found + 1;
+        let scanned = std::mem::take(&mut self.scanned);
+        for found in memchr_iter(b'\n', &bytes[scanned..]) {
+            let end = scanned + found + 1;
             if end > MAX_HEAD {
                 return Err(Refusal::TooLong);
             }
             // The end of one line stands right behind that of another.
             match &bytes[end.saturating_sub(4)..end] {
                 [.., b'\r', b'\n', b'\r', b'\n'] => return Ok(Some(end)),
-                [.., b'\r', b'\n'] => at = end,
+                [.., b'\r', b'\n'] => {}
                 _ => return Err(Refusal::LineEnd),
             }
         }

@@ -1,4 +1,4 @@
-//! The fields of a request that say who its client is, and those that are the affair of one hop.
+//! The fields of a request that say who its client is.
 //!
 //! What a client that is not trusted says of itself is removed: `Forwarded`, `X-Forwarded`, all of `X-Forwarded-*` and
 //! `X-Real-IP`, in a head and in a trailer section, in every spelling that some server takes for the real one. Other
@@ -15,17 +15,14 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use hyper::HeaderMap;
-use hyper::header::{CONNECTION, FORWARDED, HOST, HeaderName, HeaderValue, TE, UPGRADE};
+use hyper::header::{FORWARDED, HOST, HeaderName, HeaderValue};
+
+use super::census::{Census, Spelling, is_of_identity};
+use super::hop::{Wishes, strip_hop_of_request};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// What `Connection` cannot name away: it would change where the message goes or ends.
-const NOT_OF_A_HOP: [&str; 5] = ["content-length", "host", "te", "transfer-encoding", "upgrade"];
 
 /// Tells targets who the client of one connection is.
 #[derive(Debug)]
@@ -40,13 +37,6 @@ pub(super) struct Teller {
     last: Option<(HeaderValue, HeaderValue)>,
 }
 
-/// What a request wants of its hop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wishes {
-    /// Another protocol, which is not HTTP/2.
-    pub(super) upgrade: bool,
-}
-
 impl Teller {
     pub(super) fn new(client: SocketAddr, is_trusted: bool) -> Self {
         let ip = client.ip().to_canonical();
@@ -58,8 +48,13 @@ impl Teller {
 
     /// Makes the fields of a request of the client those of one of ours. `authority` is the host where it stands outside
     /// of the fields, as it does in HTTP/2.
-    pub(super) fn tell(&mut self, fields: &mut HeaderMap, is_2: bool, authority: Option<&str>) -> Wishes {
-        let census = Census::of(fields);
+    pub(super) fn tell(
+        &mut self,
+        fields: &mut HeaderMap,
+        census: Census,
+        is_2: bool,
+        authority: Option<&str>,
+    ) -> Wishes {
         let wishes = strip_hop_of_request(fields, is_2, census);
         let theirs = self.strip_identity(fields, census);
         let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
@@ -152,38 +147,6 @@ fn appended(theirs: Option<Vec<u8>>, ours: HeaderValue) -> HeaderValue {
     HeaderValue::from_maybe_shared(all).unwrap_or(ours)
 }
 
-/// How a field of identity is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spelling {
-    Usual,
-    /// Such as `x_forwarded_for`, which servers that make variables of names cannot tell from the real one.
-    Variant,
-}
-
-/// Whether a field says who the client is. Names are in small letters here.
-fn is_of_identity(name: &str) -> Option<Spelling> {
-    const KNOWN: [&str; 3] = ["x-forwarded", "forwarded", "x-real-ip"];
-    if !matches!(name.as_bytes().first(), Some(b'x' | b'f')) {
-        return None;
-    }
-    let is_like = |known: &str, byte: u8, at: usize| match known.as_bytes()[at] {
-        b'-' => !byte.is_ascii_alphanumeric(),
-        letter => byte == letter,
-    };
-    for known in KNOWN {
-        let begins = name.len() >= known.len()
-            && name.bytes().take(known.len()).enumerate().all(|(at, byte)| is_like(known, byte, at));
-        let rest = &name.as_bytes()[known.len().min(name.len())..];
-        // `X-Forwarded-` with anything behind it.
-        let is_whole = rest.is_empty() || known == "x-forwarded" && !rest[0].is_ascii_alphanumeric();
-        if begins && is_whole {
-            let is_usual = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-            return Some(if is_usual { Spelling::Usual } else { Spelling::Variant });
-        }
-    }
-    None
-}
-
 fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
     // Mostly there are none, which takes no memory.
     let names: Vec<HeaderName> = fields.keys().filter(|name| which(name.as_str())).cloned().collect();
@@ -192,161 +155,10 @@ fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
     }
 }
 
-/// Which fields there are that are looked for one by one. Most requests have none of them, and looking once is cheaper
-/// than asking for each.
-#[derive(Clone, Copy, Debug, Default)]
-struct Census {
-    has_connection: bool,
-    /// `Keep-Alive` or `Proxy-Connection`.
-    has_hop: bool,
-    has_te: bool,
-    has_upgrade: bool,
-    has_identity: bool,
-}
-
-impl Census {
-    fn of(fields: &HeaderMap) -> Self {
-        let mut census = Self::default();
-        for name in fields.keys() {
-            match name.as_str() {
-                "connection" => census.has_connection = true,
-                "keep-alive" | "proxy-connection" => census.has_hop = true,
-                "te" => census.has_te = true,
-                "upgrade" => census.has_upgrade = true,
-                other => census.has_identity |= is_of_identity(other).is_some(),
-            }
-        }
-        census
-    }
-}
-
-/// Takes away what was for us alone. `Transfer-Encoding` is the library's matter: what it sends says how it is framed.
-fn strip_hop_of_request(fields: &mut HeaderMap, is_2: bool, census: Census) -> Wishes {
-    if !(census.has_connection || census.has_hop || census.has_te || census.has_upgrade) {
-        return Wishes::default();
-    }
-    let takes_trailers = census.has_te
-        && fields.get_all(TE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers")));
-    let named = take_hop(fields, census);
-    let upgrade = census.has_upgrade && wanted_upgrade(fields, named.wants_upgrade);
-    if census.has_te {
-        fields.remove(TE);
-    }
-    if upgrade {
-        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if census.has_upgrade {
-        fields.remove(UPGRADE);
-        fields.remove(HTTP2_SETTINGS);
-    }
-    if takes_trailers {
-        fields.insert(TE, HeaderValue::from_static("trailers"));
-        if !is_2 {
-            fields.append(CONNECTION, HeaderValue::from_static("te"));
-        }
-    }
-    Wishes { upgrade }
-}
-
-/// As it was asked for, if it is not HTTP/2: that is spoken from the first byte on, or not at all.
-fn wanted_upgrade(fields: &HeaderMap, is_named: bool) -> bool {
-    is_named
-        && fields.contains_key(UPGRADE)
-        && !fields.get_all(UPGRADE).iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(b"h2c")))
-}
-
-/// Takes away what the target said to us alone. An offer of another protocol goes with the status that makes it.
-pub(super) fn strip_hop_of_response(fields: &mut HeaderMap, is_offer: bool) {
-    let census = Census::of(fields);
-    take_hop(fields, census);
-    if is_offer {
-        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    } else if census.has_upgrade {
-        fields.remove(UPGRADE);
-    }
-}
-
-/// Adds the head of an interim response (1xx) to `passed`, without what the target said to us alone. It has no body, so what
-/// it says of one goes too: who believed that would wait for it.
-pub(super) fn strip_hop_of_interim(head: &[u8], passed: &mut Vec<u8>) {
-    const OF_A_HOP: [&[u8]; 7] = [
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"upgrade",
-        b"trailer",
-        b"content-length",
-        b"transfer-encoding",
-    ];
-    let lines = || head.split_inclusive(|byte| *byte == b'\n');
-    let mut named: Vec<&[u8]> = OF_A_HOP.to_vec();
-    for (name, value) in lines().skip(1).filter_map(field_of) {
-        if name.eq_ignore_ascii_case(b"connection") {
-            named.extend(value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii));
-        }
-    }
-    for (nth, line) in lines().enumerate() {
-        let is_of_a_hop = nth > 0
-            && field_of(line).is_some_and(|(name, _)| named.iter().any(|other| name.eq_ignore_ascii_case(other)));
-        if !is_of_a_hop {
-            passed.extend_from_slice(line);
-        }
-    }
-}
-
-/// The name and the value of a line that was looked at before.
-fn field_of(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = line.iter().position(|byte| *byte == b':')?;
-    Some((&line[..colon], &line[colon + 1..]))
-}
-
-/// What `Connection` names.
-#[derive(Default)]
-struct Named {
-    names: Vec<HeaderName>,
-    wants_upgrade: bool,
-}
-
-/// Takes away the fields of the hop and those that `Connection` names.
-fn take_hop(fields: &mut HeaderMap, census: Census) -> Named {
-    let mut named = Named::default();
-    if census.has_hop {
-        fields.remove(KEEP_ALIVE);
-        fields.remove(PROXY_CONNECTION);
-    }
-    if !census.has_connection {
-        return named;
-    }
-    for token in fields.get_all(CONNECTION).iter().filter(|value| !is_plain(value)).flat_map(tokens) {
-        if token.eq_ignore_ascii_case(b"upgrade") {
-            named.wants_upgrade = true;
-        } else if !["close", "keep-alive"]
-            .iter()
-            .chain(&NOT_OF_A_HOP)
-            .any(|other| token.eq_ignore_ascii_case(other.as_bytes()))
-        {
-            named.names.extend(HeaderName::from_bytes(token));
-        }
-    }
-    fields.remove(CONNECTION);
-    for name in &named.names {
-        fields.remove(name);
-    }
-    named
-}
-
-/// Whether it says only what the library has heard already, as it mostly does.
-fn is_plain(value: &HeaderValue) -> bool {
-    let value = value.as_bytes();
-    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
-}
-
-/// The members of a list, each by itself: one that is no text hides none of the others.
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::header::{CONNECTION, TE, UPGRADE};
+
     use super::*;
 
     fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
@@ -357,9 +169,13 @@ mod tests {
         fields
     }
 
+    fn tell(teller: &mut Teller, fields: &mut HeaderMap) -> Wishes {
+        teller.tell(fields, Census::of(fields), false, None)
+    }
+
     fn told(client: &str, is_trusted: bool, lines: &[(&'static str, &str)]) -> Vec<String> {
         let mut fields = fields(lines);
-        Teller::new(client.parse().unwrap(), is_trusted).tell(&mut fields, false, None);
+        tell(&mut Teller::new(client.parse().unwrap(), is_trusted), &mut fields);
         let mut lines: Vec<_> =
             fields.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         lines.sort();
@@ -470,7 +286,7 @@ mod tests {
         ] {
             asks.append(name, HeaderValue::from_bytes(value).unwrap());
         }
-        let wishes = Teller::new("192.0.2.7:99".parse().unwrap(), false).tell(&mut asks, false, None);
+        let wishes = tell(&mut Teller::new("192.0.2.7:99".parse().unwrap(), false), &mut asks);
         assert!(!wishes.upgrade);
         for name in ["upgrade", "http2-settings", "x-private"] {
             assert!(!asks.contains_key(name), "{name}: {asks:?}");
@@ -479,20 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn an_interim_response_says_nothing_of_the_hop_nor_of_a_body() {
-        let mut passed = b"before".to_vec();
-        let head = b"HTTP/1.1 103 Early Hints\r\nLink: </a:b>; rel=preload\r\nContent-Length: 5\r\nCONNECTION: close, x-own\r\n\
-            transfer-encoding: chunked\r\nX-Own: 1\r\nUpgrade: x\r\nX-Other: 2\r\n\r\n";
-        strip_hop_of_interim(head, &mut passed);
-        let rest = b"beforeHTTP/1.1 103 Early Hints\r\nLink: </a:b>; rel=preload\r\nX-Other: 2\r\n\r\n";
-        assert_eq!(passed, rest);
-    }
-
-    #[test]
     fn another_protocol_is_asked_for_as_the_client_does() {
         let mut asks = fields(&[("host", "a"), ("connection", "Upgrade"), ("upgrade", "websocket")]);
         let mut teller = Teller::new("192.0.2.7:99".parse().unwrap(), false);
-        assert!(teller.tell(&mut asks, false, None).upgrade);
+        assert!(tell(&mut teller, &mut asks).upgrade);
         assert_eq!(
             (&asks[CONNECTION], &asks[UPGRADE]),
             (&HeaderValue::from_static("upgrade"), &HeaderValue::from_static("websocket"))
@@ -503,7 +309,7 @@ mod tests {
             &[("connection", "upgrade"), ("upgrade", "websocket, h2c")],
         ] {
             let mut asks = fields(lines);
-            assert!(!teller.tell(&mut asks, false, None).upgrade && !asks.contains_key(UPGRADE), "{lines:?}");
+            assert!(!tell(&mut teller, &mut asks).upgrade && !asks.contains_key(UPGRADE), "{lines:?}");
         }
     }
 }
