@@ -273,7 +273,7 @@ impl Channel {
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        // It was read to its end, and what it said was passed on.
+        // Nothing has come since, and nothing that came before can be given yet.
         if self.readiness.is_quiet(self.reader.get().unwrap_or(cx.waker())) {
             return Poll::Pending;
         }

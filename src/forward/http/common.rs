@@ -22,7 +22,7 @@ pub(super) struct Common {
     requests: AtomicU64,
     /// Requests whose responses are not passed on whole.
     pub(super) in_flight: AtomicU64,
-    /// Requests that were not given to the kernel whole, or that wait to be.
+    /// Requests of which the library has not taken all to be sent.
     pub(super) bodies: AtomicU64,
     /// Another protocol was agreed on.
     is_upgraded: AtomicBool,
@@ -144,7 +144,7 @@ impl Common {
     }
 
     /// Takes a frame of a response; where it says that it was the last one, the target's side is not woken for it: it has
-    /// nothing to do, unless a request is still being sent.
+    /// nothing to do, unless a request is still being taken.
     pub(super) fn take_frame<R>(&self, take: impl FnOnce() -> (R, bool)) -> R {
         match self.target_silencer.get().filter(|_| self.bodies.load(Relaxed) == 0) {
             Some(silencer) => silencer.silence(take),

@@ -45,6 +45,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
         return Ok(refusal(status, why, noted));
     }
     common.take_to_interim(head.version == Version::HTTP_11);
+    // As they came; the next lines take one away and add one.
     let census = Census::of(&head.headers);
     let is_expecting = census.has_expect && expects(head.version, &head.headers);
     let expectation = is_expecting.then(Arc::<Expectation>::default);

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{Spoken, Wire};
@@ -75,7 +76,9 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
     let Bounds { connection, timeouts, drain } = bounds;
     let record = connection.record();
     let mut turns = Turns::new();
-    proxy.common.silence_target_by(turns.silencer(Part::Target));
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        proxy.common.silence_target_by(turns.silencer(Part::Target));
+    }
     let mut watch = Watch::new(proxy, connection, timeouts);
     let mut draining = pin!(drain.cancelled());
     let mut is_draining = false;

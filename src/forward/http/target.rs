@@ -142,7 +142,8 @@ impl Target {
         Ok(())
     }
 
-    /// Drives the connection, and lets go of one that has ended. What comes from the target wakes `leg`, all else `cx`.
+    /// Drives the connection, and lets go of one that has ended. What comes from the target wakes `leg`
+    /// (of HTTP/2: the stream that reads), all else `cx`.
     pub(super) fn poll(&self, cx: &mut Context<'_>, leg: &Waker) {
         let mut state = self.state();
         state.driver.get_or_insert_with(|| cx.waker().clone());

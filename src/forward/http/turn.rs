@@ -109,7 +109,8 @@ impl Turns {
         self.wakers[part as usize].wake_by_ref();
     }
 
-    /// Silences a part that is woken by others of the same task alone.
+    /// Silences a part. Nobody but the task may wake it meanwhile: so not in a runtime of several threads, where the
+    /// runtime itself does (for what can be written, and for a budget that is spent).
     pub(super) fn silencer(&self, part: Part) -> Silencer {
         Silencer { shared: Arc::clone(&self.shared), bit: 1 << part as u8 }
     }

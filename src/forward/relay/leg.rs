@@ -217,8 +217,8 @@ impl Leg {
         matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))
     }
 
-    /// Whether a connection of TCP of which we have not ended our side stands no more: it was reset, even where the
-    /// error was told before (`tcp_poll` says so of a socket in `CLOSE`).
+    /// Whether a connection of TCP of which we have not ended our side stands no more, even where its error was told
+    /// before (`tcp_poll` says so of a socket in `CLOSE`); an end alone leaves it standing.
     pub(super) fn is_gone(&self) -> bool {
         let mut look = [PollFd::new(self.as_fd(), PollFlags::empty())];
         self.is_tcp && matches!(poll(&mut look, PollTimeout::ZERO), Ok(1))

@@ -298,9 +298,15 @@ impl<'a> Relay<'a> {
                 flow.done = true;
                 self.stirred = true;
                 match &self.broken {
-                    // The call that left this rest has swallowed the reset (see `splice`), and receiving says "end".
+                    // Reset as well, or alone: a call that leaves a rest may have swallowed the error (see `splice`),
+                    // and receiving says "end" after that. What is still to be told says which it was.
                     None if !back.path.is_empty() && from.is_gone() => {
-                        self.break_at(side, io::ErrorKind::ConnectionReset.into());
+                        let error = from.take_error().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+                        if is_after_end(&error) {
+                            // Fails only where that peer is gone as well.
+                            let _ = to.shutdown_write();
+                        }
+                        self.break_at(side, error);
                     }
                     None => {
                         // Who has ended may have closed, and be forgotten soon. One that goes on reading is not probed
@@ -449,8 +455,9 @@ mod tests {
     use crate::model::mapping::Protocol;
     use crate::model::profile::MappingConfig;
 
-    #[tokio::test]
-    async fn a_reset_that_a_call_has_swallowed_is_no_end() {
+    /// What the target sees of a client that has reset its connection, after an end or not, while something waits to be
+    /// sent to it; and how the connection has ended.
+    async fn seen_of_a_reset(ends_first: bool) -> (io::Result<usize>, CloseReason) {
         let config = MappingConfig::from_argument("8080:192.0.2.1:80").expect("a mapping");
         let meter = MappingMeter::new(MappingId(1), Arc::new(config));
         let (at, port) = (([127, 0, 0, 1], 40_000).into(), ([127, 0, 0, 1], 8080).into());
@@ -459,16 +466,34 @@ mod tests {
         let pipes = PipePool::new(&DescriptorBudget::new(100));
 
         let ((client, peer), (target, mut server)) = (leg::tests::pair(), leg::tests::pair());
+        if ends_first {
+            peer.shutdown(std::net::Shutdown::Write).expect("it stands");
+        }
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("it can be set");
         drop(peer);
-        // As a call does that sends in pieces and has sent some.
-        client.failed().await;
+        if !ends_first {
+            // As a call does that sends in pieces and has sent some.
+            client.failed().await;
+        }
         let legs = [client, target];
         let outcome = run_behind([Vec::new(), vec![7; 10]], &legs, &connection, &timeouts, &pipes).await;
-        assert_eq!(outcome.reason, CloseReason::ClientReset);
         let [client, target] = legs;
         reset(client, Some(target), &connection).await;
-        assert_eq!(server.read(&mut [0]).map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
         connection.close(outcome.reason, outcome.error);
+        (server.read(&mut [0]), outcome.reason)
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_a_call_has_swallowed_is_no_end() {
+        let (seen, reason) = seen_of_a_reset(false).await;
+        assert_eq!(seen.map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionReset));
+        assert_eq!(reason, CloseReason::ClientReset);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_came_before_a_reset_is_passed_on_before_it() {
+        let (seen, reason) = seen_of_a_reset(true).await;
+        assert_eq!(seen.map_err(|error| error.kind()), Ok(0));
+        assert_eq!(reason, CloseReason::ClientReset);
     }
 }

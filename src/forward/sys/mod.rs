@@ -9,9 +9,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::libc;
-use socket2::SockAddr;
+use socket2::{SockAddr, SockRef};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -34,7 +35,13 @@ pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives, always names the same descriptor, and the
     // `AsyncFd` owns it: only shared references to it are handed out, so nobody can take it away.
     let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-    Ok(unsafe { AsyncFd::register_with_interest(fd, interest) }?)
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(|failed| {
+        let (fd, error) = failed.into_parts();
+        // A connection ends by a reset then: no fault of ours is to look like a clean end. Other sockets have no linger.
+        let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+        error
+    })
 }
 
 /// A descriptor of our own for what `number` names, which stays open. For descriptors that this process was started

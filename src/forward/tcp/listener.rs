@@ -95,6 +95,7 @@ pub(crate) async fn run(listener: Listener, context: ListenerContext, links: Arc
                             // Most likely it is gone already, which is not this listener's fault.
                             if let Verdict::Pause(limit) = Verdict::of(&error) {
                                 links.pressure.press(limit);
+                                pause = Some(Instant::now() + PAUSE);
                             }
                         }
                     }
@@ -288,7 +289,7 @@ mod tests {
         for errno in [libc::EMFILE, libc::ENFILE] {
             assert_eq!(verdict(errno), Verdict::Pause(Limit::OutOfDescriptors));
         }
-        for errno in [libc::ENOBUFS, libc::ENOMEM] {
+        for errno in [libc::ENOBUFS, libc::ENOMEM, libc::ENOSPC] {
             assert_eq!(verdict(errno), Verdict::Pause(Limit::OutOfMemory));
         }
         for errno in [libc::EBADF, libc::EINVAL, libc::ENOTSOCK] {
