@@ -5,6 +5,9 @@
 //! place: the library has an answer of ours written to that, and the connection ends. What a target sends wrong is an
 //! error of its connection. So the library stays the only one that frames, and can at most be asked for less.
 //!
+//! What the library writes in small pieces is put off for a moment ([`lanes`]), as the kernel would put it off: to the library
+//! it is sent, and where that fails, its next call says so.
+//!
 //! Bytes are counted here, as the kernels take them, and both sides' failures are noted as the kernel tells them: the
 //! library's errors do not say whose they are.
 
@@ -12,7 +15,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -20,6 +23,7 @@ use tokio::time::Instant;
 
 use super::common::{Common, Refused};
 use super::readiness::Readiness;
+use crate::forward::lanes::{self, Deferred};
 use crate::forward::meter::Direction;
 use crate::forward::relay::Leg;
 use crate::model::event::Side;
@@ -28,6 +32,8 @@ use crate::wire::http::{Asked, Follower, H2_PREFACE, MAX_HEAD, Refusal, Seen, St
 
 /// Size of a thread's buffer, and so the most that is read at once.
 const SCRATCH: usize = 64 * 1024;
+/// More than this at a time is sent at once.
+const SMALL: usize = 4 * 1024;
 /// Stands for a request that is refused.
 const INSTEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
@@ -48,8 +54,10 @@ pub(super) struct Channel {
     pub(super) leg: Leg,
     side: Side,
     common: Arc<Common>,
-    /// The library has nothing unsent.
+    /// The library has nothing unsent, nor have we of it.
     is_flushed: AtomicBool,
+    /// Something that the library has sent is put off.
+    has_deferred: AtomicBool,
     /// Something is to be sent ahead of what the library sends.
     has_ahead: AtomicBool,
     /// Who is woken by what comes, where that is not who reads it.
@@ -57,7 +65,22 @@ pub(super) struct Channel {
     readiness: Readiness,
     /// As [`State::kept_since`]: it has begun.
     has_begun: AtomicBool,
+    outgoing: Mutex<Outgoing>,
     state: Mutex<State>,
+}
+
+/// What the library has sent and was put off.
+#[derive(Debug, Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    /// It is about to be caught up with; else the kernel has not taken it, and who writes waits for that.
+    is_listed: bool,
+    /// The library has nothing behind it.
+    is_whole: bool,
+    /// Sending it has failed.
+    failed: Option<io::ErrorKind>,
+    /// Who writes.
+    writer: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -104,10 +127,12 @@ impl Channel {
             side,
             common,
             is_flushed: AtomicBool::new(true),
+            has_deferred: AtomicBool::new(false),
             has_ahead: AtomicBool::new(false),
             reader: OnceLock::new(),
             readiness: Readiness::new(),
             has_begun: AtomicBool::new(false),
+            outgoing: Mutex::default(),
             state: Mutex::new(state),
         })
     }
@@ -389,16 +414,113 @@ impl Channel {
         }
     }
 
-    fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_ahead(cx))?;
         self.is_flushed.store(false, Relaxed);
+        if data.len() <= SMALL && lanes::can_defer() && self.take_to_defer(cx, data) {
+            return Poll::Ready(Ok(data.len()));
+        }
+        ready!(self.poll_deferred(cx))?;
         self.poll_send(cx, data)
     }
 
     fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_ahead(cx))?;
+        if self.has_deferred.load(Relaxed) {
+            let mut outgoing = self.outgoing();
+            if outgoing.is_listed && outgoing.failed.is_none() {
+                outgoing.is_whole = true;
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_flush_all(cx)
+    }
+
+    /// As [`Channel::poll_flush`], and puts nothing off.
+    fn poll_flush_all(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_ahead(cx))?;
+        ready!(self.poll_deferred(cx))?;
         self.is_flushed.store(true, Relaxed);
         Poll::Ready(Ok(()))
+    }
+
+    /// Puts `data` off, if that can be done. Not behind what the kernel has not taken, or where much has come together.
+    fn take_to_defer(self: &Arc<Self>, cx: &Context<'_>, data: &[u8]) -> bool {
+        let mut outgoing = self.outgoing();
+        let is_waiting = !outgoing.bytes.is_empty() && !outgoing.is_listed;
+        if outgoing.failed.is_some() || is_waiting || outgoing.bytes.len() + data.len() > SMALL {
+            return false;
+        }
+        outgoing.bytes.extend_from_slice(data);
+        outgoing.is_whole = false;
+        if !outgoing.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
+            outgoing.writer = Some(cx.waker().clone());
+        }
+        self.has_deferred.store(true, Relaxed);
+        if !std::mem::replace(&mut outgoing.is_listed, true) {
+            // It may be done at once.
+            drop(outgoing);
+            let this: Weak<Self> = Arc::downgrade(self);
+            lanes::defer(this);
+        }
+        true
+    }
+
+    /// Sends what was put off, and waits until the kernel takes it.
+    fn poll_deferred(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.has_deferred.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let mut outgoing = self.outgoing();
+        if let Some(kind) = outgoing.failed {
+            return Poll::Ready(Err(kind.into()));
+        }
+        while !outgoing.bytes.is_empty() {
+            let sent = ready!(self.poll_send(cx, &outgoing.bytes))?;
+            outgoing.bytes.drain(..sent);
+        }
+        self.has_deferred.store(false, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what was put off, as far as the kernel takes it now.
+    pub(super) fn send_deferred(&self) {
+        if self.has_deferred.load(Relaxed) {
+            self.send_what_is_taken(&mut self.outgoing());
+        }
+    }
+
+    fn send_what_is_taken(&self, outgoing: &mut Outgoing) {
+        while !outgoing.bytes.is_empty() {
+            match self.leg.send_now(&outgoing.bytes) {
+                Ok(count) => {
+                    outgoing.bytes.drain(..count);
+                    self.has_sent(count);
+                }
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        self.common.fail(self.side, &error);
+                        outgoing.failed = Some(error.kind());
+                        outgoing.bytes.clear();
+                    }
+                    // Who writes waits for the kernel from now on, or hears of the failure.
+                    if let Some(writer) = &outgoing.writer {
+                        writer.wake_by_ref();
+                    }
+                    return;
+                }
+            }
+        }
+        self.has_deferred.store(false, Relaxed);
+        if outgoing.is_whole {
+            self.is_flushed.store(true, Relaxed);
+        }
+    }
+
+    /// What was put off and the kernel has not taken.
+    pub(super) fn take_unsent(&self) -> Vec<u8> {
+        self.send_deferred();
+        std::mem::take(&mut self.outgoing().bytes)
     }
 
     fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -417,13 +539,15 @@ impl Channel {
     fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let sent = ready!(self.leg.poll_send(cx, data));
         match &sent {
-            Ok(count) => {
-                self.common.record.counters.add_bytes(self.goes(), *count as u64);
-                self.common.stir();
-            }
+            Ok(count) => self.has_sent(*count),
             Err(error) => self.common.fail(self.side, error),
         }
         Poll::Ready(sent)
+    }
+
+    fn has_sent(&self, count: usize) {
+        self.common.record.counters.add_bytes(self.goes(), count as u64);
+        self.common.stir();
     }
 
     /// Which way that goes which comes from here.
@@ -436,8 +560,20 @@ impl Channel {
         if self.side == Side::Client { Direction::Out } else { Direction::In }
     }
 
+    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deferred for Channel {
+    fn catch_up(&self) {
+        let mut outgoing = self.outgoing();
+        outgoing.is_listed = false;
+        self.send_what_is_taken(&mut outgoing);
     }
 }
 
@@ -471,6 +607,6 @@ impl Write for Wire {
 
     /// Ends are ours to send: see [`super::parting`].
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_flush(cx)
+        self.0.poll_flush_all(cx)
     }
 }

@@ -198,6 +198,7 @@ async fn conclude(
     let Proxy { common, client, target, .. } = proxy;
     let is_idle = common.in_flight.load(Relaxed) == 0;
     let (is_ended, is_between) = (client.is_ended(), client.is_between());
+    let unsent = client.take_unsent();
     let (client, rest) = sole(client).into_parts();
     let target = target.into_leg();
     let outcome = match end {
@@ -206,9 +207,8 @@ async fn conclude(
                 parting::by_reset(client, None, false, connection).await;
                 return CloseReason::TargetReset.into();
             };
-            let outcome =
-                tunnel([client, target], [[read_ahead, rest].concat(), ahead_out], connection, timeouts, pipes);
-            let outcome = outcome.await;
+            let ahead = [[read_ahead, rest].concat(), [unsent, ahead_out].concat()];
+            let outcome = tunnel([client, target], ahead, connection, timeouts, pipes).await;
             drop(own);
             return outcome;
         }

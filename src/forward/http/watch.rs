@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::channel::Spoken;
+use super::channel::{Channel, Spoken};
 use super::exchange::Proxy;
 use crate::forward::registry::OpenConnection;
 use crate::forward::relay::Timeouts;
@@ -100,9 +100,12 @@ impl<'a> Watch<'a> {
             && common.bodies.load(Relaxed) == 0
             && client.is_last(common.requests())
         {
-            // Where this fails, reading tells.
-            self.is_end_passed =
-                target.with_leg(|target| target.is_flushed() && target.leg.shutdown_write().is_ok()).unwrap_or(false);
+            let pass = |target: &Channel| {
+                target.send_deferred();
+                // Where this fails, reading tells.
+                target.is_flushed() && target.leg.shutdown_write().is_ok()
+            };
+            self.is_end_passed = target.with_leg(pass).unwrap_or(false);
         }
     }
 
