@@ -1,11 +1,15 @@
 //! What a target learns with each request, and what of a connection's own it does not.
 
+use std::time::Duration;
+
 use portolan::forward::context::Addresses;
 use portolan::model::event::CloseReason;
 use portolan::model::identity::Identity;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 
-use crate::sockets::{Bench, Server, at, config, until};
+use crate::sockets::{Bench, Server, at, config, connect, reset, until};
 use crate::support::{Peer, field, map, map_with, mirror};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,6 +91,43 @@ async fn pipelined_requests_are_answered_in_their_order() {
     bench.shutdown().await;
 }
 
+/// Small answers are put off, until the kernel takes no more of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_answers_to_who_reads_late_are_whole_and_in_their_order() {
+    const REQUESTS: usize = 6_000;
+    let bench = Bench::start();
+    let server = mirror("127.0.0.1");
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let filler = "f".repeat(2_000);
+    let requests = (0..REQUESTS).fold(String::new(), |requests, nth| {
+        requests + &format!("GET /{nth} HTTP/1.1\r\nHost: a\r\nX-Filler: {filler}\r\n\r\n")
+    });
+    for reads in [true, false] {
+        let stream = connect(listener).await.into_std().unwrap();
+        let mut writer = TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
+        let mut client = Peer::new(TcpStream::from_std(stream).unwrap());
+        let all = requests.clone();
+        let sending = tokio::spawn(async move { writer.write_all(all.as_bytes()).await });
+        sleep(Duration::from_millis(500)).await;
+        assert!(!sending.is_finished(), "all of them are stuck");
+        if reads {
+            for nth in 0..REQUESTS {
+                let (_, seen) = client.response().await;
+                assert!(seen.starts_with(&format!("GET /{nth} ")) && seen.contains(&filler), "{nth}: {seen}");
+            }
+            sending.await.unwrap().unwrap();
+            drop(client);
+        } else {
+            sending.abort();
+            let _ = sending.await;
+            reset(client.stream);
+        }
+        bench.closed(1).await;
+    }
+    assert_eq!(bench.reasons(), [CloseReason::Finished, CloseReason::ClientReset]);
+    bench.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_closes_between_requests_is_dialled_for_the_next_one() {
     let bench = Bench::start();
@@ -127,7 +168,7 @@ async fn a_target_that_gives_no_response_is_told_as_a_bad_gateway_and_the_client
         while let Some(head) = peer.head().await {
             match head.split(' ').nth(1).unwrap() {
                 "/end" => return,
-                "/reset" => return crate::sockets::reset(peer.stream),
+                "/reset" => return reset(peer.stream),
                 "/wrong" => {
                     return peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab").await;
                 }
