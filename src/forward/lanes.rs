@@ -7,17 +7,19 @@
 //! connections. It costs a wake-up for each new connection, and a connection that fills its lane with a long body slows
 //! those beside it there; so relayed connections stay where they were accepted, where they can be moved.
 //!
-//! What a connection has to send is [put off](defer) in a lane until its thread has nothing else to do: whoever it goes to
-//! would wake up for each piece, run for a moment and sleep again, and often on this very processor, in the midst of the
-//! next request. Sent one right behind the other, they find their receivers awake; on two busy processors with 64
-//! connections a tenth more requests were passed on for it, and a single connection waits for nobody.
+//! What a connection has to send is [put off](defer) in a lane until those that are ready now have had their turns: whoever
+//! it goes to would wake up for each piece, run for a moment and sleep again, and often on this very processor, in the midst
+//! of the next request. Sent one right behind the other, they find their receivers awake; on two busy processors with 64
+//! connections a tenth more requests were passed on for it.
 //!
 //! An engine in a runtime of a single thread has none: whoever starts it so wants everything there. A lane's thread ends by
 //! itself, soon after the engine and the last of its connections.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Poll, Waker};
 use std::thread;
 
 use tokio::runtime::{Builder, Handle};
@@ -31,7 +33,15 @@ const DEFERRED: usize = 64;
 
 thread_local! {
     /// What the thread of a lane has put off; no other thread does.
-    static LATER: RefCell<Option<Vec<Weak<dyn Deferred>>>> = const { RefCell::new(None) };
+    static LATER: RefCell<Option<Later>> = const { RefCell::new(None) };
+}
+
+#[derive(Default)]
+struct Later {
+    list: Vec<Weak<dyn Deferred>>,
+    /// Wakes the task that does it. As tasks have their turns in the order in which they were woken, those that are ready
+    /// go first, and however busy the lane is, no others.
+    sweeper: Option<Waker>,
 }
 
 /// What can be put off. It is not done where it is gone by then.
@@ -45,12 +55,17 @@ pub(crate) fn can_defer() -> bool {
     LATER.with_borrow(Option::is_some)
 }
 
-/// Has `work` caught up with before this thread sleeps, or sooner. In no other thread than that of a lane.
+/// Has `work` caught up with after those that are ready now. In no other thread than that of a lane.
 pub(crate) fn defer(work: Weak<dyn Deferred>) {
     let is_much = LATER.with_borrow_mut(|later| {
-        let later = later.as_mut().expect("it was asked before");
-        later.push(work);
-        later.len() >= DEFERRED
+        let Later { list, sweeper } = later.as_mut().expect("it was asked before");
+        if list.is_empty()
+            && let Some(sweeper) = sweeper
+        {
+            sweeper.wake_by_ref();
+        }
+        list.push(work);
+        list.len() >= DEFERRED
     });
     if is_much {
         catch_up();
@@ -58,17 +73,29 @@ pub(crate) fn defer(work: Weak<dyn Deferred>) {
 }
 
 fn catch_up() {
-    let Some(mut later) = LATER.with_borrow_mut(|later| later.as_mut().map(std::mem::take)) else { return };
-    for work in later.drain(..).filter_map(|work| work.upgrade()) {
+    let take = |later: &mut Option<Later>| later.as_mut().map(|later| std::mem::take(&mut later.list));
+    let Some(mut list) = LATER.with_borrow_mut(take) else { return };
+    for work in list.drain(..).filter_map(|work| work.upgrade()) {
         work.catch_up();
     }
-    // Its room serves again; what was put off meanwhile stays.
-    LATER.with_borrow_mut(|kept| {
-        if let Some(kept) = kept {
-            later.append(kept);
-            *kept = later;
+    // Its room serves again.
+    LATER.with_borrow_mut(|later| {
+        if let Some(later) = later
+            && later.list.is_empty()
+        {
+            later.list = list;
         }
     });
+}
+
+/// Catches up whenever something was put off, for as long as the lane goes on.
+async fn sweep() {
+    poll_fn(|cx| {
+        LATER.with_borrow_mut(|later| later.get_or_insert_default().sweeper = Some(cx.waker().clone()));
+        catch_up();
+        Poll::<()>::Pending
+    })
+    .await;
 }
 
 /// The lanes of one engine; they start when the first connection wants one.
@@ -121,11 +148,12 @@ fn start(count: usize) -> Vec<Arc<Lane>> {
 }
 
 fn lane() -> io::Result<Arc<Lane>> {
-    let runtime = Builder::new_current_thread().enable_io().enable_time().on_thread_park(catch_up).build()?;
+    let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let handle = runtime.handle().clone();
     let run = move || {
-        LATER.set(Some(Vec::new()));
+        LATER.set(Some(Later::default()));
+        runtime.spawn(sweep());
         // Nobody says anything by it.
         let _ = runtime.block_on(stopped);
     };
@@ -160,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_is_put_off_is_done_before_the_thread_sleeps_or_when_it_is_much() {
+    async fn what_is_put_off_is_done_after_those_that_are_ready_or_when_it_is_much() {
         #[derive(Default)]
         struct Work(AtomicUsize);
         impl Deferred for Work {
@@ -181,12 +209,13 @@ mod tests {
                 again.0.load(SeqCst)
             };
             let first = defer();
-            // Others have their turn first; then the thread would sleep.
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let slept = again.0.load(SeqCst);
+            // The lane never sleeps.
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            let later = again.0.load(SeqCst);
             let counts: Vec<_> = (0..DEFERRED).map(|_| defer()).collect();
-            (first, slept, counts[DEFERRED - 2], counts[DEFERRED - 1])
+            (first, later, counts[DEFERRED - 2], counts[DEFERRED - 1])
         });
         assert_eq!(counts.await.expect("no panic"), (0, 1, 1, 1 + DEFERRED));
         let gone: Weak<Work> = Arc::downgrade(&Arc::default());

@@ -1,6 +1,7 @@
 //! Bodies in both directions: of any framing, length and speed.
 
-use std::time::Duration;
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
 
 use portolan::model::event::CloseReason;
 use tokio::io::AsyncWriteExt as _;
@@ -321,5 +322,88 @@ async fn who_does_not_read_holds_up_who_sends() {
     drop(client);
     timeout(PATIENCE, bench.closed(1)).await.unwrap();
     assert_eq!(bench.reasons(), [CloseReason::ClientReset]);
+    bench.shutdown().await;
+}
+
+/// What is put off waits for those that are ready, and not until there are none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_bodies_hold_up_no_requests_beside_them() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut peer = Peer::new(stream);
+        while let Some(head) = peer.head().await {
+            if head.starts_with("GET /small ") {
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                continue;
+            }
+            peer.send("HTTP/1.1 200 OK\r\n\r\n").await;
+            let piece = vec![7; 256 * 1024];
+            while peer.stream.write_all(&piece).await.is_ok() {}
+            return;
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    // More than there are lanes.
+    let readers: Vec<_> = (0..6)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut stream = std::net::TcpStream::connect(listener).unwrap();
+                stream.write_all(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                let (mut buffer, end) = (vec![0; 1 << 20], Instant::now() + Duration::from_secs(2));
+                let mut taken = 0;
+                while Instant::now() < end {
+                    taken += stream.read(&mut buffer).unwrap();
+                }
+                taken
+            })
+        })
+        .collect();
+    sleep(Duration::from_millis(300)).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(Peer::connect(listener).await);
+    }
+    for round in 0..5 {
+        for client in &mut clients {
+            client.get("/small").await;
+            let answer = timeout(Duration::from_secs(1), client.response()).await;
+            assert_eq!(answer.expect("it comes though others go on").1, "ok", "{round}");
+        }
+    }
+    for reader in readers {
+        assert!(reader.join().unwrap() > 1 << 20, "it was busy");
+    }
+    drop(clients);
+    bench.closed(10).await;
+    bench.shutdown().await;
+}
+
+/// The head goes ahead by itself, and the client's end comes while the rest of it waits for a target that reads late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_client_has_ended_is_whole_at_a_target_that_reads_late() {
+    const LENGTH: usize = 6 << 20;
+    let bench = Bench::start();
+    let body = noise(9, LENGTH);
+    let expected = body.clone();
+    let server = Server::start("127.0.0.1", move |stream| {
+        let expected = expected.clone();
+        async move {
+            let mut peer = Peer::new(stream);
+            sleep(Duration::from_millis(300)).await;
+            peer.head().await.expect("a request");
+            assert!(peer.exactly(LENGTH).await == expected, "other bytes than were sent");
+            assert!(peer.head().await.is_none(), "the client's end");
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    for _ in 0..3 {
+        let mut client = Peer::connect(listener).await;
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+        client.send([head.as_bytes(), &body].concat()).await;
+        client.stream.shutdown().await.unwrap();
+        assert_eq!(client.response().await, ("HTTP/1.1 200 OK".to_owned(), "ok".to_owned()));
+    }
+    bench.closed(3).await;
     bench.shutdown().await;
 }

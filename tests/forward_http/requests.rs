@@ -6,10 +6,10 @@ use portolan::forward::context::Addresses;
 use portolan::model::event::CloseReason;
 use portolan::model::identity::Identity;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
-use crate::sockets::{Bench, Server, at, config, connect, reset, until};
+use crate::sockets::{Bench, Server, at, config, reset, until};
 use crate::support::{Peer, field, map, map_with, mirror};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,7 +94,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 /// Small answers are put off, until the kernel takes no more of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_answers_to_who_reads_late_are_whole_and_in_their_order() {
-    const REQUESTS: usize = 6_000;
+    const REQUESTS: usize = 12_000;
     let bench = Bench::start();
     let server = mirror("127.0.0.1");
     let listener = map(&bench, 1, "127.0.0.1", server.address).await;
@@ -103,7 +103,10 @@ async fn small_answers_to_who_reads_late_are_whole_and_in_their_order() {
         requests + &format!("GET /{nth} HTTP/1.1\r\nHost: a\r\nX-Filler: {filler}\r\n\r\n")
     });
     for reads in [true, false] {
-        let stream = connect(listener).await.into_std().unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(32 * 1024).unwrap();
+        socket.set_send_buffer_size(32 * 1024).unwrap();
+        let stream = socket.connect(listener).await.unwrap().into_std().unwrap();
         let mut writer = TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
         let mut client = Peer::new(TcpStream::from_std(stream).unwrap());
         let all = requests.clone();

@@ -5,8 +5,8 @@
 //! place: the library has an answer of ours written to that, and the connection ends. What a target sends wrong is an
 //! error of its connection. So the library stays the only one that frames, and can at most be asked for less.
 //!
-//! What the library writes in small pieces is put off for a moment ([`lanes`]), as the kernel would put it off: to the library
-//! it is sent, and where that fails, its next call says so.
+//! What the library writes in small pieces is put off for a moment ([`lanes`]): to the library it is sent, and where that
+//! fails, its next write says so.
 //!
 //! Bytes are counted here, as the kernels take them, and both sides' failures are noted as the kernel tells them: the
 //! library's errors do not say whose they are.
@@ -34,6 +34,8 @@ use crate::wire::http::{Asked, Follower, H2_PREFACE, MAX_HEAD, Refusal, Seen, St
 const SCRATCH: usize = 64 * 1024;
 /// More than this at a time is sent at once.
 const SMALL: usize = 4 * 1024;
+/// Room for what is put off that a connection keeps.
+const KEPT: usize = 1024;
 /// Stands for a request that is refused.
 const INSTEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
@@ -54,7 +56,7 @@ pub(super) struct Channel {
     pub(super) leg: Leg,
     side: Side,
     common: Arc<Common>,
-    /// The library has nothing unsent, nor have we of it.
+    /// The library has flushed, and nothing of that is put off.
     is_flushed: AtomicBool,
     /// Something that the library has sent is put off.
     has_deferred: AtomicBool,
@@ -73,7 +75,8 @@ pub(super) struct Channel {
 #[derive(Debug, Default)]
 struct Outgoing {
     bytes: Vec<u8>,
-    /// It is about to be caught up with; else the kernel has not taken it, and who writes waits for that.
+    /// It is about to be caught up with. Where it is not, the kernel has not taken what there is, and who writes waits for
+    /// that.
     is_listed: bool,
     /// The library has nothing behind it.
     is_whole: bool,
@@ -258,6 +261,7 @@ impl Channel {
     /// Sends `head`, that of an interim response, if that can be done between what the library sends. A client that has not
     /// taken the last one yet does without.
     pub(super) fn send_interim(&self, cx: &mut Context<'_>, head: &[u8]) {
+        self.send_deferred();
         if self.is_flushed() && !self.has_ahead.load(Relaxed) {
             self.state().ahead.extend_from_slice(head);
             self.has_ahead.store(true, Relaxed);
@@ -453,6 +457,8 @@ impl Channel {
         }
         outgoing.bytes.extend_from_slice(data);
         outgoing.is_whole = false;
+        // Now, not when it is sent, which may be when nobody looks.
+        self.common.stir();
         if !outgoing.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
             outgoing.writer = Some(cx.waker().clone());
         }
@@ -479,6 +485,7 @@ impl Channel {
             let sent = ready!(self.poll_send(cx, &outgoing.bytes))?;
             outgoing.bytes.drain(..sent);
         }
+        outgoing.give_up_room();
         self.has_deferred.store(false, Relaxed);
         Poll::Ready(Ok(()))
     }
@@ -491,6 +498,10 @@ impl Channel {
     }
 
     fn send_what_is_taken(&self, outgoing: &mut Outgoing) {
+        if outgoing.bytes.is_empty() {
+            // Who has sent it sooner has seen to the rest, or it has failed.
+            return;
+        }
         while !outgoing.bytes.is_empty() {
             match self.leg.send_now(&outgoing.bytes) {
                 Ok(count) => {
@@ -511,13 +522,14 @@ impl Channel {
                 }
             }
         }
+        outgoing.give_up_room();
         self.has_deferred.store(false, Relaxed);
         if outgoing.is_whole {
             self.is_flushed.store(true, Relaxed);
         }
     }
 
-    /// What was put off and the kernel has not taken.
+    /// Sends what was put off, and gives what of it the kernel has not taken.
     pub(super) fn take_unsent(&self) -> Vec<u8> {
         self.send_deferred();
         std::mem::take(&mut self.outgoing().bytes)
@@ -539,7 +551,10 @@ impl Channel {
     fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let sent = ready!(self.leg.poll_send(cx, data));
         match &sent {
-            Ok(count) => self.has_sent(*count),
+            Ok(count) => {
+                self.has_sent(*count);
+                self.common.stir();
+            }
             Err(error) => self.common.fail(self.side, error),
         }
         Poll::Ready(sent)
@@ -547,7 +562,6 @@ impl Channel {
 
     fn has_sent(&self, count: usize) {
         self.common.record.counters.add_bytes(self.goes(), count as u64);
-        self.common.stir();
     }
 
     /// Which way that goes which comes from here.
@@ -566,6 +580,15 @@ impl Channel {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outgoing {
+    /// Keeps room for an ordinary head, and no more: many connections are idle.
+    fn give_up_room(&mut self) {
+        if self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
+        }
     }
 }
 

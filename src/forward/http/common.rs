@@ -12,7 +12,8 @@ use crate::forward::registry::Record;
 use crate::model::event::Side;
 use crate::wire::http::{MAX_HEAD, Refusal};
 
-/// One connection's notes. Its task alone writes and reads them, so no lock is ever waited for.
+/// One connection's notes. Its task alone writes and reads them, or its lane for it ([`super::channel`]), so no lock is ever
+/// waited for.
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) record: Arc<Record>,

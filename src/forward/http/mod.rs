@@ -202,12 +202,12 @@ async fn conclude(
     let (client, rest) = sole(client).into_parts();
     let target = target.into_leg();
     let outcome = match end {
-        End::Served(Ok(())) if common.is_upgraded() => {
-            let Some((target, ahead_out, own)) = target else {
+        End::Served(Ok(())) if common.is_upgraded() && !matches!(common.failed(), Some((Side::Client, _))) => {
+            let Some((target, [unsent_in, ahead_out], own)) = target else {
                 parting::by_reset(client, None, false, connection).await;
                 return CloseReason::TargetReset.into();
             };
-            let ahead = [[read_ahead, rest].concat(), [unsent, ahead_out].concat()];
+            let ahead = [[unsent_in, read_ahead, rest].concat(), [unsent, ahead_out].concat()];
             let outcome = tunnel([client, target], ahead, connection, timeouts, pipes).await;
             drop(own);
             return outcome;

@@ -283,15 +283,17 @@ impl Target {
         self.state().standing.as_ref().map(|standing| look(&standing.channel))
     }
 
-    /// The leg, what was read of it beyond HTTP, and what else is to be held as long as it stands.
-    pub(super) fn into_leg(self) -> Option<(Leg, Vec<u8>, Option<OwnSource>)> {
+    /// The leg, what is still to be sent to it, what was read of it beyond HTTP, and what else is to be held as long as it
+    /// stands.
+    pub(super) fn into_leg(self) -> Option<(Leg, [Vec<u8>; 2], Option<OwnSource>)> {
         let State { standing, read_ahead, .. } = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Standing { connection, sender, channel, own, .. } = standing?;
         drop((connection, sender));
+        let unsent = channel.take_unsent();
         let (leg, rest) = Arc::into_inner(channel)?.into_parts();
         let mut ahead = read_ahead.unwrap_or_default();
         ahead.extend_from_slice(&rest);
-        Some((leg, ahead, own))
+        Some((leg, [unsent, ahead], own))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
