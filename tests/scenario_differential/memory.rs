@@ -2,6 +2,8 @@
 //! shared pages by their share.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::common::docker_proxy::DockerProxy;
 use crate::common::program::Home;
@@ -66,7 +68,13 @@ fn a_udp_session_costs_docker_proxy_more_and_nothing_bounds_their_number() {
     let home = Home::new();
     let (run, door) = ours(&home, "127.0.0.1", address, "udp");
     let idle = descriptors(run.pid());
-    let (our_each, our_open) = sessions(run.pid(), door, &target);
+    let (our_each, mut our_open) = sessions(run.pid(), door, &target);
+    // The socket of a session that gave way is kept for a second, so that no late reply comes to another client.
+    let patience = Instant::now() + SOON;
+    while our_open > idle + CAP + OWN && Instant::now() < patience {
+        sleep(Duration::from_millis(50));
+        our_open = descriptors(run.pid());
+    }
     println!("a session: docker-proxy {docker_each:.1} kB, ours {our_each:.1} kB");
     println!("descriptors after {SESSIONS} sessions: docker-proxy {docker_open}, ours {our_open} ({idle} idle)");
     assert!(docker_each > LESS * our_each, "docker-proxy {docker_each:.1} kB a session, ours {our_each:.1} kB");

@@ -421,6 +421,10 @@ impl Channel {
     fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_ahead(cx))?;
         self.is_flushed.store(false, Relaxed);
+        if self.has_deferred.load(Relaxed) {
+            // Whether or not this is put off behind it.
+            self.outgoing().is_whole = false;
+        }
         if data.len() <= SMALL && lanes::can_defer() && self.take_to_defer(cx, data) {
             return Poll::Ready(Ok(data.len()));
         }
@@ -509,10 +513,14 @@ impl Channel {
                     self.has_sent(count);
                 }
                 Err(error) => {
+                    let was_listed = std::mem::replace(&mut outgoing.is_listed, false);
                     if error.kind() != io::ErrorKind::WouldBlock {
                         self.common.fail(self.side, &error);
                         outgoing.failed = Some(error.kind());
                         outgoing.bytes.clear();
+                    } else if !was_listed {
+                        // Who writes waits for the kernel already.
+                        return;
                     }
                     // Who writes waits for the kernel from now on, or hears of the failure.
                     if let Some(writer) = &outgoing.writer {
@@ -595,8 +603,8 @@ impl Outgoing {
 impl Deferred for Channel {
     fn catch_up(&self) {
         let mut outgoing = self.outgoing();
-        outgoing.is_listed = false;
         self.send_what_is_taken(&mut outgoing);
+        outgoing.is_listed = false;
     }
 }
 
