@@ -232,6 +232,10 @@ fn in_ascii_no_byte_above_127_is_sent() {
             let before = sent();
             screen.keys(keys);
             wait_for("what a key draws", SOON, || (sent() > before).then_some(()));
+            if keys == ["Escape"] {
+                // With the next key close behind it, it would be another one (Alt), and a clock may have drawn.
+                std::thread::sleep(Duration::from_millis(200));
+            }
         }
         wait_for("the last picture", SOON, || {
             let bytes = std::fs::read(&raw).unwrap_or_default();

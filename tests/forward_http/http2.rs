@@ -124,7 +124,9 @@ async fn calls_of_one_connection_run_side_by_side_with_trailers() {
     drop(sender);
     driver.await.unwrap().unwrap();
     bench.closed(1).await;
-    assert_eq!(bench.reasons(), [CloseReason::Finished]);
+    // The client's library closes its socket with its last frame; one of ours that comes after that is answered by a reset.
+    let reasons = bench.reasons();
+    assert!(matches!(reasons[..], [CloseReason::Finished | CloseReason::ClientReset]), "{reasons:?}");
     bench.shutdown().await;
 }
 
