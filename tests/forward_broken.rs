@@ -90,17 +90,20 @@ async fn a_panic_ends_one_udp_flow_and_no_other() {
 }
 
 /// Ends a listening socket of this process under its owner: accept fails from now on.
-fn break_listener(listener: SocketAddr) {
+async fn break_listener(listener: SocketAddr) {
     let wanted = SockaddrStorage::from(listener);
-    let descriptors = std::fs::read_dir("/proc/self/fd").expect("our descriptors");
-    let listening: Vec<i32> = descriptors
-        .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse().ok())
-        .filter(|fd| getsockname::<SockaddrStorage>(*fd).is_ok_and(|local| local == wanted))
-        // Connections through it have the same address; theirs is a peer's, too.
-        .filter(|fd| getpeername::<SockaddrStorage>(*fd).is_err())
-        .collect();
-    assert_eq!(listening.len(), 1, "one socket listens on {listener}");
-    shutdown(listening[0], Shutdown::Both).expect("it is ended");
+    let listening = until("one socket that listens", || {
+        let descriptors = std::fs::read_dir("/proc/self/fd").expect("our descriptors");
+        let listening: Vec<i32> = descriptors
+            .filter_map(|entry| entry.expect("an entry").file_name().to_str()?.parse().ok())
+            .filter(|fd| getsockname::<SockaddrStorage>(*fd).is_ok_and(|local| local == wanted))
+            // Connections through it have the same address; theirs is a peer's, too, until they are over. One that is over
+            // and still open is gone a moment later.
+            .filter(|fd| getpeername::<SockaddrStorage>(*fd).is_err())
+            .collect();
+        <[i32; 1]>::try_from(listening).ok()
+    });
+    shutdown(listening.await[0], Shutdown::Both).expect("it is ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +118,7 @@ async fn a_listening_socket_that_fails_is_bound_again_and_its_connections_go_on(
     }
     let descriptors = bench.engine.descriptors().0;
     for _ in 0..3 {
-        break_listener(v4);
+        break_listener(v4).await;
         // Told, and mended.
         let half = bench.state(1, MappingState::Half).await;
         let reason = half.reason.map(|reason| reason.to_string()).unwrap_or_default();
