@@ -5,25 +5,26 @@
 //! place: the library has an answer of ours written to that, and the connection ends. What a target sends wrong is an
 //! error of its connection. So the library stays the only one that frames, and can at most be asked for less.
 //!
-//! What the library writes in small pieces is put off for a moment ([`lanes`]): to the library it is sent, and where that
-//! fails, its next write says so.
+//! What the library writes goes by [`outgoing`].
 //!
 //! Bytes are counted here, as the kernels take them, and both sides' failures are noted as the kernel tells them: the
 //! library's errors do not say whose they are.
+
+mod outgoing;
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::time::Instant;
 
+use self::outgoing::Outgoing;
 use super::common::{Common, Refused};
 use super::readiness::Readiness;
-use crate::forward::lanes::{self, Deferred};
 use crate::forward::meter::Direction;
 use crate::forward::relay::Leg;
 use crate::model::event::Side;
@@ -32,10 +33,6 @@ use crate::wire::http::{Asked, Follower, H2_PREFACE, MAX_HEAD, Refusal, Seen, St
 
 /// Size of a thread's buffer, and so the most that is read at once.
 const SCRATCH: usize = 64 * 1024;
-/// More than this at a time is sent at once.
-const SMALL: usize = 4 * 1024;
-/// Room for what is put off that a connection keeps.
-const KEPT: usize = 1024;
 /// Stands for a request that is refused.
 const INSTEAD: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
@@ -56,34 +53,13 @@ pub(super) struct Channel {
     pub(super) leg: Leg,
     side: Side,
     common: Arc<Common>,
-    /// The library has flushed, and nothing of that is put off.
-    is_flushed: AtomicBool,
-    /// Something that the library has sent is put off.
-    has_deferred: AtomicBool,
-    /// Something is to be sent ahead of what the library sends.
-    has_ahead: AtomicBool,
     /// Who is woken by what comes, where that is not who reads it.
     reader: OnceLock<Waker>,
     readiness: Readiness,
     /// As [`State::kept_since`]: it has begun.
     has_begun: AtomicBool,
-    outgoing: Mutex<Outgoing>,
+    outgoing: Outgoing,
     state: Mutex<State>,
-}
-
-/// What the library has sent and was put off.
-#[derive(Debug, Default)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    /// It is about to be caught up with. Where it is not, the kernel has not taken what there is, and who writes waits for
-    /// that.
-    is_listed: bool,
-    /// The library has nothing behind it.
-    is_whole: bool,
-    /// Sending it has failed.
-    failed: Option<io::ErrorKind>,
-    /// Who writes.
-    writer: Option<Waker>,
 }
 
 #[derive(Debug)]
@@ -98,8 +74,6 @@ struct State {
     looks_again: bool,
     /// Let through, and not read yet.
     ready: Vec<u8>,
-    /// To be sent ahead of anything else.
-    ahead: Vec<u8>,
     /// Requests whose heads were let through.
     heads: u64,
     is_ended: bool,
@@ -119,7 +93,6 @@ impl Channel {
             kept_since: None,
             looks_again: false,
             ready: Vec::new(),
-            ahead: Vec::new(),
             heads: 0,
             is_ended: false,
             is_refused: false,
@@ -129,13 +102,10 @@ impl Channel {
             leg,
             side,
             common,
-            is_flushed: AtomicBool::new(true),
-            has_deferred: AtomicBool::new(false),
-            has_ahead: AtomicBool::new(false),
             reader: OnceLock::new(),
             readiness: Readiness::new(),
             has_begun: AtomicBool::new(false),
-            outgoing: Mutex::default(),
+            outgoing: Outgoing::new(),
             state: Mutex::new(state),
         })
     }
@@ -247,27 +217,10 @@ impl Channel {
         matches!(closing, Poll::Ready(true))
     }
 
-    /// Whether the library has nothing to send.
-    pub(super) fn is_flushed(&self) -> bool {
-        self.is_flushed.load(Relaxed)
-    }
-
     /// Whether all that came was a whole number of messages.
     pub(super) fn is_between(&self) -> bool {
         let state = self.state();
         state.kept.is_empty() && !state.is_refused && state.gate.as_ref().is_none_or(Follower::is_between)
-    }
-
-    /// Sends `head`, that of an interim response, if that can be done between what the library sends. A client that has not
-    /// taken the last one yet does without.
-    pub(super) fn send_interim(&self, cx: &mut Context<'_>, head: &[u8]) {
-        self.send_deferred();
-        if self.is_flushed() && !self.has_ahead.load(Relaxed) {
-            self.state().ahead.extend_from_slice(head);
-            self.has_ahead.store(true, Relaxed);
-            // Where this fails, so will what is sent next.
-            let _ = self.poll_ahead(cx);
-        }
     }
 
     /// The leg, and what came by it that was not read.
@@ -418,193 +371,13 @@ impl Channel {
         }
     }
 
-    fn poll_write(self: &Arc<Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_ahead(cx))?;
-        self.is_flushed.store(false, Relaxed);
-        if self.has_deferred.load(Relaxed) {
-            // Whether or not this is put off behind it.
-            self.outgoing().is_whole = false;
-        }
-        if data.len() <= SMALL && lanes::can_defer() && self.take_to_defer(cx, data) {
-            return Poll::Ready(Ok(data.len()));
-        }
-        ready!(self.poll_deferred(cx))?;
-        self.poll_send(cx, data)
-    }
-
-    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_ahead(cx))?;
-        if self.has_deferred.load(Relaxed) {
-            let mut outgoing = self.outgoing();
-            if outgoing.is_listed && outgoing.failed.is_none() {
-                outgoing.is_whole = true;
-                return Poll::Ready(Ok(()));
-            }
-        }
-        self.poll_flush_all(cx)
-    }
-
-    /// As [`Channel::poll_flush`], and puts nothing off.
-    fn poll_flush_all(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_ahead(cx))?;
-        ready!(self.poll_deferred(cx))?;
-        self.is_flushed.store(true, Relaxed);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Puts `data` off, if that can be done. Not behind what the kernel has not taken, or where much has come together.
-    fn take_to_defer(self: &Arc<Self>, cx: &Context<'_>, data: &[u8]) -> bool {
-        let mut outgoing = self.outgoing();
-        let is_waiting = !outgoing.bytes.is_empty() && !outgoing.is_listed;
-        if outgoing.failed.is_some() || is_waiting || outgoing.bytes.len() + data.len() > SMALL {
-            return false;
-        }
-        outgoing.bytes.extend_from_slice(data);
-        outgoing.is_whole = false;
-        // Now, not when it is sent, which may be when nobody looks.
-        self.common.stir();
-        if !outgoing.writer.as_ref().is_some_and(|writer| writer.will_wake(cx.waker())) {
-            outgoing.writer = Some(cx.waker().clone());
-        }
-        self.has_deferred.store(true, Relaxed);
-        if !std::mem::replace(&mut outgoing.is_listed, true) {
-            // It may be done at once.
-            drop(outgoing);
-            let this: Weak<Self> = Arc::downgrade(self);
-            lanes::defer(this);
-        }
-        true
-    }
-
-    /// Sends what was put off, and waits until the kernel takes it.
-    fn poll_deferred(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.has_deferred.load(Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        let mut outgoing = self.outgoing();
-        if let Some(kind) = outgoing.failed {
-            return Poll::Ready(Err(kind.into()));
-        }
-        while !outgoing.bytes.is_empty() {
-            let sent = ready!(self.poll_send(cx, &outgoing.bytes))?;
-            outgoing.bytes.drain(..sent);
-        }
-        outgoing.give_up_room();
-        self.has_deferred.store(false, Relaxed);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Sends what was put off, as far as the kernel takes it now.
-    pub(super) fn send_deferred(&self) {
-        if self.has_deferred.load(Relaxed) {
-            self.send_what_is_taken(&mut self.outgoing());
-        }
-    }
-
-    fn send_what_is_taken(&self, outgoing: &mut Outgoing) {
-        if outgoing.bytes.is_empty() {
-            // Who has sent it sooner has seen to the rest, or it has failed.
-            return;
-        }
-        while !outgoing.bytes.is_empty() {
-            match self.leg.send_now(&outgoing.bytes) {
-                Ok(count) => {
-                    outgoing.bytes.drain(..count);
-                    self.has_sent(count);
-                }
-                Err(error) => {
-                    let was_listed = std::mem::replace(&mut outgoing.is_listed, false);
-                    if error.kind() != io::ErrorKind::WouldBlock {
-                        self.common.fail(self.side, &error);
-                        outgoing.failed = Some(error.kind());
-                        outgoing.bytes.clear();
-                    } else if !was_listed {
-                        // Who writes waits for the kernel already.
-                        return;
-                    }
-                    // Who writes waits for the kernel from now on, or hears of the failure.
-                    if let Some(writer) = &outgoing.writer {
-                        writer.wake_by_ref();
-                    }
-                    return;
-                }
-            }
-        }
-        outgoing.give_up_room();
-        self.has_deferred.store(false, Relaxed);
-        if outgoing.is_whole {
-            self.is_flushed.store(true, Relaxed);
-        }
-    }
-
-    /// Sends what was put off, and gives what of it the kernel has not taken.
-    pub(super) fn take_unsent(&self) -> Vec<u8> {
-        self.send_deferred();
-        std::mem::take(&mut self.outgoing().bytes)
-    }
-
-    fn poll_ahead(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.has_ahead.load(Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        let mut state = self.state();
-        while !state.ahead.is_empty() {
-            let sent = ready!(self.poll_send(cx, &state.ahead))?;
-            state.ahead.drain(..sent);
-        }
-        self.has_ahead.store(false, Relaxed);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(self.leg.poll_send(cx, data));
-        match &sent {
-            Ok(count) => {
-                self.has_sent(*count);
-                self.common.stir();
-            }
-            Err(error) => self.common.fail(self.side, error),
-        }
-        Poll::Ready(sent)
-    }
-
-    fn has_sent(&self, count: usize) {
-        self.common.record.counters.add_bytes(self.goes(), count as u64);
-    }
-
     /// Which way that goes which comes from here.
     fn comes(&self) -> Direction {
         if self.side == Side::Client { Direction::In } else { Direction::Out }
     }
 
-    /// Which way that goes which is sent here.
-    pub(super) fn goes(&self) -> Direction {
-        if self.side == Side::Client { Direction::Out } else { Direction::In }
-    }
-
-    fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Outgoing {
-    /// Keeps room for an ordinary head, and no more: many connections are idle.
-    fn give_up_room(&mut self) {
-        if self.bytes.capacity() > KEPT {
-            self.bytes = Vec::new();
-        }
-    }
-}
-
-impl Deferred for Channel {
-    fn catch_up(&self) {
-        let mut outgoing = self.outgoing();
-        self.send_what_is_taken(&mut outgoing);
-        outgoing.is_listed = false;
     }
 }
 
