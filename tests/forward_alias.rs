@@ -192,7 +192,40 @@ fn datagrams_of_made_up_sources_hand_on_no_alias_of_a_client_that_was_answered()
         let still = pool.who_is(from.ip()).expect("it is somebody's");
         assert_eq!(still.clients[0].client, "127.0.0.9".parse::<IpAddr>().unwrap());
         let handed_on = pool.handed_on();
-        assert_eq!((handed_on.told.len(), handed_on.more, handed_on.of_strangers), (0, 0, 71));
+        // They have half of the thirty.
+        assert_eq!((handed_on.told.len(), handed_on.more, handed_on.of_strangers), (0, 0, 85));
+        bench.shutdown().await;
+    });
+}
+
+#[test]
+fn datagrams_of_made_up_sources_whose_flows_last_make_way_for_the_next_and_leave_half_of_the_pool() {
+    const POOL: &str = "198.18.0.0/28";
+    if !require(NEEDS) {
+        return;
+    }
+    with_local(&[POOL], async {
+        let bench = Bench::start();
+        let pool = open(&bench, POOL);
+        let target = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let listener = map(&bench, "127.0.0.1", target.local_addr().unwrap(), "/udp", POOL).await;
+        let mut buffer = [0; 16];
+        let mut sources = Vec::new();
+        for number in 0..20u8 {
+            let stranger = UdpSocket::bind((format!("127.0.1.{number}"), 0)).await.expect("a port");
+            stranger.send_to(b"hello", listener).await.expect("sent");
+            let (_, from) = timeout(PATIENCE, target.recv_from(&mut buffer)).await.expect("it comes").unwrap();
+            sources.push(from.ip());
+        }
+        assert_eq!(bench.registry.open_connections().len(), 7);
+        assert_eq!(bench.reasons(), vec![CloseReason::Evicted; 13]);
+        assert_eq!(pool.usage().0, 7);
+        // The newest flows are those that stand.
+        for (number, alias) in (13..20u8).zip(&sources[13..]) {
+            let found = pool.who_is(*alias).expect("it is somebody's");
+            let client = &found.clients[0];
+            assert_eq!((client.client, client.is_answered), (IpAddr::from([127, 0, 1, number]), false));
+        }
         bench.shutdown().await;
     });
 }

@@ -245,7 +245,7 @@ fn without_its_route_a_mapping_fails_with_the_command_and_recovers_by_itself() {
     let ready = run.ready();
     assert_eq!((&ready["listening"], &ready["failed"]), (&json!(1), &json!(1)));
     let said = state(&mut run, 0, "web", "failed");
-    assert_eq!(said, format!("aliases need a route, once: {COMMANDS}"));
+    assert_eq!(said, format!("aliases need a route: {COMMANDS}; portolan alias-route --print says how to keep it"));
     assert_eq!(network.by_tcp(CLIENTS[0], 8080), None);
 
     let mark = run.mark();

@@ -46,7 +46,13 @@ fn add(pool: &Pool) -> anyhow::Result<String> {
 fn remove(pool: &Pool) -> anyhow::Result<String> {
     let network = pool.network();
     match alias_route::remove(pool) {
-        Ok(true) => Ok(format!("{network} is no longer local; what runs with aliases of it fails from now on")),
+        Ok(true) if alias_route::is_local(pool).unwrap_or(false) => {
+            Ok(format!("the route of {network} is gone, and it is still local by another one"))
+        }
+        Ok(true) => Ok(format!(
+            "{network} is no longer local; what runs with aliases of it fails from now on (what was set up by --print \
+             brings it back at the next start)"
+        )),
         Ok(false) => Ok(format!("there is no such route of {network}")),
         Err(error) => refused(&error, "remove", network),
     }
@@ -64,7 +70,6 @@ fn refused(error: &io::Error, what: &str, network: IpNet) -> anyhow::Result<Stri
 fn recipes(network: IpNet) -> String {
     let [_, add] = route_commands(network);
     let replace = add.replace(" add ", " replace ");
-    let family = if network.addr().is_ipv4() { "inet" } else { "inet6" };
     format!(
         "\
 {add}
@@ -77,20 +82,21 @@ Name=lo
 [Route]
 Destination={network}
 Type=local
+Table=local
 
 # NetworkManager, as /etc/NetworkManager/dispatcher.d/50-portolan-alias, of root, chmod 755
 #!/bin/sh
 [ \"$2\" != up ] || {replace}
 
-# ifupdown, in /etc/network/interfaces, as the last line below `iface lo {family} loopback`
+# ifupdown, in /etc/network/interfaces, as the last line below `iface lo inet loopback`
     up {replace}
 
 # netplan, as /etc/netplan/50-portolan-alias.yaml, then: netplan apply
 network:
   version: 2
-  renderer: networkd
   ethernets:
     lo:
+      renderer: networkd
       match: {{name: lo}}
       routes: [{{to: \"{network}\", type: local, scope: host, table: 255}}]
 "
@@ -101,15 +107,36 @@ network:
 mod tests {
     use super::*;
 
+    /// What stands between a recipe's heading and the next one's.
+    fn recipe(text: &str, heading: &str) -> String {
+        let mut lines = text.lines().skip_while(|line| !line.starts_with(heading)).skip(1);
+        let lines = lines.by_ref().take_while(|line| !line.starts_with("# ")).map(|line| format!("{line}\n"));
+        lines.collect::<String>().trim_end().to_owned() + "\n"
+    }
+
     #[test]
-    fn every_recipe_names_the_network() {
-        for (network, first) in [
-            ("198.18.0.0/15", "ip route add local 198.18.0.0/15 dev lo\n"),
-            ("fd00:a::/64", "ip -6 route add local fd00:a::/64 dev lo\n"),
+    fn every_recipe_has_the_route_and_changes_nothing_else() {
+        for (network, add) in [
+            ("198.18.0.0/15", "ip route add local 198.18.0.0/15 dev lo"),
+            ("fd00:a::/64", "ip -6 route add local fd00:a::/64 dev lo"),
         ] {
             let text = recipes(network.parse().unwrap());
-            assert!(text.starts_with(first), "{text}");
-            assert_eq!(text.matches(network).count(), 5, "{text}");
+            assert!(text.starts_with(&format!("{add}\n")), "{text}");
+            let replace = add.replace(" add ", " replace ");
+            assert_eq!(
+                recipe(&text, "# systemd-networkd"),
+                format!("[Match]\nName=lo\n[Route]\nDestination={network}\nType=local\nTable=local\n")
+            );
+            assert_eq!(recipe(&text, "# NetworkManager"), format!("#!/bin/sh\n[ \"$2\" != up ] || {replace}\n"));
+            assert_eq!(recipe(&text, "# ifupdown"), format!("    up {replace}\n"));
+            // Above `lo`, a renderer would be that of every interface.
+            assert_eq!(
+                recipe(&text, "# netplan"),
+                format!(
+                    "network:\n  version: 2\n  ethernets:\n    lo:\n      renderer: networkd\n      match: {{name: lo}}\n      \
+                     routes: [{{to: \"{network}\", type: local, scope: host, table: 255}}]\n"
+                )
+            );
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::control::Folder;
 use crate::headless::{self, Demand, Ended};
 use crate::model::alias::nobody;
 use crate::model::{self, request::RequestError};
-use crate::service::{self, Handle, OpenError, OpenedProfile};
+use crate::service::{self, Handle, OpenError, OpenedProfile, Saved};
 use crate::store::ProfileSource;
 
 /// How long a terminal may take to be given back, which does not read perhaps.
@@ -147,10 +147,11 @@ fn whois_without_engine(
     error: &anyhow::Error,
     out: &mut Output<impl Write>,
 ) -> anyhow::Result<Result<Remark, Failure>> {
-    match service::who_is_saved(address) {
+    let Saved { found, unread } = service::who_is_saved(address);
+    match found {
         Some(found) => Ok(commands::say_whois(&found, out)
             .map(|_| Some("no engine was asked: this is what was saved last".to_owned()))),
-        None => anyhow::bail!("{} is not found among the aliases that were saved; {error}", nobody(address)),
+        None => anyhow::bail!("{} is not found among the aliases that were saved; {error}", nobody(address, &unread)),
     }
 }
 

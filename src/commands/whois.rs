@@ -35,13 +35,14 @@ pub fn say_whois(found: &WhoIs, out: &mut Output<impl Write>) -> Result<Remark, 
 }
 
 fn line(WhoIs { alias, pool, .. }: &WhoIs, told: &AliasClient) -> String {
-    let AliasClient { client, since, last_seen, open_connections, until } = told;
+    let AliasClient { client, since, last_seen, open_connections, is_answered, until } = told;
     let seen = match (until, open_connections) {
         (Some(_), _) | (None, 0) => format!("last seen {last_seen:.0}"),
         (None, open) => format!("seen now ({} open)", count(u64::from(*open), "connection")),
     };
+    let unsure = if *is_answered { "" } else { ", named by datagrams alone that had no answer" };
     match until {
-        None => format!("{alias} of {pool} is {client} since {since:.0}, {seen}\n"),
+        None => format!("{alias} of {pool} is {client} since {since:.0}, {seen}{unsure}\n"),
         Some(until) => format!("{alias} of {pool} was {client} from {since:.0} until {until:.0}, {seen}\n"),
     }
 }
@@ -58,6 +59,7 @@ mod tests {
             since: time(3_600),
             last_seen: time(86_400),
             open_connections,
+            is_answered: true,
             until,
         };
         let found = WhoIs {
@@ -74,5 +76,7 @@ mod tests {
         assert_eq!(String::from_utf8(text).unwrap(), said);
         let idle = line(&found, &client("2001:db8::41", 0, None));
         assert!(idle.ends_with(" since 1970-01-01T01:00:00Z, last seen 1970-01-02T00:00:00Z\n"), "{idle}");
+        let named = line(&found, &AliasClient { is_answered: false, ..client("2001:db8::41", 0, None) });
+        assert_eq!(named, idle.replace('\n', ", named by datagrams alone that had no answer\n"));
     }
 }

@@ -99,7 +99,7 @@ impl Story {
             }
             Request::Metrics => Ok(Reply::Metrics(Box::new(self.metrics()))),
             Request::Whois { address } => {
-                Err(RequestError::NotFound { what: SafeText::new(&crate::model::alias::nobody(*address)) })
+                Err(RequestError::NotFound { what: SafeText::new(&crate::model::alias::nobody(*address, &[])) })
             }
             Request::Containers => {
                 Ok(Reply::Containers { containers: containers::containers().to_vec(), docker: DockerState::Connected })

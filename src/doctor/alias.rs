@@ -1,11 +1,16 @@
 //! Whether clients can appear under addresses of their own (identity `alias`): the pool's route, who else has its
 //! addresses, rules that change sources, and the way that answers take.
 //!
-//! The reverse-path filter is no hindrance, strict or not: answers come in by the interface by which requests go out, and
-//! are for an address of this host. It is looked at with the route to the target.
+//! Whether answers find back is tried: the target is dialled from an address of the pool too, one that no client is given.
+//! An alias is of no network that the target is in, so its answers take the target's default route. Where that is another
+//! way than the requests', as of a container in several networks, a strict reverse-path filter drops them.
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
+use tokio::task::JoinSet;
+
+use super::connect::{self, Attempt, Outcome};
 use super::experiment::{OUT, Trial};
 use super::finding::Finding;
 use super::subject::Subject;
@@ -57,6 +62,41 @@ impl Facts {
     }
 }
 
+/// What came of connecting, from this host's own address and from one of the pool.
+pub(super) struct Answered<'a> {
+    pub(super) host: &'a [Attempt],
+    pub(super) aliases: &'a [Attempt],
+    /// Interfaces whose reverse-path filter is strict.
+    pub(super) strict: &'a [SafeText],
+}
+
+impl Answered<'_> {
+    fn is_by(&self, address: SocketAddr) -> bool {
+        self.aliases.iter().any(|attempt| attempt.address == address && attempt.outcome == Outcome::Connected)
+    }
+
+    /// An address that answers this host and does not answer aliases, where no address does.
+    fn not_back(&self) -> Option<&Attempt> {
+        let is_none = self.aliases.iter().all(|attempt| attempt.outcome != Outcome::Connected);
+        let answers = |address| {
+            self.host.iter().any(|attempt| attempt.address == address && attempt.outcome == Outcome::Connected)
+        };
+        let is_lost = |attempt: &&Attempt| !matches!(attempt.outcome, Outcome::Connected | Outcome::Failed(_));
+        self.aliases.iter().filter(|_| is_none).find(|attempt| answers(attempt.address) && is_lost(attempt))
+    }
+}
+
+/// Starts connecting as a client of the mapping would, if its clients have aliases.
+pub(super) fn connect(subject: &Subject, addresses: &[SocketAddr]) -> JoinSet<Attempt> {
+    let config = &subject.config;
+    let pool = Pool::new(config.alias_pool).ok().filter(|_| config.identity == Identity::Alias);
+    let Some(pool) = pool else { return JoinSet::new() };
+    // The last one of a pool is never given away, and the target will not take us for a client.
+    let from = pool.network().broadcast();
+    let fitting = addresses.iter().copied().filter(|address| address.is_ipv4() == from.is_ipv4());
+    connect::start(fitting, Some(from))
+}
+
 fn way_back(subject: &Subject, trial: &Trial, alias: IpAddr) -> WayBack {
     let Some(container) = subject.container_at(trial.address) else {
         let is_local = trial.route.as_ref().is_some_and(|route| route.is_local);
@@ -81,7 +121,13 @@ fn way_back(subject: &Subject, trial: &Trial, alias: IpAddr) -> WayBack {
 }
 
 /// The step, and what is wrong.
-pub(super) fn judge(subject: &Subject, facts: &Facts, rules: &firewall::Facts, trials: &[Trial]) -> Finding {
+pub(super) fn judge(
+    subject: &Subject,
+    facts: &Facts,
+    rules: &firewall::Facts,
+    trials: &[Trial],
+    answered: &Answered<'_>,
+) -> Finding {
     let mut finding = Finding::default();
     let network = subject.config.alias_pool;
     let mut bad = |text: &str, kind, sentence: &str, remedies: &[&str]| {
@@ -149,16 +195,45 @@ pub(super) fn judge(subject: &Subject, facts: &Facts, rules: &firewall::Facts, t
             return finding;
         }
     }
-    let unseen = facts.ways.iter().find_map(|(_, way)| match way {
-        WayBack::Unknown(what) => Some(*what),
-        WayBack::There | WayBack::None(_) => None,
+    if let Some(attempt) = answered.not_back() {
+        let text = format!("{} answers this host, and no address of {network}", attempt.address);
+        let (sentence, remedies) = not_back(attempt, network, answered.strict);
+        bad(&text, CauseKind::AliasNoWayBack, &sentence, &remedies.iter().map(String::as_str).collect::<Vec<_>>());
+        return finding;
+    }
+    let unseen = facts.ways.iter().find_map(|(address, way)| match way {
+        WayBack::Unknown(what) if !answered.is_by(*address) => Some(*what),
+        _ => None,
     });
-    let (verdict, more) = match unseen.or_else(|| rules.rules.unseen.first().map(SafeText::as_str)) {
-        Some(what) => (Verdict::Unknown, what),
-        None => (Verdict::Ok, "what listens on every address is found under these, too, from here and by containers"),
-    };
-    finding.add(StepKind::Alias, None, verdict, &format!("{network} is local; {more}"));
+    let unseen = unseen.or_else(|| rules.rules.unseen.first().map(SafeText::as_str));
+    let verdict = if unseen.is_some() { Verdict::Unknown } else { Verdict::Ok };
+    let more = unseen.map(|what| format!("; {what}")).unwrap_or_default();
+    let text = format!(
+        "{network} is local, so what listens on every address is found under these, too, from here and by containers{more}"
+    );
+    finding.add(StepKind::Alias, None, verdict, &text);
     finding
+}
+
+/// What is wrong where a target answers this host and not an address of the pool, and what to try.
+fn not_back(attempt: &Attempt, network: IpNet, strict: &[SafeText]) -> (String, Vec<String>) {
+    if attempt.outcome == Outcome::Refused {
+        let sentence = format!("Connections from {network} are refused, those of this host's own address are not.");
+        return (sentence, vec![format!("let {network} in, where the target or a rule before it lists who may come")]);
+    }
+    let names: Vec<&str> = strict.iter().map(SafeText::as_str).collect();
+    let (dropped, filter) = if names.is_empty() {
+        (String::new(), None)
+    } else {
+        let filter = "net.ipv4.conf.all.rp_filter=2 lets answers come in by any interface";
+        (format!(" (rp_filter is strict on {})", names.join(", ")), Some(filter.to_owned()))
+    };
+    let address = attempt.address;
+    let sentence =
+        format!("Answers of {address} to {network} do not come back by the way that requests take{dropped}.");
+    let container = "a container in several networks: make the one that has its default route the target's";
+    let host = format!("another host: give it a route to {network} by way of this one");
+    (sentence, [container.to_owned(), host].into_iter().chain(filter).collect())
 }
 
 const ANOTHER_POOL: &str = "another \"alias_pool\", of addresses that nobody has";

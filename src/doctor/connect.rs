@@ -1,11 +1,12 @@
 //! Connecting to the target: each address once, and closed in order at once, because the user asked.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -43,14 +44,14 @@ pub(super) enum Outcome {
     Failed(String),
 }
 
-/// Starts connecting to all of them.
-pub(super) fn start(addresses: &[SocketAddr]) -> JoinSet<Attempt> {
-    addresses.iter().map(|address| attempt(*address)).collect()
+/// Starts connecting to all of them; from an address of this host, if one is named.
+pub(super) fn start(addresses: impl Iterator<Item = SocketAddr>, from: Option<IpAddr>) -> JoinSet<Attempt> {
+    addresses.map(|address| attempt(address, from)).collect()
 }
 
-async fn attempt(address: SocketAddr) -> Attempt {
+async fn attempt(address: SocketAddr, from: Option<IpAddr>) -> Attempt {
     let started = Instant::now();
-    let (outcome, source) = match timeout(PATIENCE, TcpStream::connect(address)).await {
+    let (outcome, source) = match timeout(PATIENCE, connect(address, from)).await {
         Err(_) => (Outcome::TimedOut, None),
         Ok(Err(error)) => (outcome_of(&error), None),
         Ok(Ok(stream)) => {
@@ -61,6 +62,17 @@ async fn attempt(address: SocketAddr) -> Attempt {
         }
     };
     Attempt { address, outcome, took: started.elapsed(), source }
+}
+
+async fn connect(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(address).await };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if from.is_ipv6() {
+        // IPv6 binds to addresses of interfaces alone, whatever is local by a route.
+        SockRef::from(&socket).set_freebind_v6(true)?;
+    }
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(address).await
 }
 
 fn outcome_of(error: &io::Error) -> Outcome {

@@ -84,7 +84,8 @@ pub async fn examine(subject: Subject) -> Report {
     let is_there = target.causes.is_empty() && !is_stopped;
     let dialled = if is_there { subject.dialled() } else { Vec::new() };
     let tried = if subject.protocol() == Protocol::Tcp { dialled.as_slice() } else { &[] };
-    let mut connecting = connect::start(tried);
+    let mut connecting = connect::start(tried.iter().copied(), None);
+    let mut as_client = alias::connect(&subject, tried);
     let tables = {
         let (subject, dialled) = (Arc::clone(&subject), dialled.clone());
         spawn_blocking(move || Tables::read(&subject, &dialled))
@@ -114,9 +115,12 @@ pub async fn examine(subject: Subject) -> Report {
             _ => None,
         }
     };
+    let mut of_aliases = Vec::new();
     let ((), observed, answer) = tokio::join!(
         async {
-            if !is_reached {
+            if is_reached {
+                gather(&mut as_client, &mut of_aliases).await;
+            } else {
                 gather(&mut connecting, &mut attempts).await;
             }
         },
@@ -125,6 +129,7 @@ pub async fn examine(subject: Subject) -> Report {
     );
     // Where one has answered, the others may take as long as they like.
     connecting.shutdown().await;
+    as_client.shutdown().await;
     attempts.sort_by_key(|attempt| dialled.iter().position(|address| *address == attempt.address));
     let routes = routes(&dialled).await;
 
@@ -138,7 +143,8 @@ pub async fn examine(subject: Subject) -> Report {
             found.push(route::judge(&subject, &routes, &attempts, seen, strict, tables.listen.has_ipv6));
         }
         if let Some(aliases) = &tables.aliases {
-            found.push(alias::judge(&subject, aliases, &tables.rules, &tables.trials));
+            let answered = alias::Answered { host: &attempts, aliases: &of_aliases, strict: &tables.strict };
+            found.push(alias::judge(&subject, aliases, &tables.rules, &tables.trials, &answered));
         }
         found.push(firewall::judge(&subject, &tables.rules, &tables.trials, &attempts, &observed));
         if is_known {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::model::alias::more_aliases;
+
 /// So long after the last time a limit was met, it no longer counts.
 const FORGOTTEN: Duration = Duration::from_secs(1);
 
@@ -79,7 +81,8 @@ impl fmt::Display for Limit {
                 )
             }
             Self::Aliases(all) => {
-                write!(f, "all {all} aliases are in use: more clients are turned away (set a larger alias_pool)")
+                let more = more_aliases(*all);
+                write!(f, "all {all} aliases are in use: more clients are turned away ({more})")
             }
             Self::OutOfDescriptors => f.write_str("out of descriptors (raise the limit with ulimit -n)"),
             Self::OutOfMemory => f.write_str("the kernel is out of memory for sockets"),

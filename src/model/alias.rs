@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::identity::DEFAULT_ALIAS_POOL;
+use super::untrusted::SafeText;
 
 /// Most aliases of one pool, and so most clients that are remembered. A larger pool is used in part.
 pub const MOST_ALIASES: u32 = 131_072;
@@ -127,9 +128,17 @@ pub fn route_commands(pool: IpNet) -> [String; 2] {
     [format!("sudo portolan alias-route --add{of_pool}"), format!("ip {family}route add local {pool} dev lo")]
 }
 
-/// Who is not found, for an error.
-pub fn nobody(address: IpAddr) -> String {
-    format!("a client behind {address}, or an alias of it,")
+/// What to do where all aliases of a pool are in use, of which there are so many.
+pub fn more_aliases(size: u32) -> &'static str {
+    // The first and the last address of a network are never given away.
+    if size >= MOST_ALIASES - 2 { "give mappings alias_pools of their own" } else { "set a larger alias_pool" }
+}
+
+/// Who is not found, for an error; with the tables that could not be asked.
+pub fn nobody(address: IpAddr, unread: &[SafeText]) -> String {
+    let unread: Vec<&str> = unread.iter().map(SafeText::as_str).collect();
+    let unread = if unread.is_empty() { String::new() } else { format!(" ({})", unread.join("; ")) };
+    format!("a client behind {address}, or an alias of it{unread},")
 }
 
 /// A client as a table keeps it: its address, IPv4 as IPv4-mapped, without a zone. One that comes over IPv4 to a socket
@@ -219,6 +228,9 @@ pub struct AliasClient {
     pub last_seen: Timestamp,
     /// Connections and flows that are open now.
     pub open_connections: u32,
+    /// It has connected, or the target has answered it. Otherwise it is no more than the source of datagrams, which anybody
+    /// can write on them.
+    pub is_answered: bool,
     /// When the alias was handed on to another client; null for the one that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -243,6 +255,7 @@ impl SavedAliases {
             since: time(entry.since),
             last_seen: time(entry.last_seen),
             open_connections: 0,
+            is_answered: entry.is_known,
             until: None,
         });
         let former = self.former.iter().rev().filter(|former| former.slot == slot);
@@ -267,6 +280,8 @@ impl From<&FormerAlias> for AliasClient {
             since: time(former.since),
             last_seen: time(former.last_seen),
             open_connections: 0,
+            // Of others it is not remembered that they had one.
+            is_answered: true,
             until: Some(time(former.until)),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A pool is taken for this process when a mapping first wants it, and let go once none does and no connection has an
 //! alias of it. Its route is looked at every second: a mapping without it is `failed` with the command that adds it, and
-//! recovers by itself. Tables are saved within seconds of a change, beside the data path.
+//! recovers by itself. Tables are saved within seconds of a change, large ones within a minute, beside the data path.
 //!
 //! Each alias that is handed on is logged, with who had it and who has it, up to [`LOGGED`] a second and pool; what goes
 //! beyond is counted in one line. Of every alias it is known since when its present client has it, so that an older line
@@ -39,6 +39,12 @@ const LOOK_AT_ALL: u32 = 10;
 const SAVE_TIMES: Duration = Duration::from_mins(1);
 /// At most this part of the time goes into saving.
 const SAVING: u32 = 10;
+/// Least time between two times that a table is saved, for each client that it has: what is written a second stays the
+/// same, and a minute is the most that a killed engine has forgotten.
+const FOR_EACH_CLIENT: Duration = Duration::from_millis(1);
+/// So many times in a row a pool is not seen before that is believed. What was seen last holds until then: the kernel may be
+/// out of memory or descriptors for a moment.
+const UNSEEN: u32 = 3;
 /// How long a pool is kept that no mapping wants: it may be wanted again at once.
 const KEEP: Duration = Duration::from_secs(5);
 /// Aliases that were handed on are told in events so often.
@@ -66,6 +72,8 @@ pub(super) struct AliasPools {
 struct Kept {
     table: Result<Open, SafeText>,
     sight: Result<PoolSight, SafeText>,
+    /// How many times in a row it has not been seen.
+    unseen: u32,
     unwanted_since: Option<Instant>,
 }
 
@@ -162,7 +170,8 @@ impl AliasPools {
         }
         if !sight.is_local {
             let [ours, plain] = route_commands(network);
-            return Some(SafeText::new(&format!("aliases need a route, once: {ours} (which is: {plain})")));
+            let keep = "portolan alias-route --print says how to keep it";
+            return Some(SafeText::new(&format!("aliases need a route: {ours} (which is: {plain}); {keep}")));
         }
         None
     }
@@ -175,7 +184,8 @@ impl AliasPools {
 }
 
 impl Service {
-    /// Takes the pools that are wanted now and were not before. Waits for the disk, once for each.
+    /// Takes the pools that are wanted now and were not before. Waits for the disk, once for each: what could not be had is
+    /// tried again beside it.
     pub(super) async fn open_alias_pools(&mut self) {
         let wanted: Vec<IpNet> = accepted(self.desired.entries().iter()).into_iter().map(|(_, pool)| pool).collect();
         for (network, kept) in &mut self.aliases.pools {
@@ -184,8 +194,7 @@ impl Service {
         }
         for network in wanted {
             let Ok(pool) = Pool::new(network) else { continue };
-            let is_known = self.aliases.pools.get(&network).is_some_and(|kept| kept.table.is_ok());
-            if is_known {
+            if self.aliases.pools.contains_key(&network) {
                 continue;
             }
             let looked = spawn_blocking(move || Look::new(pool, true, true)).await;
@@ -262,8 +271,8 @@ impl Service {
             return;
         }
         self.look_up(reply, async move {
-            let found = spawn_blocking(move || who_is_saved(address)).await.unwrap_or_default();
-            let nobody = || RequestError::NotFound { what: SafeText::new(&nobody(address)) };
+            let Saved { found, unread } = spawn_blocking(move || who_is_saved(address)).await.unwrap_or_default();
+            let nobody = || RequestError::NotFound { what: SafeText::new(&nobody(address, &unread)) };
             found.map(|found| Reply::Whois(Box::new(found))).ok_or_else(nobody)
         });
     }
@@ -297,17 +306,12 @@ impl Service {
         let table = opened.map(|opened| opened.map(|opened| self.open_table(pool, opened)));
         let Some(kept) = self.aliases.pools.get_mut(&pool.network()) else {
             let table = table.unwrap_or_else(|| Err("its aliases are not read yet".into()));
-            self.aliases.pools.insert(pool.network(), Kept { table, sight, unwanted_since: None });
+            self.aliases.pools.insert(pool.network(), Kept { table, sight, unseen: 0, unwanted_since: None });
             return true;
         };
-        // Between two looks at all routes, what was seen of others still holds.
-        let sight = match (sight, &kept.sight) {
-            (Ok(sight), Ok(before)) if !is_of_all => Ok(PoolSight { is_local: sight.is_local, ..before.clone() }),
-            (sight, _) => sight,
-        };
         let problem = |table: &Result<Open, SafeText>| table.as_ref().err().cloned();
-        let is_new = kept.sight != sight || table.as_ref().is_some_and(|table| problem(table) != problem(&kept.table));
-        kept.sight = sight;
+        let is_new_table = table.as_ref().is_some_and(|table| problem(table) != problem(&kept.table));
+        let is_new = kept.see(sight, is_of_all) || is_new_table;
         if let Some(table) = table {
             kept.table = table;
         }
@@ -359,7 +363,7 @@ impl Service {
         let Some(Ok(open)) = self.aliases.pools.get_mut(&network).map(|kept| kept.table.as_mut()) else { return };
         let now = Instant::now();
         open.is_saving = false;
-        (open.saved_at, open.save_next) = (now, now + took * SAVING);
+        (open.saved_at, open.save_next) = (now, now + rest(took, open.aliases.usage().0));
         match result {
             Ok(()) => open.has_failed = false,
             Err(error) => {
@@ -429,6 +433,22 @@ impl Service {
     }
 }
 
+impl Kept {
+    /// Takes in what was seen of the pool. Whether that is new.
+    fn see(&mut self, sight: Result<PoolSight, SafeText>, is_of_all: bool) -> bool {
+        self.unseen = if sight.is_err() { self.unseen.saturating_add(1) } else { 0 };
+        let sight = match (sight, &self.sight) {
+            // Between two looks at all routes, what was seen of others still holds.
+            (Ok(sight), Ok(before)) if !is_of_all => Ok(PoolSight { is_local: sight.is_local, ..before.clone() }),
+            (Err(_), Ok(_)) if self.unseen < UNSEEN => return false,
+            (sight, _) => sight,
+        };
+        let is_new = self.sight != sight;
+        self.sight = sight;
+        is_new
+    }
+}
+
 impl Look {
     /// Blocks.
     fn new(pool: Pool, is_of_all: bool, opens: bool) -> Self {
@@ -443,10 +463,30 @@ impl Look {
     }
 }
 
+/// How long a table is not saved that was, which took so long and has so many clients.
+fn rest(took: Duration, clients: usize) -> Duration {
+    let clients = u32::try_from(clients).unwrap_or(u32::MAX);
+    (took * SAVING).max(FOR_EACH_CLIENT.saturating_mul(clients).min(SAVE_TIMES))
+}
+
+/// What saved tables say of an address.
+#[derive(Debug, Default)]
+pub struct Saved {
+    /// Who is behind it.
+    pub found: Option<WhoIs>,
+    /// The tables that cannot be read, each with why; they may know more.
+    pub unread: Vec<SafeText>,
+}
+
 /// Who is behind an address, by what is saved. Blocks.
-pub fn who_is_saved(address: IpAddr) -> Option<WhoIs> {
-    let locations = Locations::of_this_user().ok()?;
-    WhoIs::latest(saved_aliases(&locations).iter().filter_map(|saved| saved.who_is(address)))
+pub fn who_is_saved(address: IpAddr) -> Saved {
+    match Locations::of_this_user() {
+        Ok(locations) => {
+            let (tables, unread) = saved_aliases(&locations);
+            Saved { found: WhoIs::latest(tables.iter().filter_map(|saved| saved.who_is(address))), unread }
+        }
+        Err(problem) => Saved { found: None, unread: vec![SafeText::new(&problem.to_string())] },
+    }
 }
 
 /// The pools that mappings have, each with the first one that has it. Of two that overlap, the first one has it; the
@@ -497,4 +537,47 @@ fn pool_of(entry: &Entry) -> Option<IpNet> {
 fn random_key() -> [u8; 16] {
     let half = || u128::from(RandomState::new().hash_one(()));
     (half() << 64 | half()).to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_is_not_seen_for_a_moment_stays_as_it_was_seen_last() {
+        let local = || Ok(PoolSight { is_local: true, ..PoolSight::default() });
+        let unseen = || Err(SafeText::from("too many open files"));
+        let table = Err("it is tried again".into());
+        let mut kept = Kept { table, sight: local(), unseen: 0, unwanted_since: None };
+        for _ in 0..2 {
+            assert!(!kept.see(unseen(), true) && !kept.see(unseen(), false) && !kept.see(local(), false));
+            assert_eq!(kept.sight, local());
+        }
+        let told: Vec<bool> = (0..5).map(|_| kept.see(unseen(), false)).collect();
+        assert_eq!((told, &kept.sight), (vec![false, false, true, false, false], &unseen()));
+        assert!(kept.see(local(), true));
+        // Of one that was never seen, why is told.
+        kept.sight = Err("permission denied".into());
+        assert!(kept.see(unseen(), true));
+        // What is in the way is known from the last look at all routes.
+        let taken = PoolSight { is_local: true, in_the_way: Some("tun0".into()), free: None };
+        assert!(kept.see(Ok(taken.clone()), true));
+        assert!(!kept.see(local(), false) && kept.sight == Ok(taken));
+        assert!(kept.see(local(), true));
+    }
+
+    #[test]
+    fn a_table_is_saved_within_seconds_while_it_is_small_and_within_a_minute_always() {
+        let quick = Duration::from_millis(1);
+        for (took, clients, expected) in [
+            (quick, 0, Duration::from_millis(10)),
+            (quick, 1_000, Duration::from_secs(1)),
+            (quick, 30_000, Duration::from_secs(30)),
+            (quick, 131_070, SAVE_TIMES),
+            // A disk that is so slow is not kept busy.
+            (Duration::from_secs(9), 1, Duration::from_secs(90)),
+        ] {
+            assert_eq!(rest(took, clients), expected, "{took:?} {clients}");
+        }
+    }
 }

@@ -28,7 +28,7 @@ mod surroundings;
 mod told;
 mod why;
 
-pub use aliases::who_is_saved;
+pub use aliases::{Saved, who_is_saved};
 pub use core::{Options, Running};
 pub use handle::{Handle, Incoming, ServiceCall, Subscription};
 pub use profile::{OpenError, OpenedProfile, ReadProfile, log_folder};

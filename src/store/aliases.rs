@@ -155,10 +155,17 @@ impl AliasFile {
     }
 }
 
-/// Every table that is saved and can be read, whoever has it. Blocks.
-pub fn saved_aliases(locations: &Locations) -> Vec<SavedAliases> {
-    let tables = files(&folder(locations), TABLE).into_iter();
-    tables.filter_map(|(network, path)| read(&path, Pool::new(network).ok()?).ok().flatten()).collect()
+/// Every table that is saved, whoever has it, and of those that cannot be read why. Blocks.
+pub fn saved_aliases(locations: &Locations) -> (Vec<SavedAliases>, Vec<SafeText>) {
+    let (mut tables, mut unread) = (Vec::new(), Vec::new());
+    for (network, path) in files(&folder(locations), TABLE) {
+        let Ok(pool) = Pool::new(network) else { continue };
+        match read(&path, pool) {
+            Ok(table) => tables.extend(table),
+            Err(error) => unread.push(SafeText::new(&format!("{} cannot be read: {error}", shown(&path)))),
+        }
+    }
+    (tables, unread)
 }
 
 fn folder(locations: &Locations) -> PathBuf {
@@ -390,7 +397,7 @@ mod tests {
         opened.file.save(|| some(pool)).unwrap();
         let path = locations.state().join("aliases/198.18.0.0_15.aliases");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(saved_aliases(&locations), [some(pool)]);
+        assert_eq!(saved_aliases(&locations), (vec![some(pool)], Vec::new()));
         drop(opened.file);
         let opened = AliasFile::open(pool, &locations).unwrap();
         assert_eq!((opened.saved, opened.warning), (Some(some(pool)), None));
@@ -502,7 +509,7 @@ mod tests {
             go_on.send(()).unwrap();
             second.join().unwrap();
         });
-        assert_eq!(saved_aliases(&locations), [newer]);
+        assert_eq!(saved_aliases(&locations), (vec![newer], Vec::new()));
     }
 
     #[test]
@@ -512,10 +519,17 @@ mod tests {
         let path = locations.state().join("aliases/198.18.0.0_15.aliases");
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (tables, unread) = saved_aliases(&locations);
+        assert!(tables.is_empty());
+        assert_eq!(unread.len(), 1);
+        assert!(
+            unread[0].as_str().ends_with("198.18.0.0_15.aliases cannot be read: it is no regular file"),
+            "{unread:?}"
+        );
         let opened = AliasFile::open(pool, &locations).unwrap();
         assert!(opened.warning.is_some_and(|warning| warning.as_str().contains("it is no regular file")));
         opened.file.save(|| some(pool)).unwrap();
-        assert_eq!(saved_aliases(&locations), [some(pool)]);
+        assert_eq!(saved_aliases(&locations), (vec![some(pool)], Vec::new()));
     }
 
     proptest! {

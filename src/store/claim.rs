@@ -44,10 +44,11 @@ impl Claim {
         let mut file =
             options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => {
-                write_pid(&mut file).map_err(failed)?;
-                Ok(Self { file })
-            }
+            Ok(()) => match write_pid(&mut file) {
+                // The lock holds all the same; who finds it is told of a process, and not which.
+                Err(error) if !is_full(&error) => Err(failed(error)),
+                _ => Ok(Self { file }),
+            },
             Err(TryLockError::WouldBlock) => Err(ClaimError::Running { path: what.to_owned(), pid: holder(&mut file) }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -99,6 +100,10 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
     writeln!(file, "{}", std::process::id())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The process that has locked the file.

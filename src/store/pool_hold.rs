@@ -96,8 +96,9 @@ impl PoolHold {
         let few = |backlog| listen(&listener, backlog);
         Backlog::new(ASKING).and_then(few).map_err(|errno: Errno| failed(errno.into()))?;
         // Two that do this at one moment find each other, and neither goes on: better than both.
-        let sockets = fs::read_to_string(UNIX_SOCKETS).unwrap_or_default();
-        match held(&sockets).find(|other| *other != network && pool.overlaps(*other)) {
+        let sockets = fs::read(UNIX_SOCKETS).map_err(failed)?;
+        // The kernel shows names as they are, whatever bytes somebody has put there.
+        match held(&String::from_utf8_lossy(&sockets)).find(|other| *other != network && pool.overlaps(*other)) {
             Some(other) => Err(PoolHoldError::Held { pool: other, by: holder(other) }),
             None => Ok(Self { listener }),
         }
@@ -158,6 +159,14 @@ mod tests {
         assert!(holder(first_network()).is_some());
         drop(first);
         assert!(PoolHold::take(&pool("203.0.113.0/24")).is_ok());
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_no_other() {
+        let odd = SocketAddr::from_abstract_name(b"\xff\xfe portolan").unwrap();
+        let _odd = UnixListener::bind_addr(&odd).unwrap();
+        let _first = PoolHold::take(&pool("203.0.96.0/22")).unwrap();
+        assert!(matches!(PoolHold::take(&pool("203.0.97.0/24")), Err(PoolHoldError::Held { .. })));
     }
 
     fn first_network() -> IpNet {

@@ -130,6 +130,7 @@ pub(crate) fn replies() -> Vec<Reply> {
                     since: time(),
                     last_seen: time(),
                     open_connections: 2,
+                    is_answered: until.is_some(),
                     until,
                 })
                 .into(),

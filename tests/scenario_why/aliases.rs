@@ -47,6 +47,8 @@ pub(crate) fn rows(table: &mut Table) {
     host.ip("route add 198.18.4.0/24 dev up");
     row(table, "aliases: somebody has addresses of the pool", &host, own, &json!({}), pool, &AsUser::Same);
 
+    two_ways(table);
+
     let (engine, docker) = (Engine::connect(), Namespace::of_docker());
     let echo = ["nc", "-ll", "-p", "7", "-e", "cat"];
     let _open = engine.start("why_alias", &echo);
@@ -67,11 +69,33 @@ pub(crate) fn rows(table: &mut Table) {
         "why_alias_internal:7",
         &json!({}),
         no_way,
-        &unseen,
+        &AsUser::Same,
     );
     docker.ip("route delete local 198.18.0.0/15 dev lo");
     drop(closed);
     output(&mut engine.docker(&["network", "rm", "why_alias_net"]));
+}
+
+/// A target whose default route is not the way by which requests come: an alias is of none of its networks.
+fn two_ways(table: &mut Table) {
+    let (host, peer) = pair();
+    host.connect("up2", &["198.51.100.1/24"], &peer, "down2", &["198.51.100.2/24"]);
+    host.ip(LOCAL);
+    let _web = listen(&peer, "0.0.0.0:80");
+    let target = "192.0.2.2:80";
+    let no_way = Some(CauseKind::AliasNoWayBack);
+    let same = &AsUser::Same;
+    row(table, "aliases: the target has no route to them", &host, target, &json!({}), no_way, same);
+    peer.ip("route add default via 198.51.100.1");
+    host.set("ipv4/conf/up2/rp_filter", "2");
+    row(table, "healthy: aliases, answers by another way", &host, target, &json!({}), None, &AsUser::Unseen(None));
+    host.set("ipv4/conf/up2/rp_filter", "1");
+    let report = row(table, "aliases: answers by another way are dropped", &host, target, &json!({}), no_way, same);
+    let is_told = report.causes.iter().any(|cause| cause.text.as_str().contains("(rp_filter is strict on up2)"));
+    table.check("which filter drops them is told", is_told, &report);
+    rule(&peer, "iptables -A INPUT -s 198.18.0.0/15 -p tcp -j REJECT --reject-with tcp-reset");
+    peer.ip("route replace default via 192.0.2.1");
+    row(table, "aliases: the target refuses them", &host, target, &json!({}), no_way, same);
 }
 
 fn row(

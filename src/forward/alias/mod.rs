@@ -28,7 +28,7 @@ pub(crate) use self::table::Client;
 use self::table::{AliasTable, Place, Refused, Standing};
 use crate::forward::pressure::Limit;
 use crate::model::alias::{
-    AliasClient, ClientKey, FormerAlias, MOST_FORMER, Pool, SavedAliases, Slot, WhoIs, seconds, time,
+    AliasClient, ClientKey, FormerAlias, MOST_FORMER, Pool, SavedAliases, Slot, WhoIs, more_aliases, seconds, time,
 };
 use crate::model::event::CloseReason;
 use crate::model::untrusted::SafeText;
@@ -94,16 +94,16 @@ pub(crate) enum NoAlias {
     #[error("the aliases of {0} are not open")]
     Closed(IpNet),
     /// Every alias is in use.
-    #[error("all {} aliases of {pool} are in use: set a larger alias_pool", pool.size())]
+    #[error("all {} aliases of {pool} are in use: {}", pool.size(), more_aliases(pool.size()))]
     AllInUse {
         /// Of which.
         pool: Pool,
     },
     /// Those that are not are kept for clients that are known.
     #[error(
-        "of the {} aliases of {pool}, too many are in use by clients that the target has not answered: set a larger \
-         alias_pool",
-        pool.size()
+        "of the {} aliases of {pool}, too many are in use by clients that the target has not answered: {}",
+        pool.size(),
+        more_aliases(pool.size())
     )]
     TooManyClaimed {
         /// Of which.
@@ -120,7 +120,8 @@ impl Aliases {
         if let Some(standing) = pools.get(&pool.network()).filter(|standing| standing.usage().0 > 0) {
             return Arc::clone(standing);
         }
-        let table = Table { aliases: AliasTable::restore(saved), handed_on: HandOvers::default() };
+        let table =
+            Table { aliases: AliasTable::restore(saved, seconds(Timestamp::now())), handed_on: HandOvers::default() };
         let opened = Arc::new(PoolAliases {
             pool,
             table: Mutex::new(table),
@@ -195,6 +196,7 @@ impl PoolAliases {
             since: time(standing.since),
             last_seen: if standing.open > 0 { now } else { time(standing.last_seen) },
             open_connections: standing.open,
+            is_answered: standing.is_known,
             until: None,
         });
         let clients: Vec<_> = present.into_iter().chain(table.aliases.former(slot).map(AliasClient::from)).collect();
@@ -266,6 +268,11 @@ impl Drop for AliasLease {
 }
 
 impl NoAlias {
+    /// Whether there would be one if another client gave its alias up.
+    pub(crate) fn is_for_want(&self) -> bool {
+        !matches!(self, Self::Closed(_))
+    }
+
     /// How a connection ends by it, and the limit that it has met.
     pub(crate) fn ends_as(&self) -> (CloseReason, Option<Limit>) {
         match self {

@@ -8,10 +8,10 @@
 //!
 //! A datagram can name any source, so a client is a [`Client::Claimed`] one until its flow has had a reply: it has an
 //! alias like any other, and once all are given away, its is handed on before that of any client that is known. Such
-//! clients take aliases from known ones only as long as they have less than a quarter of the pool. So a flood of made-up
-//! sources rotates among itself, and at the most a quarter of the known clients, those that have been away longest, find
-//! themselves with others. Where the target answers strangers, a flood is as good as clients: no more can be known of
-//! UDP.
+//! clients have at most half of the pool, whether or not the rest is given away, and take aliases from known ones only as
+//! long as they have less than a quarter. So a flood of made-up sources rotates among itself, keeps out nobody who
+//! connects, and at the most a quarter of the known clients, those that have been away longest, find themselves with
+//! others. Where the target answers strangers, a flood is as good as clients: no more can be known of UDP.
 //!
 //! An entry is [`Entry`] and a place in each of two tables of indexes: no key is kept twice. Each step is a look into
 //! these, whatever the number of clients.
@@ -99,7 +99,7 @@ pub(crate) struct Taken {
 pub(crate) enum Refused {
     /// Every alias is in use.
     AllInUse,
-    /// Claimed clients have as many as they may, and what is idle is of known ones.
+    /// Claimed clients have as many as they may, and use all of them.
     TooManyClaimed,
 }
 
@@ -111,6 +111,7 @@ pub(crate) struct Standing {
     pub(crate) since: u32,
     pub(crate) last_seen: u32,
     pub(crate) open: u32,
+    pub(crate) is_known: bool,
 }
 
 impl AliasTable {
@@ -131,7 +132,8 @@ impl AliasTable {
     }
 
     /// As it was saved. Of entries that contradict each other, which no table of ours has written, the first one counts.
-    pub(crate) fn restore(saved: SavedAliases) -> Self {
+    /// What was seen later than `now` was seen by a clock that was ahead, and is of now.
+    pub(crate) fn restore(saved: SavedAliases, now: u32) -> Self {
         let SavedAliases { pool, key, mut entries, former } = saved;
         let mut table = Self::new(pool, key);
         // Who was seen longest ago is handed on first.
@@ -139,6 +141,7 @@ impl AliasTable {
         table.entries.reserve_exact(entries.len());
         for SavedAlias { slot, client, since, last_seen, is_known } in entries {
             if table.find(client).is_none() && table.free.remove(slot.0) {
+                let (since, last_seen) = (since.min(now), last_seen.min(now));
                 let entry = Entry { client, slot, since, last_seen, open: 0, older: NONE, newer: NONE, is_known };
                 let place = table.enter(entry);
                 table.claimed += u32::from(!is_known);
@@ -173,7 +176,7 @@ impl AliasTable {
             }
             let entry = self.entry_mut(at);
             entry.open = entry.open.saturating_add(1);
-            entry.last_seen = entry.last_seen.max(now);
+            entry.last_seen = now;
             let slot = entry.slot;
             let is_new = what == Client::Known && self.prove(Place(at));
             return Ok(Taken { place: Place(at), slot, is_new, handed_on: None, is_recycled: false });
@@ -181,7 +184,10 @@ impl AliasTable {
         let is_known = what == Client::Known;
         let mut entry =
             Entry { client, slot: Slot(0), since: now, last_seen: now, open: 1, older: NONE, newer: NONE, is_known };
-        if let Some(slot) = self.free.take(self.first_choice(client)) {
+        let size = self.pool.size();
+        let has_half = !is_known && self.claimed >= (size / 2).max(1);
+        let has_quarter = !is_known && self.claimed >= (size / 4).max(1);
+        if !has_half && let Some(slot) = self.free.take(self.first_choice(client)) {
             entry.slot = Slot(slot);
             let at = self.enter(entry);
             self.in_use += 1;
@@ -195,10 +201,9 @@ impl AliasTable {
             });
         }
         let at = match self.idle.map(|ends| ends.oldest) {
+            [NONE, _] if has_half => return Err(Refused::TooManyClaimed),
             [NONE, NONE] => return Err(Refused::AllInUse),
-            [NONE, _] if !is_known && self.claimed >= (self.pool.size() / 4).max(1) => {
-                return Err(Refused::TooManyClaimed);
-            }
+            [NONE, _] if has_quarter => return Err(Refused::TooManyClaimed),
             [NONE, known] => known,
             [claimed, _] => claimed,
         };
@@ -237,7 +242,7 @@ impl AliasTable {
     pub(crate) fn give_back(&mut self, place: Place, now: u32) {
         let Place(at) = place;
         let entry = self.entry_mut(at);
-        entry.last_seen = entry.last_seen.max(now);
+        entry.last_seen = now;
         entry.open = entry.open.saturating_sub(1);
         if entry.open == 0 {
             self.in_use = self.in_use.saturating_sub(1);
@@ -279,8 +284,8 @@ impl AliasTable {
     }
 
     fn standing(&self, at: u32) -> Standing {
-        let Entry { client, slot, since, last_seen, open, .. } = *self.entry(at);
-        Standing { slot, client, since, last_seen, open }
+        let Entry { client, slot, since, last_seen, open, is_known, .. } = *self.entry(at);
+        Standing { slot, client, since, last_seen, open, is_known }
     }
 
     fn enter(&mut self, entry: Entry) -> u32 {

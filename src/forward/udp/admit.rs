@@ -18,7 +18,7 @@ use crate::forward::alias::{AliasLease, Client};
 use crate::forward::context::{Addresses, ListenerContext, Route};
 use crate::forward::descriptors::DescriptorPermit;
 use crate::forward::pressure::Limit;
-use crate::forward::registry::{OpenConnection, Registry};
+use crate::forward::registry::OpenConnection;
 use crate::model::event::CloseReason;
 use crate::model::identity::Identity;
 use crate::model::mapping::Protocol;
@@ -75,7 +75,7 @@ impl Listener {
         }
         self.make_room(route.config.max_connections, now)?;
         let permit = self.take_descriptor(now)?;
-        let alias = alias_of(&key, route, &registry)?;
+        let alias = self.take_alias(&key, route)?;
         let source = alias.as_ref().map(|(alias, _)| *alias);
         let dialled = match flow::dial(target, source) {
             Err(error) if is_shortage(&error) && registry.held_ports.let_go() => flow::dial(target, source),
@@ -169,6 +169,32 @@ impl Listener {
         })
     }
 
+    /// The alias of a client, where the mapping gives it one. The oldest flow that nobody has answered gives way for it:
+    /// whoever sends in many names would keep everybody else out for as long as flows last.
+    fn take_alias(&mut self, key: &FlowKey, route: &Route) -> Result<Option<(IpAddr, AliasLease)>, Refusal> {
+        if route.config.identity != Identity::Alias {
+            return Ok(None);
+        }
+        let (pool, client) = (route.config.alias_pool, key.true_client().ip());
+        let registry = Arc::clone(&self.context.registry);
+        // Until the target has answered: anybody can send a datagram in anybody's name.
+        let lease = || registry.aliases().lease(pool, client, Client::Claimed);
+        let leased = match lease() {
+            Err(none)
+                if none.is_for_want()
+                    && let Some(victim) = self.table.oldest_one_way() =>
+            {
+                self.close(victim, CloseReason::Evicted, None);
+                lease()
+            }
+            leased => leased,
+        };
+        leased.map(Some).map_err(|none| {
+            let (reason, limit) = none.ends_as();
+            Refusal { reason, error: none.into(), limit }
+        })
+    }
+
     fn refuse(&mut self, key: FlowKey, route: &Route, refusal: Refusal, now: Instant) {
         if let Some(limit) = refusal.limit {
             (self.tell)(Trouble::Limit(limit));
@@ -211,19 +237,6 @@ impl Listener {
     pub(super) fn target_port(&self, route: &Route) -> u16 {
         self.context.target_port(route)
     }
-}
-
-/// The alias of a client, where the mapping gives it one.
-fn alias_of(key: &FlowKey, route: &Route, registry: &Registry) -> Result<Option<(IpAddr, AliasLease)>, Refusal> {
-    if route.config.identity != Identity::Alias {
-        return Ok(None);
-    }
-    // Until the target has answered: anybody can send a datagram in anybody's name.
-    let client = key.true_client().ip();
-    registry.aliases().lease(route.config.alias_pool, client, Client::Claimed).map(Some).map_err(|none| {
-        let (reason, limit) = none.ends_as();
-        Refusal { reason, error: none.into(), limit }
-    })
 }
 
 /// What each datagram to the target begins with, if anything. It holds no more than it must: each pays for it, and one

@@ -231,6 +231,11 @@ impl<T> FlowTable<T> {
         first.map(|(id, _)| id)
     }
 
+    /// The least recently used of the flows that nobody has answered.
+    pub(super) fn oldest_one_way(&self) -> Option<FlowId> {
+        self.oldest(Standing::OneWay).map(|(id, _)| id)
+    }
+
     /// A clock that steps back must not break the order of the lists.
     fn advance(&mut self, now: Instant) -> Instant {
         let latest = self.latest.map_or(now, |latest| latest.max(now));

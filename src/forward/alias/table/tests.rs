@@ -34,7 +34,10 @@ fn the_same_client_has_the_same_alias() {
     let later = table.take(client(1), Client::Known, 14).unwrap();
     assert_eq!((later.slot, later.is_new), (first.slot, false));
     let standing = table.by_slot(first.slot).unwrap();
-    assert_eq!(standing, Standing { slot: first.slot, client: client(1), since: 10, last_seen: 14, open: 1 });
+    assert_eq!(
+        standing,
+        Standing { slot: first.slot, client: client(1), since: 10, last_seen: 14, open: 1, is_known: true }
+    );
     assert_eq!(table.by_client(client(1)), Some(standing));
     assert_eq!(table.by_client(client(2)), None);
 }
@@ -113,7 +116,7 @@ fn a_restored_table_gives_every_client_what_it_had() {
     let mut before = table("198.18.0.0/15");
     let slots: Vec<Slot> =
         (0..10_000).map(|number| before.take(client(number), Client::Known, number).unwrap().slot).collect();
-    let mut after = AliasTable::restore(before.saved());
+    let mut after = AliasTable::restore(before.saved(), 20_000);
     assert_eq!(after.len(), 10_000);
     for (number, slot) in (0..).zip(&slots) {
         let taken = after.take(client(number), Client::Known, 1).unwrap();
@@ -130,7 +133,7 @@ fn after_a_restart_who_was_seen_longest_ago_gives_way_first() {
     for (number, seen) in (0..).zip(seen) {
         before.take(client(number), Client::Known, seen).unwrap();
     }
-    let mut after = AliasTable::restore(before.saved());
+    let mut after = AliasTable::restore(before.saved(), 20_000);
     let handed =
         (10..16).map(|number| after.take(client(number), Client::Known, 20).unwrap().handed_on.unwrap().last_seen);
     assert_eq!(handed.collect::<Vec<_>>(), [1, 2, 3, 5, 7, 9]);
@@ -142,7 +145,7 @@ fn of_saved_entries_that_contradict_each_other_one_counts() {
     let entry =
         |slot, number| SavedAlias { slot: Slot(slot), client: client(number), since: 1, last_seen: 1, is_known: true };
     let entries = vec![entry(0, 0), entry(0, 1), entry(1, 0), entry(6, 2), entry(5, 3)];
-    let table = AliasTable::restore(SavedAliases { pool, key: KEY, entries, former: Vec::new() });
+    let table = AliasTable::restore(SavedAliases { pool, key: KEY, entries, former: Vec::new() }, 20_000);
     assert_eq!(table.len(), 2);
     assert_eq!(table.by_slot(Slot(0)).unwrap().client, client(0));
     assert_eq!(table.by_client(client(3)).unwrap().slot, Slot(5));
@@ -157,7 +160,7 @@ fn what_is_remembered_of_former_clients_is_bounded() {
         table.give_back(taken.place, number);
     }
     assert_eq!(table.saved().former.len(), MOST_FORMER);
-    assert_eq!(AliasTable::restore(table.saved()).saved().former, table.saved().former);
+    assert_eq!(AliasTable::restore(table.saved(), 20_000).saved().former, table.saved().former);
 }
 
 /// Clients that are known and away, of these numbers.
@@ -189,7 +192,7 @@ fn two_hundred_thousand_sources_that_nobody_has_answered_leave_known_clients_the
         }
         // Nor do they keep anybody out who connects, or is answered, and they give way first after a restart, too.
         flows.drain(..).for_each(|place| table.give_back(place, 4));
-        let mut table = AliasTable::restore(table.saved());
+        let mut table = AliasTable::restore(table.saved(), 20_000);
         let new = table.take(client(known), Client::Claimed, 5).unwrap();
         assert!(table.prove(new.place) && !table.prove(new.place));
         table.give_back(new.place, 6);
@@ -200,6 +203,38 @@ fn two_hundred_thousand_sources_that_nobody_has_answered_leave_known_clients_the
         assert_eq!(table.by_client(client(known)).unwrap().slot, new.slot);
         assert!(table.former.is_empty());
     }
+}
+
+#[test]
+fn as_many_sources_as_there_are_aliases_keep_out_nobody_who_connects() {
+    let mut table = table("198.18.0.0/24");
+    let held: Vec<Taken> =
+        (1_000..1_127).map(|number| table.take(client(number), Client::Claimed, 1).unwrap()).collect();
+    assert_eq!(table.take(client(1_127), Client::Claimed, 1), Err(Refused::TooManyClaimed));
+    for number in 0..127 {
+        let taken = table.take(client(number), Client::Known, 2).unwrap();
+        assert!(taken.is_new && taken.handed_on.is_none());
+    }
+    assert_eq!(table.take(client(127), Client::Known, 2), Err(Refused::AllInUse));
+    // One that is away gives its alias to the next, one that is answered has its own.
+    table.give_back(held[0].place, 3);
+    let next = table.take(client(1_127), Client::Claimed, 4).unwrap();
+    assert_eq!((next.slot, next.is_recycled), (held[0].slot, true));
+    assert!(table.prove(next.place));
+    assert_eq!(table.take(client(1_128), Client::Claimed, 5), Err(Refused::AllInUse));
+}
+
+#[test]
+fn what_a_clock_that_was_ahead_has_seen_is_of_now() {
+    let mut before = table("192.0.2.0/29");
+    let slots: Vec<Slot> = [9_000, 10].map(|now| before.take(client(now), Client::Known, now).unwrap().slot).into();
+    let mut after = AliasTable::restore(before.saved(), 20);
+    let [ahead, real] = [0, 1].map(|at| after.by_slot(slots[at]).unwrap());
+    assert_eq!((ahead.since, ahead.last_seen, real.since, real.last_seen), (20, 20, 10, 10));
+    // Nor does it last while it runs.
+    let taken = after.take(client(9_000), Client::Known, 9_000).unwrap();
+    after.give_back(taken.place, 30);
+    assert_eq!(after.by_slot(slots[0]).unwrap().last_seen, 30);
 }
 
 #[test]
@@ -280,7 +315,7 @@ proptest! {
                 }
             } else if is_restart {
                 // Nothing is open: the order of those that are idle is that of when they were seen.
-                table = AliasTable::restore(table.saved());
+                table = AliasTable::restore(table.saved(), 20_000);
             }
             for (client, (slot, count)) in &plain.aliases {
                 let standing = table.by_slot(*slot).expect("it is given away");
