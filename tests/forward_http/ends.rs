@@ -1,13 +1,14 @@
 //! How connections end: who was it, and what do the others see of it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use portolan::model::event::{CloseReason, ConnectionState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::sockets::{Bench, Server, reset, until};
+use crate::sockets::{Bench, PATIENCE, Server, reset, until};
 use crate::support::{Peer, field, map, map_with, mirror};
 
 /// A server that answers `/half` by half a response and then does as `end` says, `/late` once it is told to, and else
@@ -262,5 +263,66 @@ async fn a_head_behind_a_slow_response_has_its_time_from_when_that_is_over() {
     drop(client);
     bench.closed(1).await;
     assert_eq!(bench.reasons(), [CloseReason::Rejected]);
+    bench.shutdown().await;
+}
+
+/// A target that answers so, reads no body, and is gone: what it has not read makes its kernel answer all further bytes by a
+/// reset.
+fn taking_no_more(answer: String) -> Server {
+    Server::start("127.0.0.1", move |stream| {
+        let answer = answer.clone();
+        async move {
+            let mut peer = Peer::new(stream);
+            peer.head().await;
+            peer.send(answer).await;
+        }
+    })
+}
+
+/// Reads until `is_whole` says so or the end comes, while uploading without end. What was read, and whether it was whole.
+async fn upload(listener: SocketAddr, is_whole: impl Fn(&[u8]) -> bool) -> (Vec<u8>, bool) {
+    let (mut reader, mut writer) = TcpStream::connect(listener).await.unwrap().into_split();
+    let uploading = tokio::spawn(async move {
+        let head = "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n";
+        writer.write_all(head.as_bytes()).await.unwrap();
+        while writer.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
+    });
+    let mut answer = Vec::new();
+    while !is_whole(&answer)
+        && timeout(PATIENCE, reader.read_buf(&mut answer)).await.expect("in time").is_ok_and(|count| count > 0)
+    {}
+    uploading.abort();
+    let is_whole = is_whole(&answer);
+    (answer, is_whole)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_body_is_whole_arrives_whole_though_the_target_takes_no_more() {
+    // As much as our kernel takes at once: what it has not taken goes with the reset.
+    const ANSWER: usize = 30_000;
+    let bench = Bench::start();
+    let head = format!("HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: {ANSWER}\r\n\r\n");
+    let server = taking_no_more(head + &"n".repeat(ANSWER));
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    for round in 1..=50 {
+        let (answer, is_whole) = upload(listener, |answer| answer.len() > ANSWER && answer.ends_with(b"nnn")).await;
+        let start = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
+        assert!(is_whole && start.starts_with("HTTP/1.1 401 "), "round {round}: {} bytes: {start}", answer.len());
+        bench.closed(round).await;
+    }
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_ends_with_the_connection_is_not_whole_where_that_ends_by_a_reset() {
+    let bench = Bench::start();
+    let server = taking_no_more("HTTP/1.1 401 Unauthorized\r\n\r\n".to_owned() + &"n".repeat(30_000));
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    for round in 1..=50 {
+        let (answer, is_whole) = upload(listener, |answer| answer.ends_with(b"\r\n0\r\n\r\n")).await;
+        assert!(!is_whole && answer.starts_with(b"HTTP/1.1 401 "), "round {round}: {} bytes", answer.len());
+        bench.closed(round).await;
+    }
+    assert_eq!(bench.reasons(), vec![CloseReason::TargetReset; 50]);
     bench.shutdown().await;
 }

@@ -243,6 +243,12 @@ impl Channel {
         if self.side == Side::Target && count > 0 {
             self.common.hear();
         }
+        if count == 0
+            && let Some(error) = self.failed_to_send()
+        {
+            // The kernel has told of the reset by sending, and now calls it an end.
+            return Poll::Ready(Err(error));
+        }
         state.is_ended |= count == 0;
         self.common.stir();
         if !state.was_first_told
@@ -252,6 +258,14 @@ impl Channel {
             self.common.record.heard(self.comes(), said);
         }
         Poll::Ready(Ok(count))
+    }
+
+    /// Has the library read, though nothing has come since it did.
+    fn stir_reader(&self) {
+        self.readiness.disarm();
+        if let Some(reader) = self.reader.get() {
+            reader.wake_by_ref();
+        }
     }
 
     fn poll_read(&self, cx: &mut Context<'_>, mut cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {

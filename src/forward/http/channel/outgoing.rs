@@ -2,6 +2,10 @@
 //!
 //! Small pieces are put off for a moment ([`lanes`]), so that those of several connections are sent one right behind the
 //! other: to the library they are sent, and where that fails, its next write says so.
+//!
+//! A target that takes no more may have answered before: a server that refuses a long body answers, and resets the rest.
+//! The library would give up at the first write that fails and never read that answer. So from there on what it writes to
+//! the target is dropped, and the failure is told by reading, behind what has come.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -27,6 +31,8 @@ pub(super) struct Outgoing {
     has_deferred: AtomicBool,
     /// Something is to be sent ahead of what the library sends.
     has_ahead: AtomicBool,
+    /// The target takes no more: what the library sends is dropped.
+    is_dropping: AtomicBool,
     waiting: Mutex<Waiting>,
 }
 
@@ -54,6 +60,7 @@ impl Outgoing {
             is_flushed: AtomicBool::new(true),
             has_deferred: AtomicBool::new(false),
             has_ahead: AtomicBool::new(false),
+            is_dropping: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
     }
@@ -64,6 +71,12 @@ impl Outgoing {
 }
 
 impl Channel {
+    /// As what the failure to send to the target is told, once everything that came from it was read.
+    pub(super) fn failed_to_send(&self) -> Option<io::Error> {
+        let is_dropping = self.outgoing.is_dropping.load(Relaxed);
+        is_dropping.then(|| self.outgoing.waiting().failed.unwrap_or(io::ErrorKind::ConnectionReset).into())
+    }
+
     /// Whether the library has nothing to send.
     pub(in crate::forward::http) fn is_flushed(&self) -> bool {
         self.outgoing.is_flushed.load(Relaxed)
@@ -145,7 +158,7 @@ impl Channel {
             return Poll::Ready(Ok(()));
         }
         let mut waiting = self.outgoing.waiting();
-        if let Some(kind) = waiting.failed {
+        if let Some(kind) = waiting.failed.filter(|_| self.side == Side::Client) {
             return Poll::Ready(Err(kind.into()));
         }
         while !waiting.deferred.is_empty() {
@@ -178,9 +191,9 @@ impl Channel {
                 Err(error) => {
                     let was_listed = std::mem::replace(&mut waiting.is_listed, false);
                     if error.kind() != io::ErrorKind::WouldBlock {
-                        self.common.fail(self.side, &error);
                         waiting.failed = Some(error.kind());
                         waiting.deferred.clear();
+                        self.has_failed(&error);
                     } else if !was_listed {
                         // Who writes waits for the kernel already.
                         return;
@@ -220,15 +233,33 @@ impl Channel {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.outgoing.is_dropping.load(Relaxed) {
+            return Poll::Ready(Ok(data.len()));
+        }
         let sent = ready!(self.leg.poll_send(cx, data));
         match &sent {
             Ok(count) => {
                 self.has_sent(*count);
                 self.common.stir();
             }
-            Err(error) => self.common.fail(self.side, error),
+            Err(error) => {
+                self.has_failed(error);
+                if self.side == Side::Target {
+                    // It reads next, and finds what there is.
+                    cx.waker().wake_by_ref();
+                    return Poll::Ready(Ok(data.len()));
+                }
+            }
         }
         Poll::Ready(sent)
+    }
+
+    fn has_failed(&self, error: &io::Error) {
+        self.common.fail(self.side, error);
+        if self.side == Side::Target {
+            self.outgoing.is_dropping.store(true, Relaxed);
+            self.stir_reader();
+        }
     }
 
     fn has_sent(&self, count: usize) {
