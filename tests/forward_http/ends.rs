@@ -69,6 +69,37 @@ async fn a_client_that_resets_amid_a_response_ends_it_at_the_target() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_is_noticed_while_the_target_is_silent_and_more_of_the_client_waits_to_be_read() {
+    let pipelined = "GET /late HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2);
+    let uploading = "PUT /late HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n".to_owned();
+    let bodies = [(pipelined, 0), (uploading, 20_000_000)];
+    for (beginning, body) in bodies {
+        let bench = Bench::start();
+        let server = Server::start("127.0.0.1", |stream| async move {
+            let mut peer = Peer::new(stream);
+            peer.head().await;
+            // It says nothing, and takes no more.
+            sleep(4 * PATIENCE).await;
+        });
+        let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+        let mut client = Peer::connect(listener).await;
+        client.send(&beginning).await;
+        let upload = vec![0; body];
+        let stuck = timeout(Duration::from_millis(500), client.stream.write_all(&upload)).await;
+        assert_eq!(stuck.is_err(), body > 0, "as far as the buffers on the way have room");
+        until("the request", || {
+            bench.registry.open_connections().pop().filter(|record| record.exchanges().total() > 0)
+        })
+        .await;
+        sleep(Duration::from_millis(100)).await;
+        reset(client.stream);
+        timeout(Duration::from_secs(2), bench.closed(1)).await.expect("it is noticed at once");
+        assert_eq!(bench.reasons(), [CloseReason::ClientReset], "{beginning:?}");
+        bench.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_has_ended_gets_its_answers_and_the_target_sees_the_end() {
     let bench = Bench::start();
     let server = Server::start("127.0.0.1", |stream| async move {
@@ -275,6 +306,7 @@ fn taking_no_more(answer: String) -> Server {
             let mut peer = Peer::new(stream);
             peer.head().await;
             peer.send(answer).await;
+            timeout(PATIENCE, peer.stream.peek(&mut [0])).await.expect("more of the body").unwrap();
         }
     })
 }

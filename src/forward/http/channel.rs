@@ -203,18 +203,18 @@ impl Channel {
         self.reader.get_or_init(|| reader.clone());
     }
 
-    /// Whether an end or a reset of the peer has come, though what came before it may not have been read yet. Where it may
-    /// yet come, `reader` is woken, who is to be the one that reads; not so while something waits to be read.
-    pub(super) fn poll_closing(&self, reader: &Waker) -> bool {
+    /// Whether an end or a reset of the peer has come, though what came before it may not have been read yet. Pending where
+    /// it may yet come: then `reader` is woken, who is to be the one that reads. Not so while something waits to be read.
+    pub(super) fn poll_closing(&self, reader: &Waker) -> Poll<bool> {
         if self.readiness.is_quiet(reader) {
-            return false;
+            return Poll::Pending;
         }
         let closing = self.readiness.poll(reader, |cx| self.leg.poll_closing(cx));
         let state = self.state();
         if !state.ready.is_empty() || state.looks_again {
             self.readiness.disarm();
         }
-        matches!(closing, Poll::Ready(true))
+        closing
     }
 
     /// Whether all that came was a whole number of messages.

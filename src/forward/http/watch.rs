@@ -2,7 +2,9 @@
 //!
 //! It is looked at when the connection has nothing to do, and costs a timer only where there is a limit.
 
+use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub(super) struct Watch<'a> {
     is_half_closed: bool,
     is_end_passed: bool,
     is_kept_alive: bool,
+    /// Waits for a reset, once that had to be done.
+    reset: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
 }
 
 /// What it has seen.
@@ -61,6 +65,7 @@ impl<'a> Watch<'a> {
             is_half_closed: false,
             is_end_passed: false,
             is_kept_alive: false,
+            reset: None,
         }
     }
 
@@ -74,17 +79,37 @@ impl<'a> Watch<'a> {
             target.with_leg(|target| target.leg.start_keepalive());
         }
         // Between requests the library reads, and reading tells.
-        if common.in_flight.load(Relaxed) > 0 && client.poll_closing(reader) {
-            if let Some(error) = client.leg.take_error() {
+        if common.in_flight.load(Relaxed) > 0 {
+            let closing = client.poll_closing(reader);
+            let failed = match closing {
+                Poll::Ready(true) => client.leg.take_error(),
+                Poll::Ready(false) => self.poll_reset(cx),
+                Poll::Pending => None,
+            };
+            if let Some(error) = failed {
                 common.fail(Side::Client, &error);
                 return Poll::Ready(Sight::Gone);
             }
             // HTTP/2 has ends of its own, and its library always reads.
-            if self.proxy.spoken == Spoken::Http1 {
+            if self.proxy.spoken == Spoken::Http1 && closing == Poll::Ready(true) {
                 self.pass_end();
             }
         }
         self.poll_timer(cx)
+    }
+
+    /// Waits for a reset of a client that has sent more than is read: what waits there tells nothing, and nobody would read
+    /// it before the target moves.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        let client = &self.proxy.client;
+        let reset = self.reset.get_or_insert_with(|| {
+            let client = Arc::clone(client);
+            Box::pin(async move { client.leg.failed().await })
+        });
+        match reset.as_mut().poll(cx) {
+            Poll::Ready(error) => Some(error),
+            Poll::Pending => None,
+        }
     }
 
     /// Passes on the end of a client that has asked its last request: as it would come without us, a target may answer
