@@ -27,6 +27,7 @@ pub(super) struct Common {
     pub(super) bodies: AtomicU64,
     /// Another protocol was agreed on.
     is_upgraded: AtomicBool,
+    has_own_streams: AtomicBool,
     has_heard: AtomicBool,
     takes_interim: AtomicBool,
     has_interim: AtomicBool,
@@ -96,6 +97,7 @@ impl Common {
             in_flight: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
             is_upgraded: AtomicBool::new(false),
+            has_own_streams: AtomicBool::new(false),
             has_heard: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
             has_interim: AtomicBool::new(false),
@@ -161,8 +163,17 @@ impl Common {
         self.is_upgraded.load(Relaxed)
     }
 
+    /// From now on each request is a stream of its own (HTTP/2): the client hears of it there where the target fails, and
+    /// its connection goes on.
+    pub(super) fn have_own_streams(&self) {
+        self.has_own_streams.store(true, Relaxed);
+    }
+
     /// A side has failed; the first one matters.
     pub(super) fn fail(&self, side: Side, error: &io::Error) {
+        if side == Side::Target && self.has_own_streams.load(Relaxed) {
+            return;
+        }
         self.notes().failed.get_or_insert((side, error.kind()));
     }
 

@@ -137,7 +137,12 @@ pub(crate) async fn run(
     let teller = Mutex::new(Teller::new(record.client(), is_trusted));
     let proxy = Arc::new(Proxy { common, client, target: to, teller, spoken });
     let (end, read_ahead) = match proxy.target.stand(target, own).await {
-        Ok(()) => serve(&proxy, &tasks, &Bounds { connection, timeouts, drain: &drain }).await,
+        Ok(()) => {
+            if spoken == Spoken::Http2 {
+                proxy.common.have_own_streams();
+            }
+            serve(&proxy, &tasks, &Bounds { connection, timeouts, drain: &drain }).await
+        }
         Err(error) => (End::Served(Err(error)), Vec::new()),
     };
     tasks.clear();
