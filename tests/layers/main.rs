@@ -72,7 +72,7 @@ const LAYERS: &[Layer] = &[
         module: "forward",
         ours: &["model", "wire"],
         crates: &[
-            "std", "futures_util", "hashbrown", "hyper", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror",
+            "std", "futures_util", "h2", "hashbrown", "hyper", "ipnet", "jiff", "nix", "siphasher", "socket2", "thiserror",
             "tokio", "tokio_util", "tracing",
         ],
         without: &["std::fs", "std::process", "std::env", "tokio::fs", "tokio::process"],

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use h2::Reason;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
@@ -26,6 +27,7 @@ pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Asking {
     /// None: there is none.
     incoming: Option<Incoming>,
+    is_2: bool,
     /// The client waits for leave to send it, and reading it is what gives leave.
     waits: Option<Box<Waits>>,
     /// Counts those that are not sent on whole.
@@ -39,16 +41,21 @@ struct Waits {
 }
 
 impl Asking {
-    pub(super) fn new(incoming: Incoming, expectation: Option<Arc<Expectation>>, common: &Arc<Common>) -> Self {
+    pub(super) fn new(
+        incoming: Incoming,
+        expectation: Option<Arc<Expectation>>,
+        common: &Arc<Common>,
+        is_2: bool,
+    ) -> Self {
         count(&common.bodies, 1);
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
         let waits = expectation.map(|expectation| Box::new(Waits { expectation, patience: Box::pin(sleep(LEAVE)) }));
-        Self { incoming, waits, common: Some(Arc::clone(common)) }
+        Self { incoming, is_2, waits, common: Some(Arc::clone(common)) }
     }
 
     /// None at all.
     pub(super) fn none() -> Self {
-        Self { incoming: None, waits: None, common: None }
+        Self { incoming: None, is_2: false, waits: None, common: None }
     }
 }
 
@@ -85,8 +92,12 @@ impl Body for Asking {
             ready!(waits.poll(cx))?;
             self.waits = None;
         }
+        let is_2 = self.is_2;
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if frame.is_none() && is_2 && !incoming.is_end_stream() {
+            return Poll::Ready(Some(Err(cut_short())));
+        }
         Poll::Ready(frame.map(|frame| {
             let mut frame = frame?;
             if let Some(trailers) = frame.trailers_mut() {
@@ -141,14 +152,22 @@ pub(super) struct Answer {
 
 #[derive(Debug)]
 enum From {
-    Target(Incoming),
+    Target {
+        incoming: Incoming,
+        is_2: bool,
+    },
     /// Our words, until they are taken.
     Us(Option<Bytes>),
 }
 
 impl Answer {
-    pub(super) fn of_target(incoming: Incoming, noted: Noted, expectation: Option<Arc<Expectation>>) -> Self {
-        Self { from: From::Target(incoming), noted, expectation }
+    pub(super) fn of_target(
+        incoming: Incoming,
+        is_2: bool,
+        noted: Noted,
+        expectation: Option<Arc<Expectation>>,
+    ) -> Self {
+        Self { from: From::Target { incoming, is_2 }, noted, expectation }
     }
 
     pub(super) fn of_us(text: String, noted: Noted) -> Self {
@@ -171,11 +190,14 @@ impl Body for Answer {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Self { from, noted, .. } = &mut *self;
         match from {
-            From::Target(incoming) => {
+            From::Target { incoming, is_2 } => {
                 let frame = ready!(noted.common.take_frame(|| {
                     let frame = Pin::new(&mut *incoming).poll_frame(cx);
                     (frame, incoming.is_end_stream())
                 }));
+                if frame.is_none() && *is_2 && !incoming.is_end_stream() {
+                    return Poll::Ready(Some(Err(cut_short())));
+                }
                 if let Some(Err(_)) = &frame {
                     // What the kernel or the gate has said of it goes first.
                     noted.common.fail(Side::Target, &std::io::ErrorKind::UnexpectedEof.into());
@@ -188,15 +210,20 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Target(incoming) => incoming.is_end_stream(),
+            From::Target { incoming, .. } => incoming.is_end_stream(),
             From::Us(words) => words.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Target(incoming) => incoming.size_hint(),
+            From::Target { incoming, .. } => incoming.size_hint(),
             From::Us(words) => SizeHint::with_exact(words.as_ref().map_or(0, |words| words.len() as u64)),
         }
     }
+}
+
+/// Passes on the reset of a stream of HTTP/2 for no error, ahead of its end: what the library takes for the end is none.
+fn cut_short() -> Error {
+    h2::Error::from(Reason::NO_ERROR).into()
 }

@@ -29,7 +29,7 @@ pub(super) struct Proxy {
     pub(super) spoken: Spoken,
 }
 
-/// Passes on a request and gives its response. An error ends the connection without one.
+/// Passes on a request and gives its response. An error ends the connection without one, or of HTTP/2 the stream.
 pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> Result<Response<Answer>, Error> {
     let Proxy { common, client, target, teller, .. } = &*proxy;
     let nth = common.next_request();
@@ -78,7 +78,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if expectation.is_some() {
         common.expect(expectation.clone());
     }
-    let request = Request::from_parts(head, Asking::new(body, expectation.clone(), common));
+    let request = Request::from_parts(head, Asking::new(body, expectation.clone(), common, is_2));
     let sent = target.send(request, asked).await;
     if expectation.is_some() {
         common.expect(None);
@@ -90,6 +90,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     };
     let response = match sent {
         Ok(response) => response,
+        Err(Trouble::Reset(reason)) => return Err(h2::Error::from(reason).into()),
         Err(trouble) => {
             stay();
             return Ok(failure(common, nth, &trouble, noted));
@@ -112,7 +113,7 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     if !is_2 {
         head.version = Version::HTTP_11;
     }
-    Ok(Response::from_parts(head, Answer::of_target(body, noted, expectation)))
+    Ok(Response::from_parts(head, Answer::of_target(body, is_2, noted, expectation)))
 }
 
 /// What HTTP/2 allows and we do not.
@@ -172,7 +173,9 @@ fn failure(common: &Common, nth: u64, trouble: &Trouble, noted: Noted) -> Respon
         Trouble::Malformed(refusal) => {
             answer(502, &format!("the target's response is not passed on: {refusal}"), noted)
         }
-        Trouble::Broken => answer(502, "the target has ended the connection without a response", noted),
+        Trouble::Broken | Trouble::Reset(_) => {
+            answer(502, "the target has ended the connection without a response", noted)
+        }
     }
 }
 

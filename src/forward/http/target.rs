@@ -4,8 +4,10 @@
 //! A request that was never sent is sent on the new connection. One that was sent and not answered with a single byte,
 //! on a connection that had been asked nothing for half a second, is sent again if doing so twice does no harm (RFC
 //! 9110, 9.2.2) and it has no body: most likely the target was just closing. Any other has failed. Requests of HTTP/2
-//! that need a new connection at the same time share one, and share its failure.
+//! that need a new connection at the same time share one, and share its failure. What a target says of a stream that it
+//! resets is said to the client, and a request that it has not looked at (GOAWAY) is one that the client may send again.
 
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use h2::Reason;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::{Method, Request, Response, Version};
@@ -56,6 +59,8 @@ pub(super) enum Trouble {
     Malformed(Refusal),
     /// It has ended the connection instead, or the request has broken off.
     Broken,
+    /// It has reset the stream instead, for that reason (HTTP/2).
+    Reset(Reason),
 }
 
 /// Where requests go.
@@ -193,11 +198,16 @@ impl Target {
                 Err(error) => error,
             };
             let has_heard = self.common.has_heard();
+            let end = if self.spoken == Spoken::Http2 { stream_end(error.error()) } else { StreamEnd::Other };
             match (error.take_message(), copy) {
                 (Some(unsent), _) if attempt < ATTEMPTS => request = unsent,
-                (None, Some(copy)) if !has_heard => request = *copy,
+                (None, Some(copy)) if !has_heard || end == StreamEnd::Unseen => request = *copy,
                 _ => {
-                    return Err(self.common.malformation().map_or(Trouble::Broken, Trouble::Malformed));
+                    return Err(match end {
+                        StreamEnd::Reset(reason) => Trouble::Reset(reason),
+                        StreamEnd::Unseen => Trouble::Reset(Reason::REFUSED_STREAM),
+                        StreamEnd::Other => self.common.malformation().map_or(Trouble::Broken, Trouble::Malformed),
+                    });
                 }
             }
             self.common.forget_target();
@@ -332,6 +342,30 @@ impl Sender {
                 (None, None) => unreachable!("one of them is there"),
             }
         }
+    }
+}
+
+/// How a stream of HTTP/2 has ended without a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StreamEnd {
+    /// By the target, for that reason.
+    Reset(Reason),
+    /// With its connection, and the target has not looked at it.
+    Unseen,
+    /// Otherwise.
+    Other,
+}
+
+fn stream_end(error: &hyper::Error) -> StreamEnd {
+    match error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
+        Some(cause) if cause.is_remote() && cause.is_reset() => {
+            cause.reason().map_or(StreamEnd::Other, StreamEnd::Reset)
+        }
+        // Those that the target has looked at go on.
+        Some(cause) if cause.is_remote() && cause.is_go_away() => StreamEnd::Unseen,
+        // It was waiting for others to end before it.
+        None if error.is_user() => StreamEnd::Unseen,
+        _ => StreamEnd::Other,
     }
 }
 

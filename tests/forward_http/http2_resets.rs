@@ -1,0 +1,246 @@
+//! Streams and connections of HTTP/2 that end before their time: each side hears of it as the other has said it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use h2::client::SendRequest;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use hyper::body::Bytes;
+use hyper::{Request, Response};
+use portolan::model::event::CloseReason;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::sockets::{Bench, PATIENCE, Server, connect};
+use crate::support::map;
+
+/// A client, and what drives its connection.
+struct Client {
+    sender: SendRequest<Bytes>,
+    driver: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Client {
+    async fn connect(listener: SocketAddr) -> Self {
+        Self::on(connect(listener).await).await
+    }
+
+    async fn on(stream: TcpStream) -> Self {
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        Self { sender: sender.ready().await.unwrap(), driver: tokio::spawn(connection) }
+    }
+
+    async fn get(&mut self, path: &str) -> Result<Response<RecvStream>, h2::Error> {
+        let request = Request::get(format!("http://a.example{path}")).body(()).unwrap();
+        let (response, _) = self.sender.send_request(request, true)?;
+        timeout(PATIENCE, response).await.expect("an answer")
+    }
+
+    async fn status(&mut self, path: &str) -> u16 {
+        self.get(path).await.unwrap().status().as_u16()
+    }
+
+    /// Ends in order.
+    async fn leave(self) {
+        drop(self.sender);
+        let _ = timeout(PATIENCE, self.driver).await.expect("an end");
+    }
+}
+
+/// The rest of a body; an error where that is cut short.
+async fn rest(response: Response<RecvStream>) -> Result<Vec<u8>, h2::Error> {
+    let mut body = response.into_body();
+    let mut all = Vec::new();
+    while let Some(piece) = timeout(PATIENCE, body.data()).await.expect("more, or an end") {
+        all.extend_from_slice(&piece?);
+    }
+    Ok(all)
+}
+
+/// A server that does with each request as `answer` says, and answers `/fine` by itself.
+fn serving(answer: impl Fn(&str, SendResponse<Bytes>) + Clone + Send + 'static) -> Server {
+    Server::start("127.0.0.1", move |stream: TcpStream| {
+        let answer = answer.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let path = request.uri().path();
+                if path == "/fine" {
+                    respond.send_response(Response::new(()), true).unwrap();
+                } else {
+                    answer(path, respond);
+                }
+            }
+        }
+    })
+}
+
+const REASONS: [Reason; 4] =
+    [Reason::REFUSED_STREAM, Reason::CANCEL, Reason::ENHANCE_YOUR_CALM, Reason::HTTP_1_1_REQUIRED];
+
+/// The path says by which of [`REASONS`] to reset.
+fn reason(path: &str) -> Reason {
+    REASONS[path[1..].parse::<usize>().unwrap()]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_before_the_head_reaches_the_client_as_it_is() {
+    let bench = Bench::start();
+    let server = serving(|path, mut respond| respond.send_reset(reason(path)));
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    for (nth, reason) in REASONS.into_iter().enumerate() {
+        let error = client.get(&format!("/{nth}")).await.expect_err("a reset");
+        assert!(error.is_reset() && error.is_remote(), "{error:?}");
+        assert_eq!(error.reason(), Some(reason));
+        assert_eq!(client.status("/fine").await, 200, "the connection goes on");
+    }
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_behind_the_head_reaches_the_client_as_it_is() {
+    let bench = Bench::start();
+    let reasons: Vec<_> = REASONS.into_iter().chain([Reason::NO_ERROR]).collect();
+    let all = reasons.clone();
+    let server = serving(move |path, mut respond| {
+        let reason = all[path[1..].parse::<usize>().unwrap()];
+        tokio::spawn(async move {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from("half"), false).unwrap();
+            // A reset would take what is not sent with it.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            body.send_reset(reason);
+        });
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    for (nth, reason) in reasons.into_iter().enumerate() {
+        let response = client.get(&format!("/{nth}")).await.unwrap();
+        let error = rest(response).await.expect_err("half a body is never taken for a whole one");
+        assert_eq!(error.reason(), Some(reason), "{error:?}");
+        assert_eq!(client.status("/fine").await, 200, "the connection goes on");
+    }
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_failed_is_no_failure_of_the_connection() {
+    for is_in_order in [true, false] {
+        let bench = Bench::start();
+        let server = serving(|_, mut respond| {
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            body.send_data(Bytes::from("half"), false).unwrap();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                body.send_reset(Reason::INTERNAL_ERROR);
+            });
+        });
+        let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+        let stream = connect(listener).await;
+        if !is_in_order {
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        let mut client = Client::on(stream).await;
+        let response = client.get("/").await.unwrap();
+        assert!(rest(response).await.is_err());
+        assert_eq!(client.status("/fine").await, 200);
+        if is_in_order {
+            client.leave().await;
+        } else {
+            client.driver.abort();
+            drop(client);
+        }
+        let closed = bench.closed(1).await;
+        let reasons = bench.reasons();
+        let is_of_client = matches!(reasons[..], [CloseReason::ClientReset])
+            || is_in_order && matches!(reasons[..], [CloseReason::Finished]);
+        assert!(is_of_client, "{is_in_order}: {reasons:?}, {:?}", closed[0].connection().error);
+        bench.shutdown().await;
+    }
+}
+
+/// Frames of HTTP/2 as they come and go, for what no library does.
+struct Frames(TcpStream);
+
+impl Frames {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+
+    /// Of a server, whose client has said its preface by then.
+    async fn accept(stream: TcpStream) -> Self {
+        let mut frames = Self(stream);
+        let mut preface = [0; 24];
+        frames.0.read_exact(&mut preface).await.unwrap();
+        frames.send(Self::SETTINGS, &[]).await;
+        frames
+    }
+
+    /// Of the connection as a whole.
+    async fn send(&mut self, kind: u8, payload: &[u8]) {
+        let length = u8::try_from(payload.len()).unwrap();
+        let frame = [&[0, 0, length, kind, 0, 0, 0, 0, 0], payload].concat();
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    /// The kind of the next frame; nothing where the end comes first, and an error where that is a reset.
+    async fn next(&mut self) -> std::io::Result<Option<u8>> {
+        let mut head = [0; 9];
+        if self.0.read(&mut head[..1]).await? == 0 {
+            return Ok(None);
+        }
+        self.0.read_exact(&mut head[1..]).await?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        self.0.read_exact(&mut vec![0; length as usize]).await?;
+        Ok(Some(head[3]))
+    }
+
+    async fn until(&mut self, kind: u8) {
+        while self.next().await.unwrap().expect("another frame") != kind {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_the_target_has_not_looked_at_may_be_sent_again() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut frames = Frames::accept(stream).await;
+        frames.until(Frames::HEADERS).await;
+        // The last stream that it has looked at is none, and nothing is wrong.
+        frames.send(Frames::GOAWAY, &[0; 8]).await;
+        while let Ok(Some(_)) = frames.next().await {}
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    for _ in 0..2 {
+        let error = client.get("/").await.expect_err("a reset");
+        assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM), "{error:?}");
+    }
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_only_closes_its_connection_is_a_bad_gateway() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut frames = Frames::accept(stream).await;
+        frames.until(Frames::HEADERS).await;
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    assert_eq!(client.status("/").await, 502);
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
