@@ -1,6 +1,7 @@
 //! Streams and connections of HTTP/2 that end before their time: each side hears of it as the other has said it.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use h2::client::SendRequest;
@@ -12,6 +13,7 @@ use portolan::model::event::CloseReason;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -173,6 +175,7 @@ struct Frames(TcpStream);
 
 impl Frames {
     const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
 
@@ -242,5 +245,44 @@ async fn a_target_that_only_closes_its_connection_is_a_bad_gateway() {
     assert_eq!(client.status("/").await, 502);
     client.leave().await;
     bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_away_amid_a_call_resets_it_at_the_target() {
+    let bench = Bench::start();
+    let (ends, mut seen) = mpsc::unbounded_channel();
+    let called = Arc::<Notify>::default();
+    let calls = Arc::clone(&called);
+    let server = Server::start("127.0.0.1", move |stream| {
+        let (ends, calls) = (ends.clone(), Arc::clone(&calls));
+        async move {
+            let mut frames = Frames::accept(stream).await;
+            frames.until(Frames::HEADERS).await;
+            calls.notify_one();
+            let end = loop {
+                match frames.next().await {
+                    // A call that was ended by a reset of its own is as good.
+                    Ok(Some(Frames::RST_STREAM)) | Err(_) => break true,
+                    Ok(Some(_)) => {}
+                    Ok(None) => break false,
+                }
+            };
+            ends.send(end).unwrap();
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let stream = connect(listener).await.into_std().unwrap();
+    let twin = stream.try_clone().unwrap();
+    let mut client = Client::on(TcpStream::from_std(stream).unwrap()).await;
+    let request = Request::post("http://a.example/").body(()).unwrap();
+    let (_response, mut body) = client.sender.send_request(request, false).unwrap();
+    body.send_data(Bytes::from("half"), false).unwrap();
+    called.notified().await;
+    twin.shutdown(Shutdown::Write).unwrap();
+    let was_reset = timeout(PATIENCE, seen.recv()).await.expect("an end").unwrap();
+    assert!(was_reset, "it looks as if the client had ended in order");
+    bench.closed(1).await;
+    assert_eq!(bench.reasons(), [CloseReason::Finished], "it has ended of its own will");
     bench.shutdown().await;
 }

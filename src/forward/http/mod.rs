@@ -48,7 +48,6 @@ mod watch;
 
 use std::future::{pending, poll_fn};
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use tokio::time::sleep;
@@ -60,7 +59,7 @@ pub(crate) use self::target::{Redial, Redialled};
 use self::channel::{Channel, Spoken};
 use self::common::Common;
 use self::exchange::Proxy;
-use self::serve::{Bounds, End, serve};
+use self::serve::{Bounds, End, Served, serve};
 use self::target::Target;
 use self::tasks::Tasks;
 use self::teller::Teller;
@@ -136,17 +135,17 @@ pub(crate) async fn run(
     let to = Target::new(&common, spoken, &tasks, redial);
     let teller = Mutex::new(Teller::new(record.client(), is_trusted));
     let proxy = Arc::new(Proxy { common, client, target: to, teller, spoken });
-    let (end, read_ahead) = match proxy.target.stand(target, own).await {
+    let served = match proxy.target.stand(target, own).await {
         Ok(()) => {
             if spoken == Spoken::Http2 {
                 proxy.common.have_own_streams();
             }
             serve(&proxy, &tasks, &Bounds { connection, timeouts, drain: &drain }).await
         }
-        Err(error) => (End::Served(Err(error)), Vec::new()),
+        Err(error) => Served { end: End::Served(Err(error)), is_idle: true, read_ahead: Vec::new() },
     };
     tasks.clear();
-    conclude(sole(proxy), end, read_ahead, connection, timeouts, pipes).await
+    conclude(sole(proxy), served, connection, timeouts, pipes).await
 }
 
 /// What is held here alone by now.
@@ -194,14 +193,13 @@ async fn begin(
 /// Ends the connection as it has to be, and says how it has ended.
 async fn conclude(
     proxy: Proxy,
-    end: End,
-    read_ahead: Vec<u8>,
+    served: Served,
     connection: &OpenConnection,
     timeouts: &Timeouts,
     pipes: &PipePool,
 ) -> Outcome {
     let Proxy { common, client, target, .. } = proxy;
-    let is_idle = common.in_flight.load(Relaxed) == 0;
+    let Served { end, is_idle, read_ahead } = served;
     let (is_ended, is_between) = (client.is_ended(), client.is_between());
     let unsent = client.take_unsent();
     let (client, rest) = sole(client).into_parts();

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use hyper::server::conn::{http1, http2};
@@ -40,20 +41,32 @@ pub(super) struct Bounds<'a> {
     pub(super) drain: &'a CancellationToken,
 }
 
-/// Serves the client until the end. Gives what was read of it beyond HTTP, after another protocol was agreed on.
-pub(super) async fn serve(proxy: &Arc<Proxy>, tasks: &Tasks, bounds: &Bounds<'_>) -> (End, Vec<u8>) {
+/// How serving has ended.
+pub(super) struct Served {
+    pub(super) end: End,
+    /// No request was being answered.
+    pub(super) is_idle: bool,
+    /// What was read of the client beyond HTTP, after another protocol was agreed on.
+    pub(super) read_ahead: Vec<u8>,
+}
+
+/// Serves the client until the end.
+pub(super) async fn serve(proxy: &Arc<Proxy>, tasks: &Tasks, bounds: &Bounds<'_>) -> Served {
     let wire = Wire(Arc::clone(&proxy.client));
     let shared = Arc::clone(proxy);
     let service = service_fn(move |request| exchange(Arc::clone(&shared), request));
+    // To be asked before the library is gone, which holds the requests.
+    let is_idle = || proxy.common.in_flight.load(Relaxed) == 0;
     match proxy.spoken {
         Spoken::Http1 => {
             let mut builder = http1::Builder::new();
             builder.half_close(true).auto_date_header(false).max_buf_size(MAX_BUFFER);
             let mut server = builder.serve_connection(wire, service);
             let end = drive(Pin::new(&mut server), http1::Connection::graceful_shutdown, proxy, tasks, bounds).await;
+            let is_idle = is_idle();
             let read_ahead =
                 if proxy.common.is_upgraded() { server.into_parts().read_buf.to_vec() } else { Vec::new() };
-            (end, read_ahead)
+            Served { end, is_idle, read_ahead }
         }
         Spoken::Http2 => {
             let mut builder = http2::Builder::new(tasks.clone());
@@ -61,7 +74,8 @@ pub(super) async fn serve(proxy: &Arc<Proxy>, tasks: &Tasks, bounds: &Bounds<'_>
             builder.initial_connection_window_size(WINDOW).initial_stream_window_size(WINDOW);
             builder.max_send_buf_size(STREAM_BUFFER).max_concurrent_streams(STREAMS);
             let server = pin!(builder.serve_connection(wire, service));
-            (drive(server, http2::Connection::graceful_shutdown, proxy, tasks, bounds).await, Vec::new())
+            let end = drive(server, http2::Connection::graceful_shutdown, proxy, tasks, bounds).await;
+            Served { end, is_idle: is_idle(), read_ahead: Vec::new() }
         }
     }
 }
