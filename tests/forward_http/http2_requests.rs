@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use hyper::body::Bytes;
+use hyper::header::HeaderName;
 use hyper::{HeaderMap, Request, Version};
 use tokio::net::TcpStream;
 
 use crate::sockets::{Bench, Server, connect};
 use crate::support::map;
 
-/// A server that answers with what it was asked for, as `METHOD SCHEME AUTHORITY PATH`, the host field behind it. Once the
-/// request is whole, trailers say which ones that had.
+/// A server that answers with what it was asked for, as `METHOD AUTHORITY PATH`, the host field behind it, and with which
+/// trailers.
 fn server() -> Server {
     Server::start("127.0.0.1", |stream: TcpStream| async move {
         let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -25,8 +26,9 @@ fn server() -> Server {
                 }
                 let asked = body.trailers().await.unwrap().unwrap_or_default();
                 let host = head.headers.get("host").map_or("-", |host| host.to_str().unwrap());
+                let (authority, path) = (head.uri.authority().unwrap(), head.uri.path_and_query().unwrap());
                 let response = hyper::Response::builder()
-                    .header("asked", format!("{} {} {host}", head.method, head.uri))
+                    .header("asked", format!("{} {authority} {path} {host}", head.method))
                     .header("trailers", names(&asked));
                 let mut answer = respond.send_response(response.body(()).unwrap(), false).unwrap();
                 let mut trailers = HeaderMap::new();
@@ -40,7 +42,7 @@ fn server() -> Server {
 }
 
 fn names(fields: &HeaderMap) -> String {
-    fields.keys().map(|name| name.as_str()).collect::<Vec<_>>().join(" ")
+    fields.keys().map(HeaderName::as_str).collect::<Vec<_>>().join(" ")
 }
 
 async fn speak(listener: SocketAddr) -> SendRequest<Bytes> {
@@ -73,9 +75,9 @@ async fn the_host_of_a_request_without_authority_is_that_of_its_field() {
     let listener = map(&bench, 1, "127.0.0.1", server.address).await;
     let mut sender = speak(listener).await;
     for (uri, host, asked) in [
-        ("/a?b", "a.example:80", "GET http://a.example:80/a?b a.example:80"),
-        ("/", "[::1]:80", "GET http://[::1]:80/ [::1]:80"),
-        ("*", "a.example", "OPTIONS http://a.example/* a.example"),
+        ("/a?b", "a.example:80", "GET a.example:80 /a?b a.example:80"),
+        ("/", "[::1]:80", "GET [::1]:80 / [::1]:80"),
+        ("*", "a.example", "OPTIONS a.example * a.example"),
     ] {
         let (status, was_asked) = ask(&mut sender, uri, &[("host", host)]).await;
         assert_eq!((status, &*was_asked), (200, asked), "{host}");
@@ -128,7 +130,7 @@ async fn trailers_say_nothing_that_belongs_into_a_head() {
     let (response, mut body) = sender.send_request(request("http://a.example/", &[]), false).unwrap();
     let mut trailers = HeaderMap::new();
     for name in ["checksum", "content-length", "transfer_encoding", "host", "trailer", "x-forwarded-for"] {
-        trailers.insert(hyper::header::HeaderName::from_static(name), "0".parse().unwrap());
+        trailers.insert(HeaderName::from_static(name), "0".parse().unwrap());
     }
     body.send_trailers(trailers).unwrap();
     let (head, mut body): (_, RecvStream) = response.await.unwrap().into_parts();

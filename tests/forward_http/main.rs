@@ -6,6 +6,7 @@
 mod bodies;
 mod ends;
 mod http2;
+mod http2_requests;
 mod http2_resets;
 mod inspect;
 mod requests;

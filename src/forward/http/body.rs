@@ -11,6 +11,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use super::common::{Common, Expectation, count};
+use super::http2::strip_trailers;
 use super::teller::Teller;
 use crate::forward::exchanges::ExchangeId;
 use crate::model::event::Side;
@@ -102,6 +103,7 @@ impl Body for Asking {
             let mut frame = frame?;
             if let Some(trailers) = frame.trailers_mut() {
                 Teller::strip_trailers(trailers);
+                strip_trailers(trailers);
             }
             Ok(frame)
         }))
@@ -202,7 +204,13 @@ impl Body for Answer {
                     // What the kernel or the gate has said of it goes first.
                     noted.common.fail(Side::Target, &std::io::ErrorKind::UnexpectedEof.into());
                 }
-                Poll::Ready(frame.map(|frame| frame.map_err(Error::from)))
+                Poll::Ready(frame.map(|frame| {
+                    let mut frame = frame?;
+                    if let Some(trailers) = frame.trailers_mut() {
+                        strip_trailers(trailers);
+                    }
+                    Ok(frame)
+                }))
             }
             From::Us(words) => Poll::Ready(words.take().map(|words| Ok(Frame::data(words)))),
         }

@@ -6,8 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HOST, HeaderValue, UPGRADE};
-use hyper::http::request::Parts;
-use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::body::{Answer, Asking, Error, Noted};
@@ -15,10 +13,11 @@ use super::census::Census;
 use super::channel::{Channel, Spoken};
 use super::common::{Common, Expectation};
 use super::hop::strip_hop_of_response;
+use super::http2;
 use super::target::{Target, Trouble};
 use super::teller::Teller;
 use crate::model::event::CloseReason;
-use crate::wire::http::{Asked, MAX_FIELDS};
+use crate::wire::http::Asked;
 
 /// What the exchanges of one connection share.
 pub(super) struct Proxy {
@@ -41,8 +40,8 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     let is_2 = head.version == Version::HTTP_2;
     let path = head.uri.path_and_query().map_or("*", |path| path.as_str());
     let noted = Noted::begin(common, head.method.as_str(), path);
-    if let Some((status, why)) = is_2.then(|| refused_2(&head)).flatten() {
-        return Ok(refusal(status, why, noted));
+    if is_2 && let Err(refused) = http2::admit(&mut head) {
+        return Ok(refusal(refused.status(), &refused.to_string(), noted));
     }
     common.take_to_interim(head.version == Version::HTTP_11);
     // As they came; the next lines take one away and add one.
@@ -114,28 +113,6 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
         head.version = Version::HTTP_11;
     }
     Ok(Response::from_parts(head, Answer::of_target(body, is_2, noted, expectation)))
-}
-
-/// What HTTP/2 allows and we do not.
-fn refused_2(head: &Parts) -> Option<(u16, &'static str)> {
-    if head.method == Method::CONNECT {
-        Some((405, "CONNECT is not served"))
-    } else if head.headers.len() > MAX_FIELDS {
-        Some((431, "there are more than 100 fields"))
-    } else if is_of_two_hosts(head) {
-        // Who chooses by the one would be told the other.
-        Some((400, "the Host field is repeated or contradicts the request's authority"))
-    } else {
-        None
-    }
-}
-
-/// Whether a request of HTTP/2 names its host twice, in different ways.
-fn is_of_two_hosts(head: &Parts) -> bool {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let Some(host) = hosts.next() else { return false };
-    let is_other = |authority: &Authority| !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes());
-    hosts.next().is_some() || head.uri.authority().is_some_and(is_other)
 }
 
 /// What the client has dialled, as a host.

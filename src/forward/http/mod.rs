@@ -36,6 +36,7 @@ mod channel;
 mod common;
 mod exchange;
 mod hop;
+mod http2;
 mod inspect;
 mod parting;
 mod readiness;

@@ -147,7 +147,8 @@ fn appended(theirs: Option<Vec<u8>>, ours: HeaderValue) -> HeaderValue {
     HeaderValue::from_maybe_shared(all).unwrap_or(ours)
 }
 
-fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
+/// Removes the fields of some names.
+pub(super) fn remove_where(fields: &mut HeaderMap, which: impl Fn(&str) -> bool) {
     // Mostly there are none, which takes no memory.
     let names: Vec<HeaderName> = fields.keys().filter(|name| which(name.as_str())).cloned().collect();
     for name in names {

@@ -160,13 +160,13 @@ fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Of a name, an address with or without brackets, a port, or what RFC 3986 takes for a name.
-fn is_of_host(byte: u8) -> bool {
+pub(crate) fn is_of_host(byte: u8) -> bool {
     let is_mark = matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*');
     byte.is_ascii_alphanumeric() || is_mark || matches!(byte, b'+' | b';' | b'=' | b':' | b'[' | b']')
 }
 
 /// Whether a server that makes variables of names would take it for one that delimits messages.
-fn is_look_alike(name: &str) -> bool {
+pub(crate) fn is_look_alike(name: &str) -> bool {
     let is = |known: &str| {
         name.len() == known.len()
             && name.bytes().zip(known.bytes()).all(|(byte, known)| {
@@ -214,6 +214,14 @@ pub(super) fn chunk_size(bytes: &[u8], strictness: Strictness) -> Result<Option<
     }
 }
 
+/// Whether a field has no place in a trailer section.
+pub(crate) fn is_of_head(name: &str) -> bool {
+    ["host", "connection", "upgrade", "content-length", "transfer-encoding", "trailer", "te"]
+        .iter()
+        .any(|of_head| name.eq_ignore_ascii_case(of_head))
+        || is_look_alike(name)
+}
+
 /// Looks through a whole trailer section.
 pub(super) fn trailers(bytes: &[u8]) -> Result<(), Refusal> {
     if bytes == b"\r\n" {
@@ -222,12 +230,6 @@ pub(super) fn trailers(bytes: &[u8]) -> Result<(), Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(bytes, &mut fields) {
         Ok(Status::Complete((length, fields))) if length == bytes.len() => {
-            let is_of_head = |name: &str| {
-                ["host", "connection", "upgrade", "content-length", "transfer-encoding", "trailer", "te"]
-                    .iter()
-                    .any(|of_head| name.eq_ignore_ascii_case(of_head))
-                    || is_look_alike(name)
-            };
             if fields.iter().any(|field| is_of_head(field.name)) { Err(Refusal::Trailer) } else { Ok(()) }
         }
         Err(httparse::Error::TooManyHeaders) => Err(Refusal::TooManyFields),

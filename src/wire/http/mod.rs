@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 
 use memchr::memchr_iter;
 
+pub(crate) use self::head::{is_look_alike, is_of_head, is_of_host};
 pub use self::refusal::Refusal;
 
 use self::head::{Body, Head};
