@@ -12,8 +12,11 @@
 //! them.
 //!
 //! Rules that users meet:
-//! - A head may take 60 seconds from its first byte (then 408), and where earlier requests are being answered by then, from
-//!   the end of that; the time between requests is the mapping's `idle_timeout`.
+//! - A head of HTTP/1 may take 60 seconds from its first byte (then 408), and where earlier requests are being answered by
+//!   then, from the end of that. The time between requests, and that for one of HTTP/2, is the mapping's `idle_timeout`.
+//! - A stream of HTTP/2 that the target resets is reset towards the client for the same reason; one that it has not looked
+//!   at when it ends its connection (GOAWAY), as one that may be asked again. Where the connection just breaks, that is
+//!   status 502 before a response, and a reset behind its head.
 //! - A target that cannot be reached when the client connects is told as with any mapping: by a reset. Later, when its
 //!   connection has to be made anew, by status 502 or 504. It is made to where the mapping leads by then.
 //! - A client that has ended its sending gets the answers to what it has asked; the target sees the end as well.
@@ -25,7 +28,8 @@
 //!   does not read has opened all of its streams for that.
 //! - HTTP/1.0 may leave out `Host`. As such requests go on as HTTP/1.1, they get one: the host that the request's target
 //!   names, else the address that the client dialled.
-//! - A request of HTTP/2 whose `Host` is not its `:authority` is answered with 400.
+//! - A request of HTTP/2 whose `Host` is not its `:authority` is answered with 400, as is one that has neither; one that has
+//!   `Host` alone gets an `:authority` that says the same.
 //! - Interim responses (1xx) are passed on as long as the client takes them; one that does not read does without.
 //! - `bytes_in` and `bytes_out` count the messages as they are passed on.
 //! - When the program or the mapping drains, each connection ends after the request that it is at.
