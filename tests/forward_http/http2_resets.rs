@@ -2,6 +2,7 @@
 
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use h2::client::SendRequest;
@@ -285,4 +286,58 @@ async fn a_client_that_goes_away_amid_a_call_resets_it_at_the_target() {
     bench.closed(1).await;
     assert_eq!(bench.reasons(), [CloseReason::Finished], "it has ended of its own will");
     bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_only_end_are_counted_beside_the_one_that_is_used() {
+    // The listener's, and those of one connection: one more is to be had.
+    let bench = Bench::with(4, None);
+    let (stays, accepted) = (Arc::<Notify>::default(), Arc::<AtomicUsize>::default());
+    let (goes, counted) = (Arc::clone(&stays), Arc::clone(&accepted));
+    let server = Server::start("127.0.0.1", move |stream: TcpStream| {
+        let (goes, counted) = (Arc::clone(&goes), Arc::clone(&counted));
+        async move {
+            counted.fetch_add(1, Ordering::SeqCst);
+            // It takes one request, and answers that when it is told to.
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut body = respond.send_response(Response::new(()), false).unwrap();
+            connection.graceful_shutdown();
+            tokio::select! {
+                _ = connection.accept() => return,
+                () = goes.notified() => body.send_data(Bytes::new(), true).unwrap(),
+            }
+            while connection.accept().await.is_some() {}
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    let first = client.get("/").await.unwrap();
+    // Until the first connection is known to end, it is asked.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let second = client.get("/").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(client.status("/").await, 503);
+    assert_eq!(accepted.load(Ordering::SeqCst), 2);
+    stays.notify_one();
+    assert_eq!(rest(first).await.unwrap(), b"");
+    let third = until_some(&mut client).await;
+    assert_eq!(accepted.load(Ordering::SeqCst), 3);
+    drop((second, third));
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+/// Asks until a connection is to be had.
+async fn until_some(client: &mut Client) -> Response<RecvStream> {
+    for _ in 0..200 {
+        let response = client.get("/").await.unwrap();
+        if response.status() == 200 {
+            return response;
+        }
+        assert_eq!(response.status(), 503);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no connection is to be had")
 }

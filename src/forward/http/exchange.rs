@@ -146,6 +146,9 @@ fn failure(common: &Common, nth: u64, trouble: &Trouble, noted: Noted) -> Respon
         Trouble::NotReached(outcome) if outcome.reason == CloseReason::ConnectTimeout => {
             answer(504, "the target has not answered in time", noted)
         }
+        Trouble::NotReached(outcome) if outcome.reason == CloseReason::Limit => {
+            answer(503, "no descriptor is left for another connection to the target", noted)
+        }
         Trouble::NotReached(_) => answer(502, "the target cannot be reached", noted),
         Trouble::Malformed(refusal) => {
             answer(502, &format!("the target's response is not passed on: {refusal}"), noted)

@@ -19,6 +19,8 @@
 //!   status 502 before a response, and a reset behind its head.
 //! - A target that cannot be reached when the client connects is told as with any mapping: by a reset. Later, when its
 //!   connection has to be made anew, by status 502 or 504. It is made to where the mapping leads by then.
+//! - A target that ends its connection (GOAWAY) while streams of HTTP/2 go on keeps it until their ends; new requests go to
+//!   another one beside it. Where no descriptor is left for that, they are answered with 503.
 //! - A client that has ended its sending gets the answers to what it has asked; the target sees the end as well.
 //! - `CONNECT` is answered with 405 in either version: a tunnel would carry what nobody looks at, to wherever it names.
 //!   WebSocket over HTTP/2 (RFC 8441) is not offered, so browsers use HTTP/1.1 for it.
@@ -44,6 +46,7 @@ mod http2;
 mod inspect;
 mod parting;
 mod readiness;
+mod retired;
 mod serve;
 mod target;
 mod tasks;
@@ -64,6 +67,7 @@ pub(crate) use self::target::{Redial, Redialled};
 use self::channel::{Channel, Spoken};
 use self::common::Common;
 use self::exchange::Proxy;
+use self::retired::Beside;
 use self::serve::{Bounds, End, Served, serve};
 use self::target::Target;
 use self::tasks::Tasks;
@@ -97,6 +101,8 @@ pub(crate) struct Plan {
     pub(crate) is_trusted: bool,
     /// Reaches the target again.
     pub(crate) redial: Box<Redial>,
+    /// Counts a descriptor for another connection to it, while earlier ones still end.
+    pub(crate) beside: Box<Beside>,
     /// Cancelled when the connection is to end after the request that it is at.
     pub(crate) drain: CancellationToken,
 }
@@ -117,7 +123,7 @@ pub(crate) async fn run(
     pipes: &PipePool,
 ) -> Outcome {
     let Standing { client, target, own } = standing;
-    let Plan { is_trusted, redial, drain } = plan;
+    let Plan { is_trusted, redial, beside, drain } = plan;
     let record = connection.record();
     record.exchanges();
     let common = Common::new(Arc::clone(record));
@@ -137,7 +143,7 @@ pub(crate) async fn run(
         }
     };
     let tasks = Tasks::default();
-    let to = Target::new(&common, spoken, &tasks, redial);
+    let to = Target::new(&common, spoken, &tasks, redial, beside);
     let teller = Mutex::new(Teller::new(record.client(), is_trusted));
     let proxy = Arc::new(Proxy { common, client, target: to, teller, spoken });
     let served = match proxy.target.stand(target, own).await {

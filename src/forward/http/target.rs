@@ -20,21 +20,24 @@ use h2::Reason;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::{Method, Request, Response, Version};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::body::Asking;
 use super::channel::{Channel, Spoken, Wire};
 use super::common::Common;
+use super::retired::{Beside, Retired};
 use super::tasks::Tasks;
 use super::{MAX_BUFFER, MAX_FIELDS_LIST, STREAM_BUFFER, WINDOW};
 use crate::forward::meter::Direction;
 use crate::forward::own::OwnSource;
 use crate::forward::relay::{self, Leg, Outcome};
-use crate::model::event::Side;
+use crate::model::event::{CloseReason, Side};
 use crate::wire::http::{Asked, Refusal};
 
 /// A connection that was asked nothing for so long may be about to be closed by the target.
 const IDLE: Duration = Duration::from_millis(500);
+/// How long a connection that is used no more may take to end before there is none beside it.
+const ENDING: Duration = Duration::from_millis(100);
 /// Connections tried for one request.
 const ATTEMPTS: u32 = 3;
 
@@ -69,6 +72,7 @@ pub(super) struct Target {
     spoken: Spoken,
     tasks: Tasks,
     redial: Box<Redial>,
+    beside: Box<Beside>,
     /// Held by the one request that dials, while others (of HTTP/2) wait for what it meets.
     dialling: tokio::sync::Mutex<()>,
     state: Mutex<State>,
@@ -78,6 +82,7 @@ pub(super) struct Target {
 #[derive(Default)]
 struct State {
     standing: Option<Standing>,
+    retired: Retired,
     /// Who drives it, always the same.
     driver: Option<Waker>,
     /// After another protocol was agreed on: what the library has read of it.
@@ -107,12 +112,19 @@ enum Sender {
 }
 
 impl Target {
-    pub(super) fn new(common: &Arc<Common>, spoken: Spoken, tasks: &Tasks, redial: Box<Redial>) -> Self {
+    pub(super) fn new(
+        common: &Arc<Common>,
+        spoken: Spoken,
+        tasks: &Tasks,
+        redial: Box<Redial>,
+        beside: Box<Beside>,
+    ) -> Self {
         Self {
             common: Arc::clone(common),
             spoken,
             tasks: tasks.clone(),
             redial,
+            beside,
             dialling: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
@@ -152,6 +164,7 @@ impl Target {
     pub(super) fn poll(&self, cx: &mut Context<'_>, leg: &Waker) {
         let mut state = self.state();
         state.driver.get_or_insert_with(|| cx.waker().clone());
+        state.retired.prune();
         let Some(standing) = &mut state.standing else { return };
         let ended = match &mut standing.connection {
             Some(Connection::Http1(connection)) => {
@@ -267,6 +280,13 @@ impl Target {
     }
 
     async fn dial(&self) -> Result<(), Trouble> {
+        if !self.state().retired.count(&*self.beside) {
+            // One that has just been told to end mostly does.
+            sleep(ENDING).await;
+            if !self.state().retired.count(&*self.beside) {
+                return Err(Trouble::NotReached(CloseReason::Limit.into()));
+            }
+        }
         let Redialled { leg, source, target, own } = (self.redial)().await.map_err(Trouble::NotReached)?;
         self.common.record.redialled(source, target);
         self.stand(leg, own).await.map_err(|_| Trouble::Broken)
@@ -276,16 +296,18 @@ impl Target {
     fn let_go(&self, state: &mut State, is_in_order: bool) {
         let Some(Standing { connection, channel, own, sender, .. }) = state.standing.take() else { return };
         drop((connection, sender));
-        // Somebody may still look at it; then it is dropped there, which resets it as well.
-        if let Some(channel) = Arc::into_inner(channel) {
-            let (leg, _) = channel.into_parts();
-            if is_in_order {
-                leg.finish();
-            } else {
-                relay::reset_now(leg, Direction::In, &self.common.record);
+        match Arc::try_unwrap(channel) {
+            Ok(channel) => {
+                let (leg, _) = channel.into_parts();
+                if is_in_order {
+                    leg.finish();
+                } else {
+                    relay::reset_now(leg, Direction::In, &self.common.record);
+                }
             }
+            // Its streams may go on, or somebody may still look at it: it is dropped there, which resets it as well.
+            Err(channel) => state.retired.add(&channel, own),
         }
-        drop(own);
     }
 
     /// Whether nothing is being asked or answered on it.

@@ -15,6 +15,7 @@ use super::{Admitted, Errand, MappingLinks, Standing};
 use crate::forward::context::{Addresses, Route};
 pub(super) use crate::forward::http::Inspector;
 use crate::forward::http::{self, Plan, Redialled};
+use crate::forward::pressure::Limit;
 use crate::forward::registry::{OpenConnection, Record};
 use crate::forward::relay::{Leg, Outcome};
 use crate::model::event::CloseReason;
@@ -44,12 +45,19 @@ pub(super) fn plan(
     // nobody (`UNKNOWN`, `LOCAL`), anybody may have: that its sender is trusted is no word for them.
     let is_known = !config.accept_proxy || record.is_client_told();
     let is_trusted = is_known && identity::contains(&config.trusted_cidrs, record.client().ip());
+    let (descriptors, pressed) = (Arc::clone(&errand.caller.descriptors), Arc::clone(links));
     let (errand, route, links, record) = (errand.again(), route.clone(), Arc::clone(links), Arc::clone(record));
     let redial = move || {
         let (errand, route, links, record) = (errand.again(), route.clone(), Arc::clone(&links), Arc::clone(&record));
         Box::pin(async move { redial(errand, port, &route, &links, &record).await }) as _
     };
-    Plan { is_trusted, redial: Box::new(redial), drain }
+    let beside = move || {
+        descriptors.take(1).or_else(|| {
+            pressed.pressure.press(Limit::Descriptors(descriptors.usage().1));
+            None
+        })
+    };
+    Plan { is_trusted, redial: Box::new(redial), beside: Box::new(beside), drain }
 }
 
 /// Serves a connection that stands.
