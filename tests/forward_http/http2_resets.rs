@@ -185,14 +185,16 @@ impl Frames {
         let mut frames = Self(stream);
         let mut preface = [0; 24];
         frames.0.read_exact(&mut preface).await.unwrap();
-        frames.send(Self::SETTINGS, &[]).await;
+        frames.send(Self::SETTINGS, 0, &[]).await;
         frames
     }
 
-    /// Of the connection as a whole.
-    async fn send(&mut self, kind: u8, payload: &[u8]) {
+    /// Of a stream, or of the connection as a whole where that is 0.
+    async fn send(&mut self, kind: u8, stream: u8, payload: &[u8]) {
         let length = u8::try_from(payload.len()).unwrap();
-        let frame = [&[0, 0, length, kind, 0, 0, 0, 0, 0], payload].concat();
+        // Headers are whole, and nothing follows them.
+        let flags = if kind == Self::HEADERS { 5 } else { 0 };
+        let frame = [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat();
         self.0.write_all(&frame).await.unwrap();
     }
 
@@ -220,7 +222,7 @@ async fn a_request_that_the_target_has_not_looked_at_may_be_sent_again() {
         let mut frames = Frames::accept(stream).await;
         frames.until(Frames::HEADERS).await;
         // The last stream that it has looked at is none, and nothing is wrong.
-        frames.send(Frames::GOAWAY, &[0; 8]).await;
+        frames.send(Frames::GOAWAY, 0, &[0; 8]).await;
         while let Ok(Some(_)) = frames.next().await {}
     });
     let listener = map(&bench, 1, "127.0.0.1", server.address).await;
@@ -229,6 +231,88 @@ async fn a_request_that_the_target_has_not_looked_at_may_be_sent_again() {
         let error = client.get("/").await.expect_err("a reset");
         assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM), "{error:?}");
     }
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_body_that_meets_the_end_of_an_idle_connection_is_sent_again() {
+    const FINE: &[u8] = &[0x88];
+    let bench = Bench::start();
+    let accepted = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&accepted);
+    let server = Server::start("127.0.0.1", move |stream| {
+        let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            let mut frames = Frames::accept(stream).await;
+            frames.until(Frames::HEADERS).await;
+            frames.send(Frames::HEADERS, 1, FINE).await;
+            if is_first {
+                frames.until(Frames::HEADERS).await;
+                frames.send(Frames::GOAWAY, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await;
+            }
+            while let Ok(Some(_)) = frames.next().await {}
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    assert_eq!(client.status("/").await, 200);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(client.status("/").await, 200);
+    assert_eq!(accepted.load(Ordering::SeqCst), 2);
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_for_a_stream_outlive_the_end_of_the_connection() {
+    let bench = Bench::start();
+    let (ends, accepted) = (Arc::<Notify>::default(), Arc::<AtomicUsize>::default());
+    let (told, counted) = (Arc::clone(&ends), Arc::clone(&accepted));
+    let server = Server::start("127.0.0.1", move |stream: TcpStream| {
+        let told = Arc::clone(&told);
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let mut builder = h2::server::Builder::new();
+            let mut connection = builder.max_concurrent_streams(1).handshake::<_, Bytes>(stream).await.unwrap();
+            let mut held = Vec::new();
+            loop {
+                let next = tokio::select! {
+                    next = connection.accept() => next,
+                    () = told.notified(), if !held.is_empty() => {
+                        connection.graceful_shutdown();
+                        continue;
+                    }
+                };
+                let Some(Ok((request, mut respond))) = next else { return };
+                if request.uri().path() == "/held" {
+                    held.push(respond);
+                } else {
+                    respond.send_response(Response::new(()), true).unwrap();
+                }
+            }
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    // Behind it, it is known how many streams there may be.
+    assert_eq!(client.status("/").await, 200);
+    let mut asks = |path: &str| {
+        let request = Request::get(format!("http://a.example{path}")).body(()).unwrap();
+        client.sender.send_request(request, true).unwrap().0
+    };
+    let held = asks("/held");
+    let [second, third] = [asks("/"), asks("/")];
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    ends.notify_one();
+    let second = timeout(PATIENCE, second).await.expect("an answer");
+    assert_eq!(second.expect_err("a reset").reason(), Some(Reason::REFUSED_STREAM));
+    let third = timeout(PATIENCE, third).await.expect("an answer");
+    assert_eq!(third.unwrap().status(), 200);
+    assert_eq!(accepted.load(Ordering::SeqCst), 2);
+    drop(held);
     client.leave().await;
     bench.closed(1).await;
     bench.shutdown().await;
