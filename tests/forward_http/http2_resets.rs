@@ -136,6 +136,48 @@ async fn a_reset_behind_the_head_reaches_the_client_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_the_client_breaks_off_is_never_taken_for_a_whole_one() {
+    let bench = Bench::start();
+    let (ends, mut seen) = mpsc::unbounded_channel();
+    let server = Server::start("127.0.0.1", move |stream: TcpStream| {
+        let ends = ends.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let ends = ends.clone();
+                let is_early = request.uri().path() == "/early";
+                let mut answer = is_early.then(|| respond.send_response(Response::new(()), false).unwrap());
+                tokio::spawn(async move {
+                    let end = rest(Response::new(request.into_body())).await;
+                    drop((respond, answer.take()));
+                    ends.send(end).unwrap();
+                });
+            }
+        }
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    for path in ["/early", "/late"] {
+        for reason in [Reason::CANCEL, Reason::NO_ERROR, Reason::INTERNAL_ERROR] {
+            let request = Request::post(format!("http://a.example{path}")).body(()).unwrap();
+            let (response, mut body) = client.sender.send_request(request, false).unwrap();
+            body.send_data(Bytes::from("half"), false).unwrap();
+            if path == "/early" {
+                assert_eq!(response.await.unwrap().status(), 200);
+            } else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            body.send_reset(reason);
+            let end = timeout(PATIENCE, seen.recv()).await.expect("an end").unwrap();
+            assert!(end.is_err(), "{path}, {reason:?}: {end:?}");
+        }
+    }
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_failed_is_no_failure_of_the_connection() {
     for is_in_order in [true, false] {
         let bench = Bench::start();
