@@ -178,6 +178,28 @@ async fn a_request_that_the_client_breaks_off_is_never_taken_for_a_whole_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_request_is_whole_is_whole_all_the_same() {
+    let bench = Bench::start();
+    // That the rest is not wanted is said by a reset for no error, right behind the end.
+    let server = serving(|_, mut respond| {
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data(Bytes::from("no!"), true).unwrap();
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    let mut client = Client::connect(listener).await;
+    for _ in 0..20 {
+        let request = Request::post("http://a.example/").body(()).unwrap();
+        let (response, mut body) = client.sender.send_request(request, false).unwrap();
+        body.send_data(Bytes::from("half"), false).unwrap();
+        let response = timeout(PATIENCE, response).await.expect("an answer").unwrap();
+        assert_eq!(rest(response).await.unwrap(), b"no!");
+    }
+    client.leave().await;
+    bench.closed(1).await;
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_failed_is_no_failure_of_the_connection() {
     for is_in_order in [true, false] {
         let bench = Bench::start();

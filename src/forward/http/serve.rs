@@ -113,7 +113,10 @@ async fn drive<S: Future<Output = hyper::Result<()>>>(
                             proxy.client.send_interim(&mut cx, &proxy.common.take_interim());
                         }
                     }
-                    Part::Streams => tasks.poll(cx),
+                    Part::Streams => {
+                        tasks.poll(cx);
+                        proxy.target.forget_ended();
+                    }
                     Part::Drain if !is_draining && draining.as_mut().poll(cx).is_ready() => {
                         is_draining = true;
                         shut_down(server.as_mut());

@@ -164,7 +164,6 @@ impl Target {
     pub(super) fn poll(&self, cx: &mut Context<'_>, leg: &Waker) {
         let mut state = self.state();
         state.driver.get_or_insert_with(|| cx.waker().clone());
-        state.retired.prune();
         let Some(standing) = &mut state.standing else { return };
         let ended = match &mut standing.connection {
             Some(Connection::Http1(connection)) => {
@@ -189,6 +188,11 @@ impl Target {
                 self.let_go(&mut state, result.is_ok());
             }
         }
+    }
+
+    /// Gives back what was counted for connections that have ended since they were used no more.
+    pub(super) fn forget_ended(&self) {
+        self.state().retired.prune();
     }
 
     /// Sends a request and waits for the head of its response.
