@@ -351,10 +351,12 @@ fn check_warns_of_a_target_on_loopback_that_others_reach_without_an_identity() {
         assert!(stderr.is_empty() || stderr.starts_with("warning: "), "{mapping}: {stderr}");
         stderr.contains("every remote client will look local")
     };
-    for mapping in ["any:8080:127.0.0.1:80", "any:8080:localhost:80", "192.0.2.7:53:[::1]:53/udp"] {
-        assert!(warned(mapping), "{mapping}");
+    for target in ["127.0.0.1", "localhost", "0.0.0.0", "[::]", "host/localhost", "host/web.localhost"] {
+        let mapping = format!("any:8080:{target}:80");
+        assert!(warned(&mapping), "{mapping}");
     }
-    for mapping in ["8080:127.0.0.1:80", "any:8080:172.17.0.2:80", "any:8080:web:80"] {
+    assert!(warned("192.0.2.7:53:[::1]:53/udp"));
+    for mapping in ["8080:127.0.0.1:80", "any:8080:172.17.0.2:80", "any:8080:web:80", "any:8080:host/web.example:80"] {
         assert!(!warned(mapping), "{mapping}");
     }
     let profile = program.path("told.json");

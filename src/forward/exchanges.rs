@@ -15,9 +15,8 @@ use jiff::Timestamp;
 use crate::model::exchange::{Exchange, TOLD};
 use crate::model::untrusted::{MAX_CHARS, SafeText};
 
-/// Requests kept of a connection; the oldest gives way, answered or not.
-pub const KEPT: usize = 64;
-const _: () = assert!(TOLD <= KEPT);
+/// Longest method that is kept: those that are registered have 17 letters at most.
+const MOST_METHOD: usize = 32;
 
 /// The requests of one connection.
 #[derive(Debug, Default)]
@@ -30,7 +29,7 @@ pub struct Exchanges {
 #[derive(Debug, Default)]
 struct Log {
     total: u64,
-    /// Each at its number modulo [`KEPT`], so that a new one takes the place of the oldest.
+    /// As many as are ever told, each at its number modulo that: a new one takes the place of the oldest, answered or not.
     latest: Vec<Entry>,
     /// Why no more of them are listed.
     end: Option<SafeText>,
@@ -53,9 +52,9 @@ struct Entry {
 pub struct ExchangeId(u64);
 
 impl ExchangeId {
-    #[expect(clippy::cast_possible_truncation, reason = "it is less than KEPT")]
+    #[expect(clippy::cast_possible_truncation, reason = "it is less than TOLD")]
     const fn place(self) -> usize {
-        (self.0 % KEPT as u64) as usize
+        (self.0 % TOLD as u64) as usize
     }
 }
 
@@ -63,6 +62,7 @@ impl Exchanges {
     /// The head of a request has come; a query behind the path is not kept.
     pub fn begin(&self, method: &str, path: &str) -> ExchangeId {
         let path = path.split_once('?').map_or(path, |(path, _)| path);
+        let (method, path) = (cut(method, MOST_METHOD), cut(path, MAX_CHARS));
         let (at, begun) = (SystemTime::now(), Instant::now());
         let mut log = self.log();
         let id = ExchangeId(log.total);
@@ -71,11 +71,11 @@ impl Exchanges {
             // The room of the one that gives way serves the new one.
             for (room, text) in [(&mut entry.method, method), (&mut entry.path, path)] {
                 room.clear();
-                room.push_str(cut(text));
+                room.push_str(text);
             }
             (entry.at, entry.begun, entry.status, entry.took) = (at, begun, None, None);
         } else {
-            let (method, path) = (cut(method).to_owned(), cut(path).to_owned());
+            let (method, path) = (method.to_owned(), path.to_owned());
             log.latest.push(Entry { at, begun, method, path, status: None, took: None });
         }
         self.has_changed(&log);
@@ -123,7 +123,7 @@ impl Exchanges {
 
     fn change(&self, id: ExchangeId, change: impl FnOnce(&mut Entry)) {
         let mut log = self.log();
-        let is_kept = log.total - id.0 <= KEPT as u64;
+        let is_kept = log.total - id.0 <= TOLD as u64;
         if let Some(entry) = log.latest.get_mut(id.place()).filter(|_| is_kept) {
             change(entry);
         }
@@ -140,10 +140,9 @@ impl Exchanges {
     }
 }
 
-/// As much of a text as is ever shown, and a little more, so that it is seen to be cut.
-fn cut(text: &str) -> &str {
-    // A character has four bytes at most.
-    &text[..text.floor_char_boundary(4 * (MAX_CHARS + 1))]
+/// So many characters of a text, and one more, so that it is seen to be cut.
+fn cut(text: &str, most: usize) -> &str {
+    text.char_indices().nth(most + 1).filter(|_| text.len() > most).map_or(text, |(end, _)| &text[..end])
 }
 
 impl Entry {
@@ -166,14 +165,14 @@ mod tests {
     fn the_oldest_gives_way_and_what_comes_for_it_later_changes_no_other() {
         let exchanges = Exchanges::default();
         let first = exchanges.begin("GET", "/first");
-        let ids: Vec<_> = (0..KEPT).map(|nth| exchanges.begin("GET", &format!("/{nth}"))).collect();
+        let ids: Vec<_> = (0..TOLD).map(|nth| exchanges.begin("GET", &format!("/{nth}"))).collect();
         exchanges.answered(first, 500);
-        exchanges.answered(ids[KEPT - 1], 200);
-        exchanges.ended(ids[KEPT - 1]);
+        exchanges.answered(ids[TOLD - 1], 200);
+        exchanges.ended(ids[TOLD - 1]);
         let latest = exchanges.latest();
-        assert_eq!((exchanges.total(), latest.len()), (KEPT as u64 + 1, TOLD));
+        assert_eq!((exchanges.total(), latest.len()), (TOLD as u64 + 1, TOLD));
         let last = latest.last().unwrap();
-        assert_eq!((last.path.as_str(), last.status, last.duration_us.is_some()), ("/63", Some(200), true));
+        assert_eq!((last.path.as_str(), last.status, last.duration_us.is_some()), ("/15", Some(200), true));
         assert!(latest.iter().rev().skip(1).all(|exchange| exchange.status.is_none()));
     }
 
@@ -192,5 +191,12 @@ mod tests {
         exchanges.begin("GET", &format!("/\u{1b}[2J{}", "a".repeat(100_000)));
         let exchange = exchanges.latest().pop().unwrap();
         assert!(exchange.path.as_str().len() < 4_096 && !exchange.path.as_str().contains('\u{1b}'));
+        // However long, a connection keeps little of them: closed ones are remembered by the thousand.
+        for _ in 0..100 {
+            exchanges.begin(&"M".repeat(2_000), &"/p".repeat(10_000));
+        }
+        let log = exchanges.log();
+        let bytes: usize = log.latest.iter().map(|entry| entry.method.capacity() + entry.path.capacity()).sum();
+        assert!(log.latest.len() == TOLD && bytes <= TOLD * 512, "{bytes}");
     }
 }

@@ -34,11 +34,7 @@ impl MappingConfig {
 
     /// What its user should know before clients do.
     pub fn warnings(&self) -> Vec<SafeText> {
-        let is_local = match &self.mapping.target.host {
-            TargetHost::Localhost => true,
-            TargetHost::Ip(target) => target.ip.to_canonical().is_loopback(),
-            _ => false,
-        };
+        let is_local = self.mapping.target.host.is_loopback();
         let looks_local = self.mapping.is_exposed() && is_local && self.identity == Identity::None;
         let text = "other machines can connect, and to the target, on this host's loopback, every remote client will look \
                     local; an \"identity\" tells it who they are";

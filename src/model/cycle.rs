@@ -231,17 +231,11 @@ fn target_addresses(host: &TargetHost, resolved: impl FnOnce() -> Vec<IpAddr>) -
     match host {
         TargetHost::Ip(scoped) => vec![dialled(scoped.clone())],
         TargetHost::Localhost => loopback(),
-        TargetHost::Dns(name) if is_localhost(name) => loopback(),
+        TargetHost::Dns(_) if host.is_loopback() => loopback(),
         TargetHost::Dns(_) | TargetHost::Container { .. } | TargetHost::Compose { .. } => {
             resolved().into_iter().map(|ip| dialled(ip.into())).collect()
         }
     }
-}
-
-/// RFC 6761: `localhost` and all names below it are loopback.
-fn is_localhost(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]

@@ -102,6 +102,23 @@ pub enum TargetHost {
 }
 
 impl TargetHost {
+    /// Whether it is this host's loopback in any writing, as far as the text says: the kernel dials loopback for no
+    /// address at all, and `localhost` and all names below it are loopback (RFC 6761).
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Localhost => true,
+            Self::Ip(scoped) => {
+                let ip = scoped.ip.to_canonical();
+                ip.is_loopback() || ip.is_unspecified()
+            }
+            Self::Dns(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+                name == "localhost" || name.ends_with(".localhost")
+            }
+            Self::Container { .. } | Self::Compose { .. } => false,
+        }
+    }
+
     /// Whether it is a container, whose addresses go to others when it stops.
     pub fn is_container(&self) -> bool {
         matches!(self, Self::Container { .. } | Self::Compose { .. })

@@ -38,6 +38,7 @@ fn identified(player: &mut Player, has_requests: bool) {
     let mut row = player.state.selected_connection().expect("one is selected").row.clone();
     row.connection.alias = Some("198.18.3.7".parse().expect("an address"));
     row.connection.peer = Some("10.0.0.9:40112".parse().expect("an address"));
+    row.process = None;
     if has_requests {
         let answered = |path: &str, status, duration_us| Exchange {
             at: Timestamp::UNIX_EPOCH,

@@ -142,8 +142,17 @@ fn cell(state: &State, item: &ConnectionItem, column: &Placed<ConnectionColumn>)
         C::Alias => item.row.alias_text(),
         C::Request => format::elide_end(&item.row.request_text(), usize::from(column.width)),
         C::Process => {
-            let process = item.row.process.as_ref().map(AsRef::as_ref).unwrap_or_default();
-            format::elide_process(process, usize::from(column.width))
+            let width = usize::from(column.width);
+            match (&item.row.process, connection.peer) {
+                (Some(process), _) => format::elide_process(process.as_str(), width),
+                // Who names the client, and is no process of this machine.
+                (None, Some(peer)) => {
+                    let address = format::address(peer.ip());
+                    let via = format!("via {address}");
+                    if format::width(&via) <= width { via } else { columns::fitted(&address, column, false) }
+                }
+                (None, None) => String::new(),
+            }
         }
         C::In => item.row.sum_text(item.figures.bytes_in),
         C::Out => item.row.sum_text(item.figures.bytes_out),

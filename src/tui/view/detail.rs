@@ -128,6 +128,7 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
         (None, Some(process)) => format!("{process}  "),
         (None, None) => String::new(),
     };
+    let via = connection.peer.map(|peer| format!("via {}  ", format::address(peer.ip()))).unwrap_or_default();
     let age = if item.row.is_closed() {
         format!("lived {}", format::age(connection.duration_ms))
     } else {
@@ -141,7 +142,13 @@ fn legs(pen: &mut Pen<'_, '_>, item: &ConnectionItem) {
         _ => (state_words(item), connection.target.clone()),
     };
     let state_and_bytes = format!("{state} {age}   {bytes_in}");
-    let rights = [format!("{process}{state_and_bytes}"), state_and_bytes, format!("{state}  {bytes_in}"), bytes_in];
+    let rights = [
+        format!("{via}{process}{state_and_bytes}"),
+        format!("{process}{state_and_bytes}"),
+        state_and_bytes,
+        format!("{state}  {bytes_in}"),
+        bytes_in,
+    ];
     pen.styled("client", &client_leg, &rights.each_ref().map(String::as_str), plain);
     let rights = [format!("{other}   {bytes_out}"), format!("{other}  {bytes_out}"), bytes_out];
     pen.styled("target", &target_leg, &rights.each_ref().map(String::as_str), plain);
