@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::docker::{Container, Engine};
 use common::netns::Namespace;
-use common::program::{Home, Run};
+use common::program::{Home, PORTOLAN, Run};
 use common::{Need, SOON, output, require, wait_for, wait_until};
 use nix::sys::signal::Signal;
 use portolan::model::alias::Pool;
@@ -270,6 +270,94 @@ fn without_its_route_a_mapping_fails_with_the_command_and_recovers_by_itself() {
     state(&mut run, mark, "web", "up");
     assert_eq!(network.by_tcp(CLIENTS[0], 8080), Some(alias));
     assert!(run.stop().status.success());
+}
+
+#[test]
+fn an_alias_that_is_handed_on_is_told_with_who_had_it_and_who_has_it() {
+    if !require(NEEDS) {
+        return;
+    }
+    let network = Network::new();
+    let home = Home::new();
+    let mut mapping = web();
+    mapping["alias_pool"] = json!("198.18.0.0/30");
+    write_profile(&home, "default", vec![mapping]);
+    network.machine.ip("route add local 198.18.0.0/30 dev lo");
+    let mut run = home.run(Some(&network.machine), ["--drain", "0s"]);
+    run.ready();
+    let aliases = CLIENTS.map(|client| network.by_tcp(client, 8080).expect("the application answers"));
+    run.event("both are closed", SOON, |event| {
+        event["event"] == "closed" && event["connection"]["alias"] == aliases[1].to_string()
+    });
+    // The third of two: whoever has been away longest gives way.
+    network.client.ip("address add 2001:db8::12/64 dev up nodad");
+    assert_eq!(network.by_tcp("2001:db8::12", 8080), Some(aliases[0]));
+    let warning = run.event("it is told", SOON, |event| {
+        event["event"] == "warning" && event["message"].to_string().contains("are given away")
+    });
+    let told =
+        format!("all aliases of 198.18.0.0/30 are given away: {} went from {} to 2001:db8::12", aliases[0], CLIENTS[0]);
+    assert_eq!(warning["message"], told);
+    let said = output(home.command(Some(&network.machine)).args(["whois", &aliases[0].to_string()]));
+    let lines: Vec<&str> = said.lines().collect();
+    let begins = |line: &str, word: &str, client: &str| {
+        line.starts_with(&format!("{} of 198.18.0.0/30 {word} {client} ", aliases[0]))
+    };
+    assert!(begins(lines[0], "is", "2001:db8::12") && begins(lines[1], "was", CLIENTS[0]), "{said}");
+    assert!(run.stop().status.success());
+}
+
+#[test]
+fn on_a_full_disk_clients_have_aliases_which_are_saved_once_there_is_room() {
+    if !require(NEEDS) {
+        return;
+    }
+    let network = Network::new();
+    let home = Home::new();
+    write_profile(&home, "default", vec![web()]);
+    network.add_route(&home);
+    // The limit of a file's size fails in the midst of a write, as a full disk does.
+    let mut command = network.machine.command("sh");
+    command.env_clear().envs(home.environment());
+    command.args(["-c", "trap '' XFSZ; exec prlimit --fsize=0:unlimited \"$0\" run --json --drain 0s", PORTOLAN]);
+    let mut run = Run::start(command);
+    assert_eq!(run.ready()["listening"], 2);
+    let alias = network.by_tcp(CLIENTS[0], 8080).expect("the application answers");
+    let is_unsaved = |event: &Value| {
+        event["event"] == "warning"
+            && event["message"].to_string().contains("the aliases of 198.18.0.0/15 are not saved")
+    };
+    let warning = run.event("that it is not saved", SOON, is_unsaved);
+    assert!(warning["message"].to_string().contains("aliases"), "{warning}");
+    let table = home.path().join(".local/state/portolan/aliases/198.18.0.0_15.aliases");
+    assert!(!table.exists());
+    // Who asks is told by the engine, whatever the disk does; its lock has no room for the process that a profile's is
+    // found by.
+    let whois = || {
+        let mut command = home.command(Some(&network.machine));
+        command.args(["whois", &alias.to_string()]);
+        command
+    };
+    let socket = home.path().join("run/portolan/default.sock");
+    let of_client = format!(" is {} since ", CLIENTS[0]);
+    assert!(output(whois().arg("--socket").arg(socket)).contains(&of_client));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(run.events().iter().filter(|event| is_unsaved(event)).count(), 1, "it is told once");
+
+    output(std::process::Command::new("prlimit").arg(format!("--pid={}", run.pid())).arg("--fsize=unlimited"));
+    let is_saved = || std::fs::read_to_string(&table).is_ok_and(|text| text.contains(&format!("{} ", CLIENTS[0])));
+    wait_until("it is saved", SOON, is_saved);
+    run.signal(Signal::SIGKILL);
+    drop(run);
+    assert!(output(&mut whois()).contains(&of_client));
+
+    // A table that is damaged is not taken for one in which nobody is.
+    let text = std::fs::read_to_string(&table).expect("it was saved");
+    std::fs::write(&table, text.replace("2001:db8::10", "2001:db8::99")).expect("it can be written");
+    let asked = whois().output().expect("it starts");
+    let said = String::from_utf8_lossy(&asked.stderr);
+    assert_eq!(asked.status.code(), Some(1), "{said}");
+    assert!(said.contains("198.18.0.0_15.aliases cannot be read: it was cut or changed"), "{said}");
 }
 
 #[test]
