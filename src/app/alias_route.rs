@@ -51,7 +51,7 @@ fn remove(pool: &Pool) -> anyhow::Result<String> {
         }
         Ok(true) => Ok(format!(
             "{network} is no longer local; what runs with aliases of it fails from now on (what was set up by --print \
-             brings it back at the next start)"
+             brings it back)"
         )),
         Ok(false) => Ok(format!("there is no such route of {network}")),
         Err(error) => refused(&error, "remove", network),
@@ -66,7 +66,9 @@ fn refused(error: &io::Error, what: &str, network: IpNet) -> anyhow::Result<Stri
     bail!("cannot {what} the route of {network}: {error}")
 }
 
-/// The command, and what keeps the route across restarts, for each who may look after this machine's network.
+/// The command, and what keeps the route across restarts, for each who may look after this machine's network. Each was tried
+/// as it is printed, in both families: systemd-networkd 252, NetworkManager 1.42 (which may leave `lo` alone and then tells of
+/// other interfaces only, so that nothing is made of which one it is), ifupdown 0.8, netplan 0.106 and 1.1.
 fn recipes(network: IpNet) -> String {
     let [_, add] = route_commands(network);
     let replace = add.replace(" add ", " replace ");
@@ -86,12 +88,13 @@ Table=local
 
 # NetworkManager, as /etc/NetworkManager/dispatcher.d/50-portolan-alias, of root, chmod 755
 #!/bin/sh
-[ \"$2\" != up ] || {replace}
+{replace}
 
 # ifupdown, in /etc/network/interfaces, as the last line below `iface lo inet loopback`
     up {replace}
 
-# netplan, as /etc/netplan/50-portolan-alias.yaml, then: netplan apply
+# netplan, as /etc/netplan/50-portolan-alias.yaml, chmod 600, then: netplan apply
+# (where its renderer is NetworkManager, take what is for that: networkd alone with this would keep the start waiting)
 network:
   version: 2
   ethernets:
@@ -110,7 +113,11 @@ mod tests {
     /// What stands between a recipe's heading and the next one's.
     fn recipe(text: &str, heading: &str) -> String {
         let mut lines = text.lines().skip_while(|line| !line.starts_with(heading)).skip(1);
-        let lines = lines.by_ref().take_while(|line| !line.starts_with("# ")).map(|line| format!("{line}\n"));
+        let lines = lines
+            .by_ref()
+            .skip_while(|line| line.starts_with("# "))
+            .take_while(|line| !line.starts_with("# "))
+            .map(|line| format!("{line}\n"));
         lines.collect::<String>().trim_end().to_owned() + "\n"
     }
 
@@ -127,7 +134,7 @@ mod tests {
                 recipe(&text, "# systemd-networkd"),
                 format!("[Match]\nName=lo\n[Route]\nDestination={network}\nType=local\nTable=local\n")
             );
-            assert_eq!(recipe(&text, "# NetworkManager"), format!("#!/bin/sh\n[ \"$2\" != up ] || {replace}\n"));
+            assert_eq!(recipe(&text, "# NetworkManager"), format!("#!/bin/sh\n{replace}\n"));
             assert_eq!(recipe(&text, "# ifupdown"), format!("    up {replace}\n"));
             // Above `lo`, a renderer would be that of every interface.
             assert_eq!(
