@@ -67,7 +67,7 @@ fn refused(error: &io::Error, what: &str, network: IpNet) -> anyhow::Result<Stri
 }
 
 /// The command, and what keeps the route across restarts, for each who may look after this machine's network. Each was tried
-/// as it is printed, in both families: systemd-networkd 252, NetworkManager 1.42 (which may leave `lo` alone and then tells of
+/// as it is printed, in both families: systemd-networkd 252, `NetworkManager` 1.42 (which may leave `lo` alone and then tells of
 /// other interfaces only, so that nothing is made of which one it is), ifupdown 0.8, netplan 0.106 and 1.1.
 fn recipes(network: IpNet) -> String {
     let [_, add] = route_commands(network);

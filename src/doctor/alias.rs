@@ -90,6 +90,8 @@ impl Answered<'_> {
 pub(super) fn connect(subject: &Subject, addresses: &[SocketAddr]) -> JoinSet<Attempt> {
     let config = &subject.config;
     let pool = Pool::new(config.alias_pool).ok().filter(|_| config.identity == Identity::Alias);
+    // Nobody else's address: to one of IPv6 anybody can bind.
+    let pool = pool.filter(|pool| alias_route::is_local(pool).unwrap_or(false));
     let Some(pool) = pool else { return JoinSet::new() };
     // The last one of a pool is never given away, and the target will not take us for a client.
     let from = pool.network().broadcast();
@@ -221,7 +223,9 @@ fn not_back(attempt: &Attempt, network: IpNet, strict: &[SafeText]) -> (String, 
         let sentence = format!("Connections from {network} are refused, those of this host's own address are not.");
         return (sentence, vec![format!("let {network} in, where the target or a rule before it lists who may come")]);
     }
-    let names: Vec<&str> = strict.iter().map(SafeText::as_str).collect();
+    // There is none for IPv6.
+    let strict = strict.iter().filter(|_| attempt.address.is_ipv4());
+    let names: Vec<&str> = strict.map(SafeText::as_str).collect();
     let (dropped, filter) = if names.is_empty() {
         (String::new(), None)
     } else {

@@ -346,6 +346,41 @@ async fn an_answer_before_the_body_is_whole_arrives_whole_though_the_target_take
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_was_gone_behind_its_answer_is_not_blamed_for_what_the_client_does_later() {
+    let bench = Bench::start();
+    let server = Server::start("127.0.0.1", |stream| async move {
+        let mut peer = Peer::new(stream);
+        if !peer.head().await.expect("a request").contains("/refused") {
+            // It says nothing.
+            let _ = peer.rest().await;
+            return;
+        }
+        // All of it is there, and nobody reads it: gone by a reset.
+        sleep(Duration::from_millis(50)).await;
+        peer.send("HTTP/1.1 401 Unauthorized\r\nContent-Length: 3\r\n\r\nno!").await;
+    });
+    let listener = map(&bench, 1, "127.0.0.1", server.address).await;
+    for round in 1..=20 {
+        let mut client = Peer::connect(listener).await;
+        client.send("PUT /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nhalf of it").await;
+        sleep(Duration::from_millis(20)).await;
+        client.send("half of it").await;
+        assert_eq!(client.response().await, ("HTTP/1.1 401 Unauthorized".to_owned(), "no!".to_owned()));
+        client.get("/late").await;
+        until("it to be asked", || {
+            let open = bench.registry.open_connections();
+            open.first().filter(|record| record.exchanges().total() == 2).map(|_| ())
+        })
+        .await;
+        sleep(Duration::from_millis(20)).await;
+        reset(client.stream);
+        timeout(Duration::from_secs(2), bench.closed(round)).await.expect("it is noticed at once");
+        assert_eq!(bench.reasons(), vec![CloseReason::ClientReset; round], "round {round}");
+    }
+    bench.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_ends_with_the_connection_is_not_whole_where_that_ends_by_a_reset() {
     let bench = Bench::start();
     let server = taking_no_more("HTTP/1.1 401 Unauthorized\r\n\r\n".to_owned() + &"n".repeat(30_000));

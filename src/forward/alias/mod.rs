@@ -251,6 +251,11 @@ impl PoolAliases {
 }
 
 impl AliasLease {
+    /// Whether another client can have the alias once this is dropped.
+    pub(crate) fn frees_it(&self) -> bool {
+        self.pool.lock().aliases.is_held_by_one(self.place)
+    }
+
     /// The target has answered its client.
     pub(crate) fn prove(&self) {
         if self.pool.lock().aliases.prove(self.place) {

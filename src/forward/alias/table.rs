@@ -132,7 +132,8 @@ impl AliasTable {
     }
 
     /// As it was saved. Of entries that contradict each other, which no table of ours has written, the first one counts.
-    /// What was seen later than `now` was seen by a clock that was ahead, and is of now.
+    /// Who was seen later than `now` was seen by a clock that was ahead, and is of now. Since when it has its alias stays as it
+    /// is: too late a time gives no other client's line of a log to it, too early a one would.
     pub(crate) fn restore(saved: SavedAliases, now: u32) -> Self {
         let SavedAliases { pool, key, mut entries, former } = saved;
         let mut table = Self::new(pool, key);
@@ -141,7 +142,7 @@ impl AliasTable {
         table.entries.reserve_exact(entries.len());
         for SavedAlias { slot, client, since, last_seen, is_known } in entries {
             if table.find(client).is_none() && table.free.remove(slot.0) {
-                let (since, last_seen) = (since.min(now), last_seen.min(now));
+                let last_seen = last_seen.min(now);
                 let entry = Entry { client, slot, since, last_seen, open: 0, older: NONE, newer: NONE, is_known };
                 let place = table.enter(entry);
                 table.claimed += u32::from(!is_known);
@@ -228,6 +229,12 @@ impl AliasTable {
         }
         self.former.push_back(former);
         Ok(Taken { place: Place(at), slot, is_new: true, handed_on: Some(former), is_recycled: false })
+    }
+
+    /// Whether the client there is a claimed one with a single connection: once that ends, its alias is another's to take.
+    pub(crate) fn is_held_by_one(&self, place: Place) -> bool {
+        let entry = self.entry(place.0);
+        !entry.is_known && entry.open == 1
     }
 
     /// The client there is known from now on. Whether it was not.

@@ -28,6 +28,8 @@ pub(super) struct Common {
     /// Another protocol was agreed on.
     is_upgraded: AtomicBool,
     has_own_streams: AtomicBool,
+    /// There is something of the target's to be forgotten.
+    may_forget: AtomicBool,
     has_heard: AtomicBool,
     takes_interim: AtomicBool,
     has_interim: AtomicBool,
@@ -98,6 +100,7 @@ impl Common {
             bodies: AtomicU64::new(0),
             is_upgraded: AtomicBool::new(false),
             has_own_streams: AtomicBool::new(false),
+            may_forget: AtomicBool::new(false),
             has_heard: AtomicBool::new(false),
             takes_interim: AtomicBool::new(false),
             has_interim: AtomicBool::new(false),
@@ -169,20 +172,29 @@ impl Common {
         self.has_own_streams.store(true, Relaxed);
     }
 
-    /// A side has failed; the first one matters.
+    /// A side has failed; the first one matters. What the target does between two requests concerns no connection.
     pub(super) fn fail(&self, side: Side, error: &io::Error) {
         if side == Side::Target && self.has_own_streams.load(Relaxed) {
             return;
         }
-        self.notes().failed.get_or_insert((side, error.kind()));
+        self.may_forget.store(true, Relaxed);
+        let failed = &mut self.notes().failed;
+        let is_past = matches!(failed, Some((Side::Target, _))) && self.in_flight.load(Relaxed) == 0;
+        if is_past || failed.is_none() {
+            *failed = Some((side, error.kind()));
+        }
     }
 
     pub(super) fn failed(&self) -> Option<(Side, io::Error)> {
         self.notes().failed.map(|(side, kind)| (side, kind.into()))
     }
 
-    /// The target's failure was answered for (502), and concerns the connection no more.
+    /// The target's failure was answered for (502), or lies behind an answer that was passed on whole, and concerns the
+    /// connection no more.
     pub(super) fn forget_target(&self) {
+        if !self.may_forget.swap(false, Relaxed) {
+            return;
+        }
         let mut notes = self.notes();
         notes.malformed = None;
         if matches!(notes.failed, Some((Side::Target, _))) {
@@ -201,6 +213,7 @@ impl Common {
 
     /// The target has sent something that is not passed on.
     pub(super) fn malformed(&self, refusal: Refusal) {
+        self.may_forget.store(true, Relaxed);
         self.notes().malformed.get_or_insert(refusal);
     }
 

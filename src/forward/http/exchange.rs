@@ -38,6 +38,10 @@ pub(super) async fn exchange(proxy: Arc<Proxy>, request: Request<Incoming>) -> R
     }
     let (mut head, body) = request.into_parts();
     let is_2 = head.version == Version::HTTP_2;
+    if !is_2 {
+        // The answer before this one was passed on whole.
+        common.forget_target();
+    }
     let path = head.uri.path_and_query().map_or("*", |path| path.as_str());
     let noted = Noted::begin(common, head.method.as_str(), path);
     if is_2 && let Err(refused) = http2::admit(&mut head) {
@@ -147,7 +151,7 @@ fn failure(common: &Common, nth: u64, trouble: &Trouble, noted: Noted) -> Respon
             answer(504, "the target has not answered in time", noted)
         }
         Trouble::NotReached(outcome) if outcome.reason == CloseReason::Limit => {
-            answer(503, "no descriptor is left for another connection to the target", noted)
+            answer(503, "there is no room for another connection to the target just now", noted)
         }
         Trouble::NotReached(_) => answer(502, "the target cannot be reached", noted),
         Trouble::Malformed(refusal) => {

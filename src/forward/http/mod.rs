@@ -18,9 +18,10 @@
 //!   at when it ends its connection (GOAWAY), as one that may be asked again. Where the connection just breaks, that is
 //!   status 502 before a response, and a reset behind its head.
 //! - A target that cannot be reached when the client connects is told as with any mapping: by a reset. Later, when its
-//!   connection has to be made anew, by status 502 or 504. It is made to where the mapping leads by then.
+//!   connection has to be made anew, by status 502 or 504, or 503 for want of descriptors or memory. It is made to where the
+//!   mapping leads by then.
 //! - A target that ends its connection (GOAWAY) while streams of HTTP/2 go on keeps it until their ends; new requests go to
-//!   another one beside it. Where no descriptor is left for that, they are answered with 503.
+//!   another one beside it, as long as descriptors are left.
 //! - A client that has ended its sending gets the answers to what it has asked; the target sees the end as well.
 //! - `CONNECT` is answered with 405 in either version: a tunnel would carry what nobody looks at, to wherever it names.
 //!   WebSocket over HTTP/2 (RFC 8441) is not offered, so browsers use HTTP/1.1 for it.

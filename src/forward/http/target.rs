@@ -274,6 +274,9 @@ impl Target {
     /// Whether the connection takes a request; false where there is none.
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut state = self.state();
+        if state.standing.as_ref().is_some_and(|standing| standing.channel.failed_to_send().is_some()) {
+            self.let_go(&mut state, false);
+        }
         let Some(standing) = &mut state.standing else { return Poll::Ready(false) };
         standing.sender.poll_ready(cx).map(|ready| {
             if ready.is_err() {

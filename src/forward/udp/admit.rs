@@ -169,8 +169,8 @@ impl Listener {
         })
     }
 
-    /// The alias of a client, where the mapping gives it one. The oldest flow that nobody has answered gives way for it:
-    /// whoever sends in many names would keep everybody else out for as long as flows last.
+    /// The alias of a client, where the mapping gives it one. An old flow that nobody has answered gives way where that
+    /// frees an alias: whoever sends in many names would keep everybody else out for as long as flows last.
     fn take_alias(&mut self, key: &FlowKey, route: &Route) -> Result<Option<(IpAddr, AliasLease)>, Refusal> {
         if route.config.identity != Identity::Alias {
             return Ok(None);
@@ -182,7 +182,7 @@ impl Listener {
         let leased = match lease() {
             Err(none)
                 if none.is_for_want()
-                    && let Some(victim) = self.table.oldest_one_way() =>
+                    && let Some(victim) = self.table.one_way(Flow::frees_alias) =>
             {
                 self.close(victim, CloseReason::Evicted, None);
                 lease()

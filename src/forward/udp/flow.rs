@@ -142,6 +142,11 @@ impl Flow {
         }
     }
 
+    /// Whether its end gives an alias back that nobody has been known by.
+    pub(super) fn frees_alias(&self) -> bool {
+        self.alias.as_ref().is_some_and(AliasLease::frees_it)
+    }
+
     /// Holds its client's alias until the end.
     pub(super) fn with_alias(self, alias: Option<AliasLease>) -> Self {
         Self { alias, ..self }

@@ -40,6 +40,9 @@ pub(super) struct FlowId {
     serial: u32,
 }
 
+/// So many of the oldest flows are looked at for one that can give way.
+const LOOKED_AT: u32 = 16;
+
 /// Flows by key and by id, ordered by use.
 #[derive(Debug)]
 pub(super) struct FlowTable<T> {
@@ -231,9 +234,17 @@ impl<T> FlowTable<T> {
         first.map(|(id, _)| id)
     }
 
-    /// The least recently used of the flows that nobody has answered.
-    pub(super) fn oldest_one_way(&self) -> Option<FlowId> {
-        self.oldest(Standing::OneWay).map(|(id, _)| id)
+    /// Of the few flows that nobody has answered and that were used least recently, the first one that `fits`.
+    pub(super) fn one_way(&self, fits: impl Fn(&T) -> bool) -> Option<FlowId> {
+        let mut next = self.lists[Standing::OneWay as usize].oldest;
+        for _ in 0..LOOKED_AT {
+            let (slot, found) = (next?, self.slot(next?));
+            if fits(&found.value) {
+                return Some(FlowId { slot, serial: found.serial });
+            }
+            next = found.newer;
+        }
+        None
     }
 
     /// A clock that steps back must not break the order of the lists.

@@ -230,7 +230,7 @@ fn what_a_clock_that_was_ahead_has_seen_is_of_now() {
     let slots: Vec<Slot> = [9_000, 10].map(|now| before.take(client(now), Client::Known, now).unwrap().slot).into();
     let mut after = AliasTable::restore(before.saved(), 20);
     let [ahead, real] = [0, 1].map(|at| after.by_slot(slots[at]).unwrap());
-    assert_eq!((ahead.since, ahead.last_seen, real.since, real.last_seen), (20, 20, 10, 10));
+    assert_eq!((ahead.since, ahead.last_seen, real.since, real.last_seen), (9_000, 20, 10, 10));
     // Nor does it last while it runs.
     let taken = after.take(client(9_000), Client::Known, 9_000).unwrap();
     after.give_back(taken.place, 30);

@@ -5,7 +5,8 @@
 //!
 //! A target that takes no more may have answered before: a server that refuses a long body answers, and resets the rest.
 //! The library would give up at the first write that fails and never read that answer. So from there on what it writes to
-//! the target is dropped, and the failure is told by reading, behind what has come.
+//! the target is dropped, and the failure is told by reading, behind what has come. (Of HTTP/2 the library may cut an answer
+//! short all the same that it has read: there a server resets a stream, and has no need to break the connection.)
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -72,7 +73,7 @@ impl Outgoing {
 
 impl Channel {
     /// As what the failure to send to the target is told, once everything that came from it was read.
-    pub(super) fn failed_to_send(&self) -> Option<io::Error> {
+    pub(in crate::forward::http) fn failed_to_send(&self) -> Option<io::Error> {
         let is_dropping = self.outgoing.is_dropping.load(Relaxed);
         is_dropping.then(|| self.outgoing.waiting().failed.unwrap_or(io::ErrorKind::ConnectionReset).into())
     }
