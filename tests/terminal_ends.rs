@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -143,10 +144,16 @@ fn a_terminal_that_goes_away_takes_the_program_with_it() {
 /// Says to [`screen_with_a_panic`] which thread panics, and where the word to do so comes from.
 const PANIC: (&str, &str) = ("PORTOLAN_TEST_PANIC_OF", "PORTOLAN_TEST_PANIC_WHEN");
 
+/// What is there once the other thread has panicked.
+fn over(when: &Path) -> PathBuf {
+    when.with_extension("over")
+}
+
 #[test]
 #[ignore = "the child of a_panic_of_the_screen_gives_the_terminal_back_before_it_is_told"]
 fn screen_with_a_panic() {
     let (of, when) = (std::env::var(PANIC.0).expect("set"), std::env::var(PANIC.1).expect("set"));
+    let over = over(Path::new(&when));
     let told = move || async move {
         while !std::fs::exists(&when).expect("it can be looked for") {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -166,9 +173,13 @@ fn screen_with_a_panic() {
                     () = told() => {}
                 }
             } else {
-                let other = std::thread::spawn(move || runtime().block_on(told()));
+                let other = std::thread::spawn(move || {
+                    let ended = std::thread::spawn(move || runtime().block_on(told())).join();
+                    std::fs::write(over, "").expect("the word can be given");
+                    ended
+                });
                 shown.await.expect("the screen goes on");
-                other.join().expect_err("it panicked");
+                other.join().expect("it waits").expect_err("it panicked");
             }
         });
     });
@@ -190,10 +201,10 @@ fn a_panic_of_the_screen_gives_the_terminal_back_before_it_is_told() {
         let program = format!("{} screen_with_a_panic --exact --ignored --nocapture", this.display());
         terminal.type_text(&format!("{set} {program}; echo ended with status-$?\n"));
         terminal.wait_for_text("? help");
-        std::fs::write(when, "").expect("the word can be given");
-        (home, terminal)
+        std::fs::write(&when, "").expect("the word can be given");
+        (home, terminal, over(&when))
     };
-    let (home, terminal) = run("screen");
+    let (home, terminal, _) = run("screen");
     let text = terminal.wait_for("the shell again", SOON, |text| text.contains("ended with status-7"));
     assert!(text.contains("thread 'screen'") && text.contains("injected"), "{text}");
     let from_the_left = |line: &str| line.starts_with("thread 'screen'") || line.starts_with("injected");
@@ -201,7 +212,8 @@ fn a_panic_of_the_screen_gives_the_terminal_back_before_it_is_told() {
     assert_given_back(&terminal, &home, "after a panic of the screen");
 
     // Of another thread it is not the screen's affair: the picture stays, and the terminal is given back at the end.
-    let (home, terminal) = run("another");
+    let (home, terminal, over) = run("another");
+    wait_until("the other thread has panicked", SOON, || over.exists());
     terminal.keys(&["4"]);
     let text = terminal.wait_for_text("EVENTS");
     assert!(!text.contains("panicked"), "{text}");
