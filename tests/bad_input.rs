@@ -359,6 +359,22 @@ fn check_warns_of_a_target_on_loopback_that_others_reach_without_an_identity() {
     for mapping in ["8080:127.0.0.1:80", "any:8080:172.17.0.2:80", "any:8080:web:80", "any:8080:host/web.example:80"] {
         assert!(!warned(mapping), "{mapping}");
     }
+    // The target's family is seen in the text.
+    for (target, pool, is_warned) in [
+        ("[::1]", "198.18.0.0/15", true),
+        ("172.17.0.2", "fd00:a1a5::/64", true),
+        ("172.17.0.2", "198.18.0.0/15", false),
+        ("web", "198.18.0.0/15", false),
+    ] {
+        let profile = program.path("family.json");
+        let mapping =
+            format!(r#"{{"listen": "8080", "target": "{target}:80", "identity": "alias", "alias_pool": "{pool}"}}"#);
+        fs::write(&profile, format!(r#"{{"version": 1, "mappings": [{mapping}]}}"#)).unwrap();
+        let output = program.run(&["check", "--file", profile.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("of the other family than the aliases"), is_warned, "{mapping}: {said}");
+    }
     let profile = program.path("told.json");
     let mapping = r#"{"listen": "any:8080", "target": "127.0.0.1:80", "identity": "proxy-v2"}"#;
     fs::write(&profile, format!(r#"{{"version": 1, "mappings": [{mapping}]}}"#)).unwrap();

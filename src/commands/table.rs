@@ -99,7 +99,7 @@ pub(super) fn connections(lines: &[Line<'_, ConnectionRow>], rates: Rates) -> St
         columns.insert(2, text("ALIAS", |line| line.row.alias_text()));
     }
     if is_told(|row| row.connection.peer.is_some()) {
-        columns.insert(2, text("PEER", |line| format::endpoint(line.row.connection.peer)));
+        columns.insert(2, text("PEER", |line| line.row.peer_text()));
     }
     table(&columns, lines, rates)
 }

@@ -44,7 +44,11 @@ pub(super) fn judge(
                 finding.add(StepKind::Clients, None, Verdict::Ok, "this host is on no network: none can come");
             }
             None => {
-                let text = format!("other machines come to {}", listed(ips.iter().map(|own| own.ip)));
+                let mut text = format!("other machines come to {}", listed(ips.iter().map(|own| own.ip)));
+                if subject.config.accept_proxy {
+                    let trusted = listed(subject.config.trusted_cidrs.iter());
+                    text = format!("{text}; only those of {trusted} are let in, by a PROXY header");
+                }
                 finding.add(StepKind::Clients, None, Verdict::Ok, &text);
             }
         }

@@ -105,6 +105,9 @@ pub(super) fn judge(subject: &Subject, evidence: Evidence, answer: Option<Answer
     let mut finding = Finding::default();
     let mut add = |verdict, text: &str| finding.add(StepKind::Speech, None, verdict, text);
     match (evidence, answer) {
+        (Evidence::None, _) if subject.engine.is_none() => {
+            add(Verdict::Skipped, "only the portolan that runs it knows what clients speak");
+        }
         (Evidence::None, _) => add(Verdict::Skipped, "no client has met a misunderstanding"),
         (Evidence::TlsToPlain, Some(Answer::Plain)) => {
             add(Verdict::Bad, "clients speak TLS, and the target does not");

@@ -38,7 +38,17 @@ impl MappingConfig {
         let looks_local = self.mapping.is_exposed() && is_local && self.identity == Identity::None;
         let text = "other machines can connect, and to the target, on this host's loopback, every remote client will look \
                     local; an \"identity\" tells it who they are";
-        looks_local.then(|| SafeText::new(text)).into_iter().collect()
+        let looks_local = looks_local.then(|| SafeText::new(text));
+        let pool = self.alias_pool;
+        let is_unreachable = self.identity == Identity::Alias
+            && matches!(&self.mapping.target.host, TargetHost::Ip(ip) if ip.ip.to_canonical().is_ipv4() != pool.addr().is_ipv4());
+        let unreachable = is_unreachable.then(|| {
+            SafeText::new(&format!(
+                "the target's address is of the other family than the aliases of {pool}: set \"alias_pool\" to one of its \
+                 own family"
+            ))
+        });
+        looks_local.into_iter().chain(unreachable).collect()
     }
 
     /// As it stands in the file: defaults and made-up names are left out.

@@ -189,6 +189,11 @@ impl ConnectionRow {
         self.connection.alias.map(|ip| ip.to_string()).unwrap_or_default()
     }
 
+    /// PEER: who has named the client; of most, nobody has.
+    pub fn peer_text(&self) -> String {
+        self.connection.peer.map_or_else(|| "-".to_owned(), |peer| format::endpoint(Some(peer)))
+    }
+
     /// Its latest HTTP request.
     pub fn last_exchange(&self) -> Option<&Exchange> {
         self.exchanges.last()

@@ -170,7 +170,8 @@ impl AliasPools {
         }
         if !sight.is_local {
             let [ours, plain] = route_commands(network);
-            let keep = "portolan alias-route --print says how to keep it";
+            let print = ours.trim_start_matches("sudo ").replace("--add", "--print");
+            let keep = format!("{print} says how to keep it");
             return Some(SafeText::new(&format!("aliases need a route: {ours} (which is: {plain}); {keep}")));
         }
         None

@@ -256,7 +256,11 @@ impl Form {
             (Some(true), _) => "; the client is the one that proxies in front name",
             _ => "",
         };
-        format!("{}{from}", self.identity.seen_as())
+        let is_v6 = self.base.alias_pool.as_ref().is_some_and(|pool| pool.contains(':'));
+        let seen_as = self.identity.seen_as();
+        let seen_as =
+            if is_v6 { seen_as.replace("as an IPv4 address", "as an IPv6 address") } else { seen_as.to_owned() };
+        format!("{seen_as}{from}")
     }
 
     /// The identities that go with the protocol.

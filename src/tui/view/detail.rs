@@ -97,6 +97,14 @@ impl Pen<'_, '_> {
         self.styled(name, text, &[right], Style::new());
     }
 
+    /// A name, and a text on as many lines as it takes.
+    fn wrapped(&mut self, name: &str, text: &str, style: Style) {
+        let room = usize::from(self.canvas.width().saturating_sub(10));
+        for (at, line) in format::wrap(text, room).iter().enumerate() {
+            self.styled(if at == 0 { name } else { "" }, line, &[], style);
+        }
+    }
+
     /// Of what could stand at the right, the first that there is room for.
     pub(super) fn styled(&mut self, name: &str, text: &str, rights: &[&str], style: Style) {
         if self.y >= self.end {
@@ -291,7 +299,7 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
     let reason = row.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let session = if row.is_session { ", for this session alone" } else { "" };
     pen.line("mapping", &row.mapping.to_string(), &format!("{}{session}", row.name));
-    pen.styled("state", &format!("{}{reason}", format::mapping_state_word(row.state)), &[], style);
+    pen.wrapped("state", &format!("{}{reason}", format::mapping_state_word(row.state)), style);
     for listener in &row.listeners {
         pen.line("listen", &listener_words(listener), "");
     }
@@ -302,12 +310,11 @@ fn whole_mapping(pen: &mut Pen<'_, '_>, item: &MappingItem) {
         let port = row.mapping.target.ports.first();
         let places = told.will_be_at.iter().map(|at| format::place(*at, row.mapping.protocol, port));
         let places = places.collect::<Vec<_>>().join("  ");
-        let room = usize::from(pen.canvas.width().saturating_sub(10));
-        for (at, line) in format::wrap(&places, room).iter().enumerate().filter(|_| !places.is_empty()) {
-            pen.line(if at == 0 { "be at" } else { "" }, line, "");
+        if !places.is_empty() {
+            pen.wrapped("be at", &places, Style::new());
         }
         for note in &told.notes {
-            pen.line("", note.as_str(), "");
+            pen.wrapped("", note.as_str(), Style::new());
         }
     }
     if item.row.is_docker() {
